@@ -1,0 +1,114 @@
+//! What a Fastly service does not know: the process around it. Listener, limits, folders.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Decided settings of the process. They cannot change while it runs.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// Where HTTP is served. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where metrics and probes are served; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Threads that run guests and connections.
+    pub threads: usize,
+    /// Folder of compiled modules; `None`: compile at every start.
+    pub cache_dir: Option<PathBuf>,
+    /// How long requests in flight may take to end after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Limits of clients and guests.
+    pub limits: Limits,
+    /// What the guest is told about where it runs.
+    pub environment: Environment,
+    /// An import that no host function answers: refuse the module, or trap when it is called.
+    pub unknown_imports: UnknownImports,
+}
+
+/// What to do about imports that are not part of the ABI.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownImports {
+    /// Refuse the module and name them all.
+    #[default]
+    LinkError,
+    /// Load the module; a call traps.
+    Trap,
+}
+
+/// Limits. Durations are wall-clock unless they say CPU.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Sandboxes that may run at once.
+    pub sandboxes: u32,
+    /// How long a request waits for a free sandbox before it gets 503.
+    pub queue_timeout: Duration,
+    /// Linear memory of one sandbox, in bytes. Production: 128 MiB.
+    pub memory: usize,
+    /// CPU time after which a guest is stopped.
+    pub cpu: Duration,
+    /// CPU time above which a guest is reported: production's limit, 50 ms.
+    pub cpu_report: Duration,
+    /// Time after which a guest is stopped, waiting included. Production: 2 min.
+    pub wall: Duration,
+    /// Memory each free pool slot may keep resident, in bytes.
+    pub keep_resident: usize,
+    /// Longest request line target, in bytes; more is 414.
+    pub uri: usize,
+    /// Longest request head, in bytes; more is 431.
+    pub head: usize,
+    /// Time for a whole request head, from its first byte.
+    pub head_timeout: Duration,
+    /// How long an idle keep-alive connection stays open.
+    pub idle_timeout: Duration,
+    /// Longest pause a client may make inside a request body, or in taking a response.
+    pub client_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sandboxes: 1000,
+            queue_timeout: Duration::from_secs(1),
+            memory: 128 << 20,
+            cpu: Duration::from_secs(5),
+            cpu_report: Duration::from_millis(50),
+            wall: Duration::from_secs(120),
+            keep_resident: 1 << 20,
+            uri: 8192,
+            head: 128 << 10,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            client_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The guest's `FASTLY_*` variables that do not come from the manifest.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// `FASTLY_POP`, three letters in production.
+    pub pop: String,
+    /// `FASTLY_REGION`.
+    pub region: String,
+    /// `FASTLY_HOSTNAME`.
+    pub hostname: String,
+    /// `FASTLY_SERVICE_VERSION`; SDKs take "0" as a local test server, so 1 by default.
+    pub service_version: u32,
+    /// `FASTLY_CUSTOMER_ID`.
+    pub customer_id: String,
+    /// `FASTLY_IS_STAGING`: "1" unless told otherwise, since this is a staging host.
+    pub staging: bool,
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Self {
+            pop: "SDL".to_owned(),
+            region: "Sidelight".to_owned(),
+            hostname: "localhost".to_owned(),
+            service_version: 1,
+            customer_id: "0000000000000000000000".to_owned(),
+            staging: true,
+        }
+    }
+}

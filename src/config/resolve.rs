@@ -1,0 +1,295 @@
+//! Manifest → [`Config`]: defaults and cross-checks live here, and nowhere else.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ::http::Uri;
+use toml::Spanned;
+
+use super::diagnostics::{ConfigError, Problem};
+use super::{Backend, BackendTls, ClientCertificate, Config, Health, Pem, manifest};
+
+/// Production's defaults for a backend (fastly:compute WIT, `backend` interface).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(15);
+const BETWEEN_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIME: Duration = Duration::from_secs(600);
+
+impl Config {
+    /// Reads and decides a manifest. `file` names it in errors; relative paths resolve against its
+    /// folder.
+    pub fn from_manifest(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let manifest = manifest::Manifest::parse(text, file)?;
+        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+        let mut resolve = Resolve { folder, problems: Vec::new(), notes: Vec::new() };
+        let local = manifest.local_server;
+        let mut backends = BTreeMap::new();
+        for (name, backend) in &local.backends {
+            if let Some(backend) = resolve.backend(name, backend) {
+                backends.insert(name.get_ref().clone(), backend);
+            }
+        }
+        resolve.note_unsupported(&local);
+        if !resolve.problems.is_empty() {
+            resolve.problems.sort_by_key(|p| p.span.as_ref().map(|s| s.start));
+            return Err(ConfigError::new(file, text, resolve.problems));
+        }
+        let name = manifest.name.filter(|n| !n.is_empty()).unwrap_or_else(|| "service".to_owned());
+        Ok(Self {
+            name,
+            service_id: manifest.service_id.filter(|id| !id.is_empty()).unwrap_or_else(|| "0000000000000000000000".to_owned()),
+            backends,
+            notes: resolve.notes,
+        })
+    }
+
+    /// A service without a manifest: no backends, no stores.
+    pub fn bare() -> Self {
+        Self {
+            name: "service".to_owned(),
+            service_id: "0000000000000000000000".to_owned(),
+            backends: BTreeMap::new(),
+            notes: Vec::new(),
+        }
+    }
+}
+
+struct Resolve {
+    folder: PathBuf,
+    problems: Vec<Problem>,
+    notes: Vec<String>,
+}
+
+impl Resolve {
+    fn problem<T>(&mut self, at: &Spanned<T>, message: impl Into<String>, hint: &str) {
+        self.problems.push(Problem::at(at.span(), message).hint(hint));
+    }
+
+    fn backend(&mut self, name: &Spanned<String>, from: &manifest::Backend) -> Option<Backend> {
+        let faults = self.problems.len();
+        if name.get_ref().is_empty() {
+            self.problem(name, "a backend needs a name", "[local_server.backends.NAME]");
+        }
+        let url = self.url(&from.url);
+        let override_host = from.override_host.as_ref().and_then(|host| {
+            if host.get_ref().is_empty() || ::http::HeaderValue::from_str(host.get_ref()).is_err() {
+                self.problem(host, "override_host must be a host name, with a port if needed", "for example \"www.example.com\", or leave the key out");
+            }
+            Some(host.get_ref().clone())
+        });
+        let health = from.health.as_ref().map_or(Health::Unknown, |given| {
+            match given.get_ref().to_ascii_lowercase().as_str() {
+                "unknown" => Health::Unknown,
+                "healthy" => Health::Healthy,
+                "unhealthy" => Health::Unhealthy,
+                other => {
+                    let message = format!("`{other}` is no health");
+                    self.problem(given, message, "one of \"unknown\", \"healthy\", \"unhealthy\"");
+                    Health::Unknown
+                }
+            }
+        });
+        if let Some(grpc) = from.grpc.as_ref().filter(|grpc| *grpc.get_ref()) {
+            let _ = grpc;
+            self.notes.push(format!("backend `{}`: grpc is not supported yet; requests go out as HTTP/1.1", name.get_ref()));
+        }
+        let ca = self.pems(from.ca_certificate.as_ref());
+        let client = self.client_certificate(name, from.client_certificate.as_ref());
+        let (tls, host, port, path_prefix) = url?;
+        let cert_host = from.cert_host.as_ref().map_or_else(
+            || {
+                // As production: the override host, when given, is also the name on the certificate.
+                override_host.as_deref().and_then(host_of).unwrap_or_else(|| host.clone())
+            },
+            |name| name.get_ref().clone(),
+        );
+        if tls && rustls_pki_types::ServerName::try_from(cert_host.as_str()).is_err() {
+            let message = format!("`{cert_host}` is no name a certificate can have");
+            match &from.cert_host {
+                Some(at) => self.problem(at, message, "a DNS name or an IP address, without a port"),
+                None => self.problem(&from.url, message, "set cert_host to the name on the certificate"),
+            }
+        }
+        let sni_name = rustls_pki_types::ServerName::try_from(cert_host.as_str())
+            .ok()
+            .filter(|name| matches!(name, rustls_pki_types::ServerName::DnsName(_)))
+            .map(|_| cert_host.clone());
+        (self.problems.len() == faults).then(|| Backend {
+            name: name.get_ref().clone(),
+            host,
+            port,
+            path_prefix,
+            override_host,
+            tls: tls.then(|| BackendTls {
+                sni: sni_name.filter(|_| from.use_sni.unwrap_or(true)),
+                cert_host,
+                ca,
+                client,
+            }),
+            connect_timeout: CONNECT_TIMEOUT,
+            first_byte_timeout: from.first_byte_timeout_ms.map_or(FIRST_BYTE_TIMEOUT, Duration::from_millis),
+            between_bytes_timeout: from.between_bytes_timeout_ms.map_or(BETWEEN_BYTES_TIMEOUT, Duration::from_millis),
+            keepalive_time: KEEPALIVE_TIME,
+            health,
+        })
+    }
+
+    /// TLS or not, host, port, path prefix.
+    fn url(&mut self, url: &Spanned<String>) -> Option<(bool, String, u16, String)> {
+        const HINT: &str = "for example \"https://origin.example.com\" or \"http://127.0.0.1:8080/prefix\"";
+        let text = url.get_ref();
+        let uri: Uri = match text.parse() {
+            Ok(uri) => uri,
+            Err(error) => {
+                self.problem(url, format!("`{text}` is no URL: {error}"), HINT);
+                return None;
+            }
+        };
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            Some(other) => {
+                self.problem(url, format!("a backend cannot be reached by `{other}`"), "use http:// or https://");
+                return None;
+            }
+            None => {
+                self.problem(url, format!("`{text}` has no scheme"), HINT);
+                return None;
+            }
+        };
+        let Some(host) = uri.host().filter(|h| !h.is_empty()) else {
+            self.problem(url, format!("`{text}` has no host"), HINT);
+            return None;
+        };
+        if uri.query().is_some() {
+            self.problem(url, "a backend's URL cannot have a query", "leave out everything from the `?` on");
+            return None;
+        }
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Some((tls, host, port, prefix))
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        let beside = self.folder.join(file);
+        // The manifest's folder first, then the working directory, as the peers take it.
+        if !beside.exists() && Path::new(file).exists() { PathBuf::from(file) } else { beside }
+    }
+
+    fn pem(&self, source: &manifest::PemSource) -> Pem {
+        match source {
+            manifest::PemSource::Text(text) | manifest::PemSource::Value { value: text } => Pem::Inline(text.clone()),
+            manifest::PemSource::File { file } => Pem::File(self.path(file)),
+        }
+    }
+
+    fn pems(&self, source: Option<&manifest::OneOrMany>) -> Vec<Pem> {
+        match source {
+            None => Vec::new(),
+            Some(manifest::OneOrMany::One(one)) => vec![self.pem(one)],
+            Some(manifest::OneOrMany::Many(many)) => many.iter().map(|pem| self.pem(pem)).collect(),
+        }
+    }
+
+    fn client_certificate(&mut self, backend: &Spanned<String>, from: Option<&manifest::ClientCertificate>) -> Option<ClientCertificate> {
+        let from = from?;
+        let mut one = |what: &str, inline: &Option<String>, file: &Option<String>| match (inline, file) {
+            (Some(text), None) => Some(Pem::Inline(text.clone())),
+            (None, Some(file)) => Some(Pem::File(self.path(file))),
+            (None, None) | (Some(_), Some(_)) => {
+                let message = format!("client_certificate of backend `{}` needs exactly one of `{what}` and `{what}_file`", backend.get_ref());
+                self.problems.push(Problem::at(backend.span(), message));
+                None
+            }
+        };
+        let certificate = one("certificate", &from.certificate, &from.certificate_file);
+        let key = one("key", &from.key, &from.key_file);
+        Some(ClientCertificate { certificate: certificate?, key: key? })
+    }
+
+    /// What loads but does nothing yet is said, not passed over.
+    fn note_unsupported(&mut self, local: &manifest::LocalServer) {
+        let given = [
+            ("config_stores", local.config_stores.is_some()),
+            ("dictionaries", local.dictionaries.is_some()),
+            ("kv_stores", local.kv_stores.is_some()),
+            ("object_stores", local.object_stores.is_some() || local.object_store.is_some()),
+            ("secret_stores", local.secret_stores.is_some()),
+            ("acls", local.acls.is_some()),
+            ("geolocation", local.geolocation.is_some()),
+            ("device_detection", local.device_detection.is_some()),
+            ("shielding_sites", local.shielding_sites.is_some()),
+            ("fake_valid_fastly_keys", local.fake_valid_fastly_keys.is_some()),
+            ("pushpin", local.pushpin.is_some()),
+            ("websockets_passthrough", local.websockets_passthrough.is_some()),
+        ];
+        for (key, _) in given.iter().filter(|(_, given)| *given) {
+            self.notes.push(format!("local_server.{key} is not supported yet and has no effect"));
+        }
+    }
+}
+
+/// The host of an authority, without its port.
+fn host_of(authority: &str) -> Option<String> {
+    let authority: ::http::uri::Authority = authority.parse().ok()?;
+    Some(authority.host().trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        Config::from_manifest(text, Path::new("dir/fastly.toml"))
+    }
+
+    #[test]
+    fn defaults_are_productions() {
+        let config = load("[local_server.backends.a]\nurl = \"https://example.com/base/\"\n").expect("loads");
+        let backend = &config.backends["a"];
+        assert_eq!((backend.host.as_str(), backend.port, backend.path_prefix.as_str()), ("example.com", 443, "/base"));
+        assert_eq!(backend.connect_timeout, Duration::from_secs(1));
+        assert_eq!(backend.first_byte_timeout, Duration::from_secs(15));
+        assert_eq!(backend.between_bytes_timeout, Duration::from_secs(10));
+        let tls = backend.tls.as_ref().expect("https");
+        assert_eq!((tls.sni.as_deref(), tls.cert_host.as_str()), (Some("example.com"), "example.com"));
+    }
+
+    #[test]
+    fn an_ip_address_is_no_server_name() {
+        let config = load("[local_server.backends.a]\nurl = \"https://[::1]:8443\"\n").expect("loads");
+        let backend = &config.backends["a"];
+        assert_eq!((backend.host.as_str(), backend.port), ("::1", 8443));
+        assert_eq!(backend.tls.as_ref().expect("https").sni, None);
+    }
+
+    #[test]
+    fn all_faults_are_reported_together() {
+        let error = load(
+            "[local_server.backends.a]\nurl = \"ftp://x\"\n[local_server.backends.b]\nurl = \"example.com\"\nhealth = \"ill\"\n",
+        )
+        .expect_err("is bad");
+        let lines: Vec<_> = error.problems().iter().map(|p| p.message.as_str()).collect();
+        assert_eq!(lines, ["a backend cannot be reached by `ftp`", "`example.com` has no scheme", "`ill` is no health"]);
+        assert!(error.to_string().contains("dir/fastly.toml:4:7: "));
+    }
+
+    #[test]
+    fn files_are_beside_the_manifest() {
+        let config = load(
+            "[local_server.backends.a]\nurl = \"https://x.test\"\nca_certificate = { file = \"ca.pem\" }\nclient_certificate = { certificate = \"PEM\", key_file = \"key.pem\" }\n",
+        )
+        .expect("loads");
+        let tls = config.backends["a"].tls.clone().expect("https");
+        assert_eq!(tls.ca, [Pem::File("dir/ca.pem".into())]);
+        assert_eq!(tls.client.expect("given").key, Pem::File("dir/key.pem".into()));
+    }
+
+    #[test]
+    fn what_has_no_effect_yet_is_said() {
+        let config = load("[local_server]\nacls = { a = \"a.json\" }\n").expect("loads");
+        assert_eq!(config.notes, ["local_server.acls is not supported yet and has no effect"]);
+    }
+}

@@ -1,0 +1,199 @@
+//! How a message body is delimited (RFC 9112 §6), and the fields that belong to a connection
+//! and not to a message (RFC 9110 §7.6.1).
+
+use ::http::header::{self, HeaderMap, HeaderName};
+use ::http::{HeaderValue, Method, StatusCode};
+
+use super::head::Framing;
+
+/// How a body's end is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// There is no body.
+    None,
+    /// `Content-Length`.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+    /// The connection's end is the body's end.
+    UntilClose,
+}
+
+/// Removes the fields that speak about the connection a message came on.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    static NAMES: [HeaderName; 6] = [
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::CONNECTION,
+    ];
+    if let Some(connection) = headers.get(header::CONNECTION) {
+        let named: Vec<HeaderName> = connection
+            .as_bytes()
+            .split(|b| *b == b',')
+            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &NAMES {
+        headers.remove(name);
+    }
+}
+
+/// The guest's own framing was asked for and cannot be followed.
+#[derive(Debug, thiserror::Error)]
+#[error("content-length is not a number")]
+pub struct BadFraming;
+
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, BadFraming> {
+    let Some(value) = headers.get(header::CONTENT_LENGTH) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| BadFraming)?;
+    text.trim().parse().map(Some).map_err(|_| BadFraming)
+}
+
+fn is_chunked(headers: &HeaderMap) -> bool {
+    headers.get(header::TRANSFER_ENCODING).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Decides a response's framing and sets the fields that say so.
+///
+/// `known` is the body's length when every byte of it is accounted for; `chunked_ok` is false for
+/// HTTP/1.0 clients.
+pub fn response(headers: &mut HeaderMap, mode: Framing, method: &Method, status: StatusCode, known: Option<u64>, chunked_ok: bool) -> Result<BodyFraming, BadFraming> {
+    let manual = match mode {
+        Framing::Manual => Some((content_length(headers)?, is_chunked(headers))),
+        Framing::Automatic => None,
+    };
+    strip_hop_by_hop(headers);
+    let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT;
+    if bodiless {
+        headers.remove(header::CONTENT_LENGTH);
+        return Ok(BodyFraming::None);
+    }
+    if *method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
+        // The length of the body that a GET would have had may be told; a known, non-empty body is that one.
+        if mode == Framing::Automatic && let Some(length) = known.filter(|length| *length > 0) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        return Ok(BodyFraming::None);
+    }
+    let framing = match manual {
+        Some((Some(length), false)) => BodyFraming::Length(length),
+        Some((_, true)) if chunked_ok => BodyFraming::Chunked,
+        Some(_) | None => match known {
+            Some(length) => BodyFraming::Length(length),
+            None if chunked_ok => BodyFraming::Chunked,
+            None => BodyFraming::UntilClose,
+        },
+    };
+    set(headers, framing);
+    Ok(framing)
+}
+
+/// Decides a request's framing and sets the fields that say so.
+pub fn request(headers: &mut HeaderMap, mode: Framing, method: &Method, known: Option<u64>) -> Result<BodyFraming, BadFraming> {
+    let manual = match mode {
+        Framing::Manual => Some((content_length(headers)?, is_chunked(headers))),
+        Framing::Automatic => None,
+    };
+    strip_hop_by_hop(headers);
+    let framing = match (manual, known) {
+        (Some((Some(length), false)), _) => BodyFraming::Length(length),
+        (Some((_, true)), _) => BodyFraming::Chunked,
+        // RFC 9110 §8.6: a method that expects content says that there is none.
+        (_, Some(0)) if *method == Method::POST || *method == Method::PUT || *method == Method::PATCH => BodyFraming::Length(0),
+        (_, Some(0)) => BodyFraming::None,
+        (_, Some(length)) => BodyFraming::Length(length),
+        (_, None) => BodyFraming::Chunked,
+    };
+    set(headers, framing);
+    Ok(framing)
+}
+
+fn set(headers: &mut HeaderMap, framing: BodyFraming) {
+    match framing {
+        BodyFraming::Length(length) => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        BodyFraming::Chunked => {
+            headers.remove(header::CONTENT_LENGTH);
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        BodyFraming::None | BodyFraming::UntilClose => {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn fields_of_the_connection_go() {
+        let mut given = headers(&[("connection", "close, X-Mine"), ("x-mine", "1"), ("keep-alive", "1"), ("upgrade", "h2c"), ("x-stays", "1")]);
+        strip_hop_by_hop(&mut given);
+        assert_eq!(given, headers(&[("x-stays", "1")]));
+    }
+
+    #[test]
+    fn automatic_replaces_what_the_guest_said() {
+        let mut given = headers(&[("content-length", "999"), ("transfer-encoding", "chunked")]);
+        let got = response(&mut given, Framing::Automatic, &Method::GET, StatusCode::OK, Some(3), true).expect("frames");
+        assert_eq!(got, BodyFraming::Length(3));
+        assert_eq!(given, headers(&[("content-length", "3")]));
+    }
+
+    #[test]
+    fn unknown_length_is_chunked_or_until_close() {
+        let mut given = headers(&[]);
+        assert_eq!(response(&mut given, Framing::Automatic, &Method::GET, StatusCode::OK, None, true).expect("frames"), BodyFraming::Chunked);
+        assert_eq!(given, headers(&[("transfer-encoding", "chunked")]));
+        let mut given = headers(&[]);
+        assert_eq!(response(&mut given, Framing::Automatic, &Method::GET, StatusCode::OK, None, false).expect("frames"), BodyFraming::UntilClose);
+    }
+
+    #[test]
+    fn never_both_length_and_chunked() {
+        let mut given = headers(&[("content-length", "5"), ("transfer-encoding", "chunked")]);
+        assert_eq!(response(&mut given, Framing::Manual, &Method::GET, StatusCode::OK, None, true).expect("frames"), BodyFraming::Chunked);
+        assert_eq!(given, headers(&[("transfer-encoding", "chunked")]));
+    }
+
+    #[test]
+    fn head_keeps_the_length_it_was_given() {
+        let mut given = headers(&[("content-length", "5")]);
+        assert_eq!(response(&mut given, Framing::Automatic, &Method::HEAD, StatusCode::OK, Some(0), true).expect("frames"), BodyFraming::None);
+        assert_eq!(given, headers(&[("content-length", "5")]));
+    }
+
+    #[test]
+    fn no_content_has_no_length() {
+        let mut given = headers(&[("content-length", "5")]);
+        assert_eq!(response(&mut given, Framing::Automatic, &Method::GET, StatusCode::NO_CONTENT, Some(5), true).expect("frames"), BodyFraming::None);
+        assert!(given.is_empty());
+    }
+
+    #[test]
+    fn a_request_without_content_says_so_only_where_it_must() {
+        let mut given = headers(&[]);
+        assert_eq!(request(&mut given, Framing::Automatic, &Method::GET, Some(0)).expect("frames"), BodyFraming::None);
+        assert!(given.is_empty());
+        assert_eq!(request(&mut given, Framing::Automatic, &Method::POST, Some(0)).expect("frames"), BodyFraming::Length(0));
+        assert_eq!(given, headers(&[("content-length", "0")]));
+    }
+
+    #[test]
+    fn a_length_that_is_no_number_is_refused_in_manual_mode() {
+        let mut given = headers(&[("content-length", "ten")]);
+        assert!(response(&mut given, Framing::Manual, &Method::GET, StatusCode::OK, Some(3), true).is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! Request and response heads, as guests edit them and as the wire carries them.
+
+use ::http::{HeaderMap, Method, StatusCode, Uri, Version};
+
+/// Who decides `Content-Length` and `Transfer-Encoding` (abi.md "framing_headers_mode").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// The host; what the guest set is replaced.
+    #[default]
+    Automatic,
+    /// The guest's headers are taken at their word.
+    Manual,
+}
+
+/// The head of a request.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// Method, `GET` at first.
+    pub method: Method,
+    /// Absolute for requests from clients; a guest may set anything that parses.
+    pub uri: Uri,
+    /// HTTP version.
+    pub version: Version,
+    /// Fields, names in lower case, in order of first appearance of the name.
+    pub headers: HeaderMap,
+    /// Who frames the body.
+    pub framing: Framing,
+}
+
+impl Default for RequestHead {
+    fn default() -> Self {
+        Self {
+            method: Method::GET,
+            uri: Uri::from_static("/"),
+            version: Version::HTTP_11,
+            headers: HeaderMap::new(),
+            framing: Framing::Automatic,
+        }
+    }
+}
+
+/// The head of a response.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// Status, 200 at first.
+    pub status: StatusCode,
+    /// HTTP version.
+    pub version: Version,
+    /// Fields, names in lower case.
+    pub headers: HeaderMap,
+    /// Who frames the body.
+    pub framing: Framing,
+}
+
+impl Default for ResponseHead {
+    fn default() -> Self {
+        Self {
+            status: StatusCode::OK,
+            version: Version::HTTP_11,
+            headers: HeaderMap::new(),
+            framing: Framing::Automatic,
+        }
+    }
+}

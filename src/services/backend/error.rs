@@ -1,0 +1,138 @@
+//! Why a request to a backend failed, in the terms of the ABI's `SendErrorDetail`.
+
+use pingora::{Error as PingoraError, ErrorType};
+
+/// One failed request. The variants are the ABI's error detail tags that can happen here.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The name could not be resolved in time.
+    #[error("resolving {0} timed out")]
+    DnsTimeout(String),
+    /// The name does not resolve.
+    #[error("resolving {host}: {reason}")]
+    Dns {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        reason: String,
+    },
+    /// No backend of that name.
+    #[error("no backend named `{0}`")]
+    DestinationNotFound(String),
+    /// No route to the address.
+    #[error("no route to {0}")]
+    Unroutable(String),
+    /// The peer refused.
+    #[error("{0} refused the connection")]
+    Refused(String),
+    /// The connection ended before the response head was whole.
+    #[error("connection ended: {0}")]
+    Terminated(String),
+    /// No connection within the connect timeout.
+    #[error("connecting to {0} timed out")]
+    ConnectTimeout(String),
+    /// The peer's certificate is not acceptable.
+    #[error("certificate of {host}: {reason}")]
+    TlsCertificate {
+        /// Who was asked.
+        host: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The peer sent a TLS alert.
+    #[error("TLS alert {alert} received: {reason}")]
+    TlsAlert {
+        /// The alert's number (RFC 8446 §6).
+        alert: u8,
+        /// Its text.
+        reason: String,
+    },
+    /// The TLS handshake failed otherwise.
+    #[error("TLS: {0}")]
+    TlsProtocol(String),
+    /// The response head ended early.
+    #[error("incomplete response: {0}")]
+    Incomplete(String),
+    /// The response head is larger than accepted.
+    #[error("response head too large")]
+    HeadTooLarge,
+    /// No response head within the first-byte timeout.
+    #[error("no response within {0} ms")]
+    ResponseTimeout(u128),
+    /// What came is not HTTP.
+    #[error("not an HTTP response: {0}")]
+    Protocol(String),
+    /// The guest's request cannot be sent as it is.
+    #[error("request cannot be sent: {0}")]
+    BadRequest(String),
+    /// The request's body failed before its end; the backend saw it truncated.
+    #[error("request body failed: {0}")]
+    RequestBody(String),
+    /// A fault of this host.
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+impl SendError {
+    /// The ABI's name of this failure; the label in metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::DnsTimeout(_) => "dns_timeout",
+            Self::Dns { .. } => "dns_error",
+            Self::DestinationNotFound(_) => "destination_not_found",
+            Self::Unroutable(_) => "destination_ip_unroutable",
+            Self::Refused(_) => "connection_refused",
+            Self::Terminated(_) => "connection_terminated",
+            Self::ConnectTimeout(_) => "connection_timeout",
+            Self::TlsCertificate { .. } => "tls_certificate_error",
+            Self::TlsAlert { .. } => "tls_alert_received",
+            Self::TlsProtocol(_) => "tls_protocol_error",
+            Self::Incomplete(_) => "http_incomplete_response",
+            Self::HeadTooLarge => "http_response_header_section_too_large",
+            Self::ResponseTimeout(_) => "http_response_timeout",
+            Self::Protocol(_) => "http_protocol_error",
+            Self::BadRequest(_) => "http_request_uri_invalid",
+            Self::RequestBody(_) => "http_request_body_incomplete",
+            Self::Internal(_) => "internal_error",
+        }
+    }
+
+    /// A failure to get a TCP connection to `host`.
+    pub(super) fn connecting(host: &str, error: &PingoraError) -> Self {
+        let io = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+        match error.etype() {
+            ErrorType::ConnectTimedout => Self::ConnectTimeout(host.to_owned()),
+            ErrorType::ConnectRefused => Self::Refused(host.to_owned()),
+            ErrorType::ConnectNoRoute => Self::Unroutable(host.to_owned()),
+            _ => match io.map(std::io::Error::kind) {
+                Some(std::io::ErrorKind::ConnectionRefused) => Self::Refused(host.to_owned()),
+                Some(std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable) => Self::Unroutable(host.to_owned()),
+                Some(std::io::ErrorKind::TimedOut) => Self::ConnectTimeout(host.to_owned()),
+                _ => Self::Terminated(format!("connecting to {host}: {error}")),
+            },
+        }
+    }
+
+    /// A failed TLS handshake with `host`.
+    pub(super) fn handshake(host: &str, error: &std::io::Error) -> Self {
+        let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+            return Self::Terminated(format!("during the TLS handshake with {host}: {error}"));
+        };
+        match tls {
+            rustls::Error::InvalidCertificate(reason) => Self::TlsCertificate { host: host.to_owned(), reason: reason.to_string() },
+            rustls::Error::NoCertificatesPresented => Self::TlsCertificate { host: host.to_owned(), reason: tls.to_string() },
+            rustls::Error::AlertReceived(alert) => Self::TlsAlert { alert: u8::from(*alert), reason: format!("{alert:?}") },
+            other => Self::TlsProtocol(other.to_string()),
+        }
+    }
+
+    /// A failure to read the response head.
+    pub(super) fn reading(error: &PingoraError) -> Self {
+        match error.etype() {
+            ErrorType::ConnectionClosed => Self::Incomplete(error.to_string()),
+            ErrorType::ReadError => Self::Terminated(error.to_string()),
+            ErrorType::InvalidHTTPHeader if error.to_string().contains("larger than") => Self::HeadTooLarge,
+            _ => Self::Protocol(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Every metric of the program, declared once with its help text.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+
+/// All metric families. Labels are closed sets, except `backend`, which is bounded by the manifest.
+pub struct Metrics {
+    registry: Registry,
+    /// Answered requests by status code.
+    pub requests: IntCounterVec,
+    /// Requests being answered.
+    pub requests_in_flight: IntGauge,
+    /// Time from the request head to the last byte of the response.
+    pub request_duration: Histogram,
+    /// How guests ended.
+    pub guests: IntCounterVec,
+    /// Sandboxes that exist now.
+    pub sandboxes: IntGauge,
+    /// CPU time of one guest.
+    pub guest_cpu: Histogram,
+    /// Guests above production's CPU limit.
+    pub guest_cpu_over: IntCounter,
+    /// Time to make a sandbox.
+    pub instantiate: Histogram,
+    /// Hostcalls by status.
+    pub hostcalls: IntCounterVec,
+    /// Requests to backends by result: `ok` or the send error's name.
+    pub backend_requests: IntCounterVec,
+    /// Connections to backends: new or reused.
+    pub backend_connections: IntCounterVec,
+    /// Open client connections.
+    pub connections: IntGauge,
+    /// Log lines guests wrote.
+    pub log_records: IntCounterVec,
+}
+
+/// Seconds, from what a hit costs to production's wall limit.
+const DURATION_BUCKETS: [f64; 14] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+const INSTANTIATE_BUCKETS: [f64; 8] = [0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.001, 0.01, 0.1];
+
+impl Metrics {
+    /// Declares every family in a registry of its own.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        Self {
+            requests: counters(r, "sidelight_requests_total", "Requests answered, by status code.", &["code"]),
+            requests_in_flight: gauge(r, "sidelight_requests_in_flight", "Requests being answered now."),
+            request_duration: histogram(r, "sidelight_request_duration_seconds", "Time from the request head to the last byte of the response.", &DURATION_BUCKETS),
+            guests: counters(r, "sidelight_guests_total", "Guest executions, by how they ended.", &["outcome"]),
+            sandboxes: gauge(r, "sidelight_sandboxes", "Sandboxes that exist now."),
+            guest_cpu: histogram(r, "sidelight_guest_cpu_seconds", "CPU time of one guest execution.", &DURATION_BUCKETS),
+            guest_cpu_over: counter(r, "sidelight_guest_cpu_over_production_total", "Guest executions above production's CPU limit."),
+            instantiate: histogram(r, "sidelight_guest_instantiate_seconds", "Time to make a sandbox from a compiled module.", &INSTANTIATE_BUCKETS),
+            hostcalls: counters(r, "sidelight_hostcalls_total", "Calls of the guest ABI, by status.", &["interface", "function", "status"]),
+            backend_requests: counters(r, "sidelight_backend_requests_total", "Requests to backends, by result.", &["backend", "result"]),
+            backend_connections: counters(r, "sidelight_backend_connections_total", "Connections used for backend requests: new or reused.", &["backend", "kind"]),
+            connections: gauge(r, "sidelight_connections", "Open client connections."),
+            log_records: counters(r, "sidelight_log_records_total", "Records guests wrote to log endpoints.", &["result"]),
+            registry,
+        }
+    }
+
+    /// The text exposition format, version 0.0.4.
+    pub fn text(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[expect(clippy::expect_used, reason = "names are literals of this file; a bad one fails the first test")]
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let collector = made.expect("a valid metric");
+    registry.register(Box::new(collector.clone())).expect("a new metric");
+    collector
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(name, help))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(name, help))
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+}
+
+/// Counts something while it lives.
+pub struct Held(IntGauge);
+
+impl Held {
+    /// Adds one to the gauge until dropped.
+    pub fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_exported_with_help() {
+        let metrics = Metrics::new();
+        metrics.requests.with_label_values(&["200"]).inc();
+        let held = Held::new(&metrics.sandboxes);
+        assert!(metrics.text().contains("# HELP sidelight_requests_total "));
+        assert!(metrics.text().contains("sidelight_requests_total{code=\"200\"} 1"));
+        assert!(metrics.text().contains("sidelight_sandboxes 1"));
+        drop(held);
+        assert!(metrics.text().contains("sidelight_sandboxes 0"));
+    }
+}
