@@ -18,7 +18,7 @@ use pingora::prelude::timeout;
 use pingora::protocols::http::v1::client::HttpSession;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
 use pingora::protocols::l4::stream::Stream as L4Stream;
-use pingora::protocols::{GetSocketDigest, Stream};
+use pingora::protocols::Stream;
 use pingora::upstreams::peer::{Peer, PeerOptions};
 use rustls::RootCertStore;
 use rustls_pki_types::ServerName;

@@ -1,0 +1,116 @@
+//! What a guest uses, measured and bounded.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::telemetry::clock;
+
+/// CPU time and memory of one execution. Written by the thread that runs the guest, read by any.
+#[derive(Debug)]
+pub struct Meter {
+    base: Instant,
+    /// Nanoseconds of finished stretches.
+    cpu: AtomicU64,
+    /// Start of the running stretch, in nanoseconds since `base` plus one; 0: not running.
+    running: AtomicU64,
+    memory: AtomicUsize,
+    memory_refused: AtomicBool,
+    stopped: AtomicU8,
+}
+
+/// Why the host stopped a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Over its CPU limit.
+    Cpu,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self {
+            base: clock::now(),
+            cpu: AtomicU64::new(0),
+            running: AtomicU64::new(0),
+            memory: AtomicUsize::new(0),
+            memory_refused: AtomicBool::new(false),
+            stopped: AtomicU8::new(0),
+        }
+    }
+}
+
+impl Meter {
+    fn nanos(&self) -> u64 {
+        u64::try_from(clock::now().duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The guest gets a thread.
+    pub fn resume(&self) {
+        self.running.store(self.nanos() + 1, Ordering::Relaxed);
+    }
+
+    /// The guest gives its thread up.
+    pub fn pause(&self) {
+        let since = self.running.swap(0, Ordering::Relaxed);
+        if since > 0 {
+            self.cpu.fetch_add(self.nanos() + 1 - since, Ordering::Relaxed);
+        }
+    }
+
+    /// Time spent on a thread so far, the running stretch included.
+    pub fn cpu(&self) -> Duration {
+        let since = self.running.load(Ordering::Relaxed);
+        let running = if since > 0 { (self.nanos() + 1).saturating_sub(since) } else { 0 };
+        Duration::from_nanos(self.cpu.load(Ordering::Relaxed) + running)
+    }
+
+    /// Linear memory in bytes.
+    pub fn memory(&self) -> usize {
+        self.memory.load(Ordering::Relaxed)
+    }
+
+    /// Whether the guest asked for more memory than it may have.
+    pub fn memory_refused(&self) -> bool {
+        self.memory_refused.load(Ordering::Relaxed)
+    }
+
+    /// Notes why the host stops the guest.
+    pub fn stop(&self, why: Stopped) {
+        self.stopped.store(match why { Stopped::Cpu => 1 }, Ordering::Relaxed);
+    }
+
+    /// Why the host stopped the guest, if it did.
+    pub fn stopped(&self) -> Option<Stopped> {
+        (self.stopped.load(Ordering::Relaxed) == 1).then_some(Stopped::Cpu)
+    }
+}
+
+/// Bounds linear memory and tables.
+#[derive(Debug)]
+pub struct MemoryLimiter {
+    memory: usize,
+    table: usize,
+    meter: std::sync::Arc<Meter>,
+}
+
+impl MemoryLimiter {
+    /// At most `memory` bytes and `table` elements.
+    pub fn new(memory: usize, table: usize, meter: std::sync::Arc<Meter>) -> Self {
+        Self { memory, table, meter }
+    }
+}
+
+impl wasmtime::ResourceLimiter for MemoryLimiter {
+    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let granted = desired <= self.memory;
+        if granted {
+            self.meter.memory.store(desired, Ordering::Relaxed);
+        } else {
+            self.meter.memory_refused.store(true, Ordering::Relaxed);
+        }
+        Ok(granted)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= self.table)
+    }
+}

@@ -1,0 +1,97 @@
+//! What the host keeps for one running guest: handle tables, bodies, pending work, meters.
+//!
+//! Hostcalls work on a [`Sandbox`]; it knows neither guest memory nor the network. What it needs
+//! from above it names in [`downstream`].
+
+pub mod downstream;
+pub mod handles;
+pub mod items;
+pub mod limits;
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::http::{RequestHead, ResponseHead};
+use crate::services::Services;
+use crate::services::log::Endpoint;
+
+pub use downstream::{Client, DownstreamRequest, DownstreamResponse, Responder};
+pub use handles::{BadHandle, Handle, Table, TableFull};
+pub use items::{AsyncItem, PendingRequest};
+pub use limits::{MemoryLimiter, Meter};
+
+/// A response as a guest holds it, with where it came from.
+#[derive(Debug, Default)]
+pub struct GuestResponse {
+    /// The head the guest edits.
+    pub head: ResponseHead,
+    /// The backend it came from, if one.
+    pub peer: Option<std::net::SocketAddr>,
+}
+
+/// A request as a guest holds it.
+#[derive(Debug, Default)]
+pub struct GuestRequest {
+    /// The head the guest edits.
+    pub head: RequestHead,
+    /// What the guest said about caching it.
+    pub cache: CacheOverride,
+}
+
+/// `cache_override_*`: kept for the cache; until there is one, every request goes to its backend,
+/// as a miss would.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CacheOverride {
+    /// The guest's mask: PASS 1, TTL 2, SWR 4, PCI 8, lookup timeout 16.
+    pub mask: u32,
+    /// Seconds.
+    pub ttl: u32,
+    /// Seconds.
+    pub stale_while_revalidate: u32,
+    /// Space separated.
+    pub surrogate_keys: Vec<u8>,
+    /// Milliseconds.
+    pub lookup_timeout: u32,
+}
+
+/// The state of one execution of a guest.
+pub struct Sandbox {
+    /// The platform, pinned for the whole execution.
+    pub services: Arc<Services>,
+    /// The service's settings, pinned likewise.
+    pub config: Arc<Config>,
+    /// Requests the guest holds.
+    pub requests: Table<GuestRequest>,
+    /// Responses the guest holds.
+    pub responses: Table<GuestResponse>,
+    /// Everything `async_io` can wait for, bodies included.
+    pub items: Table<AsyncItem>,
+    /// Log endpoints the guest has opened.
+    pub logs: Table<Endpoint>,
+    /// The client's request until the guest takes it.
+    pub incoming: Option<DownstreamRequest>,
+    /// The way back to the client until the guest has answered.
+    pub responder: Option<Responder>,
+    /// What is known about the client and its connection.
+    pub client: Arc<Client>,
+    /// CPU and memory used.
+    pub meter: Arc<Meter>,
+}
+
+impl Sandbox {
+    /// The state for answering one request.
+    pub fn new(services: Arc<Services>, config: Arc<Config>, request: DownstreamRequest, responder: Responder, meter: Arc<Meter>) -> Self {
+        Self {
+            services,
+            config,
+            requests: Table::default(),
+            responses: Table::default(),
+            items: Table::default(),
+            logs: Table::default(),
+            client: request.client.clone(),
+            incoming: Some(request),
+            responder: Some(responder),
+            meter,
+        }
+    }
+}
