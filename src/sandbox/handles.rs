@@ -121,6 +121,11 @@ impl<T> Table<T> {
         slot.value.take().ok_or(BadHandle)
     }
 
+    /// Everything that is held.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter_map(|slot| slot.value.as_ref())
+    }
+
     /// Things held now.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()

@@ -74,9 +74,22 @@ pub struct Sandbox {
     pub responder: Option<Responder>,
     /// What is known about the client and its connection.
     pub client: Arc<Client>,
+    /// Names the request in logs and traces.
+    pub id: Arc<str>,
     /// CPU and memory used.
     pub meter: Arc<Meter>,
+    /// Bytes written into bodies since what they hold was last counted.
+    unaudited: usize,
 }
+
+/// Host memory the bodies of one sandbox may hold.
+const MAX_HELD: usize = 128 << 20;
+
+/// How much may be written between two counts.
+const AUDIT_EVERY: usize = 16 << 20;
+
+/// What a piece costs beside its bytes.
+const PIECE_COST: usize = 128;
 
 impl Sandbox {
     /// The state for answering one request.
@@ -89,9 +102,34 @@ impl Sandbox {
             items: Table::default(),
             logs: Table::default(),
             client: request.client.clone(),
+            id: request.id.clone(),
             incoming: Some(request),
             responder: Some(responder),
             meter,
+            unaudited: 0,
         }
     }
+
+    /// Notes that the guest has put `length` more bytes into a body that nobody reads yet. Too much
+    /// of it is an error: that memory is the host's.
+    pub fn hold(&mut self, length: usize) -> Result<(), TooMuchHeld> {
+        self.unaudited += length + PIECE_COST;
+        if self.unaudited < AUDIT_EVERY {
+            return Ok(());
+        }
+        let held: usize = self.items.iter().map(|item| match item {
+            AsyncItem::Body(body) => body.held(PIECE_COST),
+            AsyncItem::Streaming(_) | AsyncItem::Pending(_) => 0,
+        }).sum();
+        if held > MAX_HELD {
+            return Err(TooMuchHeld);
+        }
+        self.unaudited = 0;
+        Ok(())
+    }
 }
+
+/// The guest's bodies hold too much of the host's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the bodies of this sandbox hold more than {} MiB", MAX_HELD >> 20)]
+pub struct TooMuchHeld;

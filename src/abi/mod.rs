@@ -1,0 +1,35 @@
+//! How values cross between guest and host: argument and result kinds, the adapter around every
+//! hostcall, and the one table from errors to statuses.
+//!
+//! A hostcall is an ordinary function of a [`Sandbox`](crate::sandbox::Sandbox) and typed values;
+//! [`register`] turns it into a wasm import. Guest pointers exist in this module only.
+
+pub mod fields;
+pub mod legacy;
+pub mod memory;
+pub mod register;
+pub mod status;
+pub mod values;
+pub mod versions;
+
+use wasmtime::Memory;
+use wasmtime_wasi::p1::WasiP1Ctx;
+
+use crate::sandbox::{MemoryLimiter, Sandbox};
+
+pub use memory::GuestMemory;
+pub use register::{Entry, Registrar, Support};
+pub use status::{HostError, HostResult, Status};
+pub use values::{Buf, Bytes64K, Capacity, Paged, Str, WithDetail};
+
+/// What a wasmtime store holds for one running guest.
+pub struct GuestState {
+    /// The guest's memory, known once it is instantiated.
+    pub memory: Option<Memory>,
+    /// WASI preview 1.
+    pub wasi: WasiP1Ctx,
+    /// Bounds memory and tables.
+    pub limiter: MemoryLimiter,
+    /// Everything of ours.
+    pub sandbox: Sandbox,
+}

@@ -1,0 +1,109 @@
+//! `fastly_http_body`: reading, writing and joining bodies.
+
+use crate::abi::{Buf, Bytes64K, Capacity, HostError, HostResult, Registrar, Status};
+use crate::http::Body;
+use crate::sandbox::{AsyncItem, BadHandle, Handle, Sandbox};
+
+type BodyHandle = Handle<Body>;
+
+fn new(sandbox: &mut Sandbox) -> HostResult<BodyHandle> {
+    Ok(sandbox.add_body(Body::empty())?)
+}
+
+/// Gives as soon as there is a byte; nothing is the end.
+async fn read(sandbox: &mut Sandbox, body: BodyHandle, room: Capacity) -> HostResult<Buf<bytes::Bytes>> {
+    let body = sandbox.body(body)?;
+    if room.0 == 0 {
+        return Ok(Buf(bytes::Bytes::new()));
+    }
+    Ok(Buf(body.read(room.0).await?))
+}
+
+/// `end`: 0 the back, 1 the front of what has not been read.
+async fn write(sandbox: &mut Sandbox, body: BodyHandle, data: Bytes64K, end: u32) -> HostResult<u32> {
+    let length = data.0.len();
+    let front = match end {
+        0 => false,
+        1 => true,
+        other => return Err(HostError::inval(format!("{other} is no end of a body"))),
+    };
+    match sandbox.items.get_mut(body)? {
+        AsyncItem::Body(body) => {
+            if front {
+                body.push_front(data.0);
+            } else {
+                body.push_back(data.0);
+            }
+            sandbox.hold(length)?;
+        }
+        AsyncItem::Streaming(_) if front => return Err(HostError::unsupported("the front of a body that is being sent")),
+        AsyncItem::Streaming(writer) => writer.write(data.0).await?,
+        AsyncItem::Pending(_) => return Err(BadHandle.into()),
+    }
+    Ok(length as u32)
+}
+
+/// Moves all of `from` to the end of `to`; `from` is dead then.
+async fn append(sandbox: &mut Sandbox, to: BodyHandle, from: BodyHandle) -> HostResult<()> {
+    if to.raw() == from.raw() {
+        return Err(HostError::inval("a body cannot be appended to itself"));
+    }
+    match sandbox.items.get(to)? {
+        AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
+        AsyncItem::Pending(_) => return Err(BadHandle.into()),
+    }
+    let moved = sandbox.take_body(from)?;
+    match sandbox.items.get_mut(to)? {
+        AsyncItem::Body(body) => body.append(moved),
+        AsyncItem::Streaming(writer) => writer.append(moved).await?,
+        AsyncItem::Pending(_) => return Err(BadHandle.into()),
+    }
+    Ok(())
+}
+
+/// Ends a body that is being sent, or drops one that is not.
+async fn close(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
+    match sandbox.items.get(body)? {
+        AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
+        AsyncItem::Pending(_) => return Err(BadHandle.into()),
+    }
+    match sandbox.items.take(body)? {
+        // Whether anybody still reads it is not this call's business.
+        AsyncItem::Streaming(writer) => drop(writer.finish().await),
+        AsyncItem::Body(_) | AsyncItem::Pending(_) => {}
+    }
+    Ok(())
+}
+
+/// Gives a body up: whoever receives it sees it truncated.
+fn abandon(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
+    match sandbox.items.get(body)? {
+        AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
+        AsyncItem::Pending(_) => return Err(BadHandle.into()),
+    }
+    sandbox.items.take(body)?;
+    Ok(())
+}
+
+fn known_length(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<u64> {
+    match sandbox.items.get(body)? {
+        AsyncItem::Body(body) => body.known_length().ok_or_else(HostError::none),
+        AsyncItem::Streaming(_) => Err(HostError::Status(Status::None, "a body that is being sent".into())),
+        AsyncItem::Pending(_) => Err(BadHandle.into()),
+    }
+}
+
+pub(super) fn module(m: &mut Registrar<'_>) {
+    const TRAILERS: &str = "there are no trailers yet";
+    m.call("new", new);
+    m.wait("read", read);
+    m.wait_partial("write", "the front of a body that is being sent is UNSUPPORTED", write);
+    m.wait("append", append);
+    m.wait("close", close);
+    m.call("abandon", abandon);
+    m.call("known_length", known_length);
+    m.unsupported("trailer_append", 5, TRAILERS);
+    m.unsupported("trailer_names_get", 6, TRAILERS);
+    m.unsupported("trailer_value_get", 6, TRAILERS);
+    m.unsupported("trailer_values_get", 8, TRAILERS);
+}

@@ -1,0 +1,371 @@
+//! `fastly_http_req`: requests, and sending them to backends.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ::http::{HeaderValue, Method, Uri};
+
+use crate::abi::status::ErrorDetail;
+use crate::abi::values::{CacheOverrideRecord, Handles};
+use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, WithDetail, fields, versions};
+use crate::http::Body;
+use crate::sandbox::{CacheOverride, GuestRequest, GuestResponse, Handle, PendingRequest, Sandbox};
+use crate::services::backend::{self, Backend, SendError};
+
+type Request = Handle<GuestRequest>;
+type BodyHandle = Handle<Body>;
+type Answer = (Handle<GuestResponse>, BodyHandle);
+
+/// Longest URI, in bytes (production's limit).
+const MAX_URI: usize = 8192;
+
+fn new(sandbox: &mut Sandbox) -> HostResult<Request> {
+    Ok(Handle::from_raw(sandbox.requests.insert(GuestRequest::default())?.raw()))
+}
+
+fn close(sandbox: &mut Sandbox, request: Request) -> HostResult<()> {
+    sandbox.requests.take(request)?;
+    Ok(())
+}
+
+/// The client's request and its body.
+fn body_downstream_get(sandbox: &mut Sandbox) -> HostResult<(Request, BodyHandle)> {
+    let Some(incoming) = sandbox.incoming.take() else {
+        return Err(HostError::Status(Status::Error, "the client's request has been taken".into()));
+    };
+    let request = sandbox.requests.insert(GuestRequest { head: incoming.head, cache: CacheOverride::default() })?;
+    Ok((Handle::from_raw(request.raw()), sandbox.add_body(incoming.body)?))
+}
+
+fn method_get(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>> {
+    Ok(Buf(sandbox.requests.get(request)?.head.method.as_str().to_owned()))
+}
+
+fn method_set(sandbox: &mut Sandbox, request: Request, method: Str) -> HostResult<()> {
+    let head = &mut sandbox.requests.get_mut(request)?.head;
+    head.method = Method::from_bytes(&method).map_err(|_| HostError::inval("not a method"))?;
+    Ok(())
+}
+
+fn uri_get(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>> {
+    Ok(Buf(sandbox.requests.get(request)?.head.uri.to_string()))
+}
+
+fn uri_set(sandbox: &mut Sandbox, request: Request, uri: Str) -> HostResult<()> {
+    let head = &mut sandbox.requests.get_mut(request)?.head;
+    if uri.len() > MAX_URI {
+        return Err(HostError::inval("a URI longer than 8192 bytes"));
+    }
+    head.uri = Uri::try_from(&*uri).map_err(|_| HostError::inval("not a URI"))?;
+    Ok(())
+}
+
+fn version_get(sandbox: &mut Sandbox, request: Request) -> HostResult<u32> {
+    Ok(versions::number(sandbox.requests.get(request)?.head.version))
+}
+
+fn version_set(sandbox: &mut Sandbox, request: Request, version: u32) -> HostResult<()> {
+    sandbox.requests.get_mut(request)?.head.version = versions::from_number(version)?;
+    Ok(())
+}
+
+fn framing_headers_mode_set(sandbox: &mut Sandbox, request: Request, mode: u32) -> HostResult<()> {
+    sandbox.requests.get_mut(request)?.head.framing = versions::framing(mode)?;
+    Ok(())
+}
+
+fn header_names_get(sandbox: &mut Sandbox, request: Request) -> HostResult<Paged> {
+    Ok(fields::names(&sandbox.requests.get(request)?.head.headers))
+}
+
+fn header_value_get(sandbox: &mut Sandbox, request: Request, name: Str) -> HostResult<Buf<HeaderValue>> {
+    fields::value(&sandbox.requests.get(request)?.head.headers, &name)
+}
+
+fn header_values_get(sandbox: &mut Sandbox, request: Request, name: Str) -> HostResult<Paged> {
+    fields::values(&sandbox.requests.get(request)?.head.headers, &name)
+}
+
+fn header_values_set(sandbox: &mut Sandbox, request: Request, name: Str, values: Str) -> HostResult<()> {
+    fields::set_values(&mut sandbox.requests.get_mut(request)?.head.headers, &name, &values)
+}
+
+fn header_insert(sandbox: &mut Sandbox, request: Request, name: Str, value: Str) -> HostResult<()> {
+    fields::insert(&mut sandbox.requests.get_mut(request)?.head.headers, &name, &value)
+}
+
+fn header_append(sandbox: &mut Sandbox, request: Request, name: Str, value: Str) -> HostResult<()> {
+    fields::append(&mut sandbox.requests.get_mut(request)?.head.headers, &name, &value)
+}
+
+fn header_remove(sandbox: &mut Sandbox, request: Request, name: Str) -> HostResult<()> {
+    fields::remove(&mut sandbox.requests.get_mut(request)?.head.headers, &name)
+}
+
+/// `encodings`: a mask, gzip is 1.
+fn auto_decompress_response_set(sandbox: &mut Sandbox, request: Request, encodings: u32) -> HostResult<()> {
+    sandbox.requests.get(request)?;
+    if encodings == 0 { Ok(()) } else { Err(HostError::unsupported("decompressing responses")) }
+}
+
+fn cache_override_set(sandbox: &mut Sandbox, request: Request, mask: u32, ttl: u32, stale_while_revalidate: u32) -> HostResult<()> {
+    sandbox.requests.get_mut(request)?.cache = CacheOverride { mask, ttl, stale_while_revalidate, ..CacheOverride::default() };
+    Ok(())
+}
+
+fn cache_override_v2_set(sandbox: &mut Sandbox, request: Request, mask: u32, ttl: u32, stale_while_revalidate: u32, keys: Str) -> HostResult<()> {
+    let surrogate_keys = keys.to_vec();
+    sandbox.requests.get_mut(request)?.cache = CacheOverride { mask, ttl, stale_while_revalidate, surrogate_keys, ..CacheOverride::default() };
+    Ok(())
+}
+
+fn cache_override_v3_set(sandbox: &mut Sandbox, request: Request, mask: u32, record: CacheOverrideRecord) -> HostResult<()> {
+    let request = sandbox.requests.get_mut(request)?;
+    request.cache = CacheOverride {
+        mask,
+        ttl: record.ttl,
+        stale_while_revalidate: record.stale_while_revalidate,
+        surrogate_keys: record.surrogate_keys,
+        lookup_timeout: record.lookup_timeout,
+    };
+    Ok(())
+}
+
+/// What a send needs: the backend, if there is one of that name, and the request. The request's
+/// and body's handles are dead from here on, whatever becomes of the send.
+struct Outgoing {
+    backend: Result<Arc<Backend>, SendError>,
+    request: backend::Request,
+}
+
+fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, streaming: bool) -> HostResult<Outgoing> {
+    sandbox.requests.get(request)?;
+    sandbox.body(body)?;
+    let head = sandbox.requests.take(request)?.head;
+    let body = if streaming { sandbox.stream_body(body)? } else { sandbox.take_body(body)? };
+    let name = String::from_utf8_lossy(name);
+    let backend = sandbox.services.backends.get(&name).cloned().ok_or_else(|| SendError::DestinationNotFound(name.into_owned()));
+    Ok(Outgoing { backend, request: backend::Request { head, body } })
+}
+
+/// Sends and waits for the response.
+async fn exchange(sandbox: &mut Sandbox, outgoing: Outgoing) -> Result<backend::Response, SendError> {
+    let Outgoing { backend, request } = outgoing;
+    let sent = match backend {
+        Ok(backend) => backend.send(request).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &sent {
+        tracing::debug!(target: "sidelight::guest", request_id = &*sandbox.id, %error, "send failed");
+    }
+    sent
+}
+
+fn keep(sandbox: &mut Sandbox, response: backend::Response) -> HostResult<Answer> {
+    let backend::Response { head, body, peer } = response;
+    let response = sandbox.responses.insert(GuestResponse { head, peer })?;
+    Ok((Handle::from_raw(response.raw()), sandbox.add_body(body)?))
+}
+
+fn answer(sandbox: &mut Sandbox, sent: Result<backend::Response, SendError>) -> WithDetail<Answer> {
+    match sent {
+        Ok(response) => WithDetail { detail: ErrorDetail::OK, result: keep(sandbox, response) },
+        Err(error) => WithDetail { detail: ErrorDetail::from(&error), result: Err(error.into()) },
+    }
+}
+
+async fn send(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str) -> HostResult<Answer> {
+    let outgoing = take(sandbox, request, body, &backend, false)?;
+    let response = exchange(sandbox, outgoing).await?;
+    keep(sandbox, response)
+}
+
+/// `send_v2` and `send_v3`: they differ in whether the cache is asked.
+async fn send_detailed(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str) -> HostResult<WithDetail<Answer>> {
+    let outgoing = take(sandbox, request, body, &backend, false)?;
+    let sent = exchange(sandbox, outgoing).await;
+    Ok(answer(sandbox, sent))
+}
+
+fn start(sandbox: &mut Sandbox, outgoing: Outgoing) -> HostResult<Handle<PendingRequest>> {
+    let pending = match outgoing.backend {
+        Ok(backend) => PendingRequest::start(backend, outgoing.request),
+        Err(error) => PendingRequest::failed(error),
+    };
+    Ok(sandbox.add_pending(pending)?)
+}
+
+fn send_async(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str) -> HostResult<Handle<PendingRequest>> {
+    let outgoing = take(sandbox, request, body, &backend, false)?;
+    start(sandbox, outgoing)
+}
+
+fn send_async_streaming(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str) -> HostResult<Handle<PendingRequest>> {
+    let outgoing = take(sandbox, request, body, &backend, true)?;
+    start(sandbox, outgoing)
+}
+
+fn send_async_v2(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str, streaming: u32) -> HostResult<Handle<PendingRequest>> {
+    let outgoing = take(sandbox, request, body, &backend, streaming != 0)?;
+    start(sandbox, outgoing)
+}
+
+async fn result_of(sandbox: &mut Sandbox, pending: Handle<PendingRequest>) -> HostResult<Result<backend::Response, SendError>> {
+    let sent = sandbox.take_pending(pending)?.result().await;
+    if let Err(error) = &sent {
+        tracing::debug!(target: "sidelight::guest", request_id = &*sandbox.id, %error, "send failed");
+    }
+    Ok(sent)
+}
+
+async fn pending_req_wait(sandbox: &mut Sandbox, pending: Handle<PendingRequest>) -> HostResult<Answer> {
+    let response = result_of(sandbox, pending).await??;
+    keep(sandbox, response)
+}
+
+async fn pending_req_wait_v2(sandbox: &mut Sandbox, pending: Handle<PendingRequest>) -> HostResult<WithDetail<Answer>> {
+    let sent = result_of(sandbox, pending).await?;
+    Ok(answer(sandbox, sent))
+}
+
+/// Whether it is done, and the response if so.
+type Polled = (bool, Handle<GuestResponse>, BodyHandle);
+const NOT_DONE: Polled = (false, Handle::NONE, Handle::NONE);
+
+async fn pending_req_poll(sandbox: &mut Sandbox, pending: Handle<PendingRequest>) -> HostResult<Polled> {
+    if !sandbox.pending(pending)?.is_ready() {
+        return Ok(NOT_DONE);
+    }
+    let (response, body) = pending_req_wait(sandbox, pending).await?;
+    Ok((true, response, body))
+}
+
+async fn pending_req_poll_v2(sandbox: &mut Sandbox, pending: Handle<PendingRequest>) -> HostResult<WithDetail<Polled>> {
+    if !sandbox.pending(pending)?.is_ready() {
+        return Ok(WithDetail { detail: ErrorDetail::OK, result: Ok(NOT_DONE) });
+    }
+    let WithDetail { detail, result } = pending_req_wait_v2(sandbox, pending).await?;
+    Ok(WithDetail { detail, result: result.map(|(response, body)| (true, response, body)) })
+}
+
+/// The position of the first that is done, and its response.
+type Selected = (u32, Handle<GuestResponse>, BodyHandle);
+
+async fn first_of(sandbox: &mut Sandbox, handles: &Handles) -> HostResult<(u32, Handle<PendingRequest>)> {
+    if handles.0.is_empty() {
+        return Err(HostError::inval("nothing to wait for"));
+    }
+    for raw in &handles.0 {
+        sandbox.pending(Handle::from_raw(*raw))?;
+    }
+    let index = sandbox.select(&handles.0).await?;
+    Ok((index as u32, Handle::from_raw(handles.0[index])))
+}
+
+async fn pending_req_select(sandbox: &mut Sandbox, handles: Handles) -> HostResult<Selected> {
+    let (index, pending) = first_of(sandbox, &handles).await?;
+    let (response, body) = pending_req_wait(sandbox, pending).await?;
+    Ok((index, response, body))
+}
+
+/// The position is stored even when the request failed: the guest must know which one it was.
+async fn pending_req_select_v2(sandbox: &mut Sandbox, handles: Handles) -> HostResult<crate::abi::values::DetailedSelect> {
+    let (index, pending) = first_of(sandbox, &handles).await?;
+    let WithDetail { detail, result } = pending_req_wait_v2(sandbox, pending).await?;
+    Ok(crate::abi::values::DetailedSelect { detail, index, result: result.map(|(response, body)| (response.raw(), body.raw())) })
+}
+
+fn downstream_client_ip_addr(sandbox: &mut Sandbox) -> HostResult<IpAddr> {
+    Ok(sandbox.client.address.ip())
+}
+
+fn downstream_server_ip_addr(sandbox: &mut Sandbox) -> HostResult<IpAddr> {
+    Ok(sandbox.client.server.ip())
+}
+
+fn downstream_client_request_id(sandbox: &mut Sandbox) -> HostResult<Buf<String>> {
+    Ok(Buf(sandbox.id.to_string()))
+}
+
+fn no(_: &mut Sandbox) -> HostResult<bool> {
+    Ok(false)
+}
+
+fn no_text(_: &mut Sandbox) -> HostResult<Buf<&'static str>> {
+    Err(HostError::none())
+}
+
+fn no_number(_: &mut Sandbox) -> HostResult<u32> {
+    Err(HostError::none())
+}
+
+pub(super) fn module(m: &mut Registrar<'_>) {
+    const NO_CACHE: &str = "kept, but there is no cache yet that heeds it";
+    const UNCACHED: &str = "there is no cache yet: always asks the backend";
+    const PLAIN: &str = "there is no TLS listener yet: always NONE, as on a plain connection";
+    const NOT_YET: &str = "not available yet";
+    m.call("new", new);
+    m.call("close", close);
+    m.call("body_downstream_get", body_downstream_get);
+    m.call("method_get", method_get);
+    m.call("method_set", method_set);
+    m.call("uri_get", uri_get);
+    m.call("uri_set", uri_set);
+    m.call("version_get", version_get);
+    m.call("version_set", version_set);
+    m.call("framing_headers_mode_set", framing_headers_mode_set);
+    m.call("header_names_get", header_names_get);
+    m.call("header_value_get", header_value_get);
+    m.call("header_values_get", header_values_get);
+    m.call("header_values_set", header_values_set);
+    m.call("header_insert", header_insert);
+    m.call("header_append", header_append);
+    m.call("header_remove", header_remove);
+    m.call_partial("auto_decompress_response_set", "only to switch it off", auto_decompress_response_set);
+    m.call_partial("cache_override_set", NO_CACHE, cache_override_set);
+    m.call_partial("cache_override_v2_set", NO_CACHE, cache_override_v2_set);
+    m.call_partial("cache_override_v3_set", NO_CACHE, cache_override_v3_set);
+
+    m.wait_partial("send", UNCACHED, send);
+    m.wait_partial("send_v2", UNCACHED, send_detailed);
+    m.wait("send_v3", send_detailed);
+    m.call_partial("send_async", UNCACHED, send_async);
+    m.call_partial("send_async_streaming", UNCACHED, send_async_streaming);
+    m.call("send_async_v2", send_async_v2);
+    m.wait("pending_req_wait", pending_req_wait);
+    m.wait("pending_req_wait_v2", pending_req_wait_v2);
+    m.wait("pending_req_poll", pending_req_poll);
+    m.wait("pending_req_poll_v2", pending_req_poll_v2);
+    m.wait("pending_req_select", pending_req_select);
+    m.wait("pending_req_select_v2", pending_req_select_v2);
+
+    m.call("downstream_client_ip_addr", downstream_client_ip_addr);
+    m.call("downstream_server_ip_addr", downstream_server_ip_addr);
+    m.call("downstream_client_request_id", downstream_client_request_id);
+    m.call_partial("downstream_client_ddos_detected", "nothing is analysed yet: always false", no);
+    m.call_partial("downstream_tls_cipher_openssl_name", PLAIN, no_text);
+    m.call_partial("downstream_tls_protocol", PLAIN, no_text);
+    m.call_partial("downstream_tls_client_hello", PLAIN, no_text);
+    m.call_partial("downstream_tls_raw_client_certificate", PLAIN, no_text);
+    m.call_partial("downstream_tls_client_cert_verify_result", PLAIN, no_number);
+    m.call_partial("downstream_tls_ja4", PLAIN, no_text);
+    m.unsupported("downstream_tls_ja3_md5", 2, NOT_YET);
+    m.unsupported("downstream_client_h2_fingerprint", 3, NOT_YET);
+    m.unsupported("downstream_client_oh_fingerprint", 3, NOT_YET);
+    m.unsupported("downstream_compliance_region", 3, NOT_YET);
+    m.unsupported("fastly_key_is_valid", 1, NOT_YET);
+    m.unsupported("original_header_count", 1, NOT_YET);
+    m.unsupported("original_header_names_get", 5, NOT_YET);
+
+    m.unsupported("register_dynamic_backend", 6, "there are no dynamic backends yet");
+    m.unsupported("inspect", 7, NOT_YET);
+    m.unsupported("on_behalf_of", 3, NOT_YET);
+    m.unsupported("pending_req_header_append", 6, NOT_YET);
+    m.unsupported("pending_req_header_insert", 6, NOT_YET);
+    m.unsupported("pending_req_header_remove", 4, NOT_YET);
+    m.unsupported("redirect_to_grip_proxy", 2, NOT_YET);
+    m.unsupported("redirect_to_grip_proxy_v2", 3, NOT_YET);
+    m.unsupported("redirect_to_websocket_proxy", 2, NOT_YET);
+    m.unsupported("redirect_to_websocket_proxy_v2", 3, NOT_YET);
+    m.unsupported("upgrade_websocket", 2, NOT_YET);
+}

@@ -1,0 +1,76 @@
+//! wasmtime's settings and the thread that ticks its epochs.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails,
+};
+
+use crate::config::host::Limits;
+
+/// How often a running guest is interrupted to let others run and to look at its CPU time.
+const TICK: Duration = Duration::from_millis(5);
+
+/// Most table elements of one guest.
+pub const TABLE_ELEMENTS: usize = 100_000;
+
+/// Stack of wasm code, as production.
+const WASM_STACK: usize = 1 << 20;
+
+/// Stack of a fiber: wasm's and the host's above it.
+const FIBER_STACK: usize = 2 << 20;
+
+/// An engine whose guests come from a pool made beforehand.
+pub fn build(limits: &Limits) -> wasmtime::Result<Engine> {
+    let sandboxes = limits.sandboxes;
+    // Keeping pages is only cheaper than dropping them when the kernel tells which are dirty.
+    let keep = if PoolingAllocationConfig::is_pagemap_scan_available() { limits.keep_resident } else { 0 };
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_core_instances(sandboxes)
+        .total_memories(sandboxes)
+        .total_tables(sandboxes)
+        .total_stacks(sandboxes)
+        .max_memories_per_module(1)
+        .max_tables_per_module(1)
+        .table_elements(TABLE_ELEMENTS)
+        .max_core_instance_size(1 << 20)
+        .max_memory_size(limits.memory)
+        .max_unused_warm_slots((sandboxes / 4).max(1))
+        .linear_memory_keep_resident(keep)
+        .table_keep_resident(64 << 10)
+        .pagemap_scan(Enabled::Auto)
+        .decommit_batch_size(8);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .memory_init_cow(true)
+        .memory_reservation(4 << 30)
+        .memory_guard_size(32 << 20)
+        .signals_based_traps(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK)
+        .async_stack_size(FIBER_STACK)
+        .cranelift_opt_level(OptLevel::Speed)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(32))
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .concurrency_support(false)
+        .wasm_memory64(false);
+    Engine::new(&config)
+}
+
+/// Ticks `engine`'s epoch until it is gone.
+pub fn tick(engine: &Engine) -> wasmtime::Result<()> {
+    let engine = engine.weak();
+    std::thread::Builder::new()
+        .name("epoch".to_owned())
+        .spawn(move || {
+            while let Some(engine) = engine.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                std::thread::sleep(TICK);
+            }
+        })
+        .map_err(|error| wasmtime::Error::msg(format!("starting the epoch thread: {error}")))?;
+    Ok(())
+}

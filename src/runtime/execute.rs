@@ -1,0 +1,204 @@
+//! One execution: from instantiation to outcome, under limits.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
+use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime_wasi::I32Exit;
+
+use super::engine::TABLE_ELEMENTS;
+use super::{Runtime, Snapshot, wasi};
+use crate::abi::GuestState;
+use crate::sandbox::limits::Stopped;
+use crate::sandbox::{DownstreamRequest, MemoryLimiter, Meter, Responder, Sandbox};
+use crate::telemetry::clock;
+use crate::telemetry::metrics::Held;
+
+/// How a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Came to its end, or exited with 0.
+    Finished,
+    /// Exited with another code.
+    Exited(i32),
+    /// Trapped; the text is for the log.
+    Trapped(String),
+    /// Used more CPU time than it may.
+    CpuLimit,
+    /// Took longer than it may.
+    WallLimit,
+    /// Asked for more memory than it may have, and did not survive the refusal.
+    MemoryLimit,
+    /// The host failed: a bug of ours.
+    HostFailed(String),
+}
+
+impl Outcome {
+    /// The label in metrics and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Exited(_) => "exited",
+            Self::Trapped(_) => "trapped",
+            Self::CpuLimit => "cpu_limit",
+            Self::WallLimit => "wall_limit",
+            Self::MemoryLimit => "memory_limit",
+            Self::HostFailed(_) => "host_failed",
+        }
+    }
+
+    /// What the log says beyond the name.
+    fn detail(&self) -> String {
+        match self {
+            Self::Finished | Self::CpuLimit | Self::WallLimit | Self::MemoryLimit => String::new(),
+            Self::Exited(code) => format!("exit code {code}"),
+            Self::Trapped(reason) | Self::HostFailed(reason) => reason.clone(),
+        }
+    }
+}
+
+impl Runtime {
+    /// Runs the snapshot's guest for `request`, in a task of its own. The answer goes through
+    /// `responder`; the task's result is how the guest ended, which may be later.
+    pub fn start(self: &Arc<Self>, snapshot: Arc<Snapshot>, request: DownstreamRequest, responder: Responder, permit: OwnedSemaphorePermit) -> JoinHandle<Outcome> {
+        let runtime = self.clone();
+        tokio::spawn(async move {
+            let sandbox_exists = Held::new(&runtime.telemetry.metrics.sandboxes);
+            let meter = Arc::new(Meter::default());
+            let id = request.id.clone();
+            let running = runtime.execute(&snapshot, request, responder, meter.clone());
+            // A panic in a hostcall is this request's failure and nobody else's.
+            let outcome = match AssertUnwindSafe(running).catch_unwind().await {
+                Ok(outcome) => outcome,
+                Err(panic) => Outcome::HostFailed(panic_text(&*panic)),
+            };
+            drop(permit);
+            drop(sandbox_exists);
+            runtime.report(&outcome, &meter, &id);
+            outcome
+        })
+    }
+
+    async fn execute(&self, snapshot: &Snapshot, request: DownstreamRequest, responder: Responder, meter: Arc<Meter>) -> Outcome {
+        let wasi = wasi::context(&snapshot.guest.variables, &request.id);
+        let sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), request, responder, meter.clone());
+        let limiter = MemoryLimiter::new(self.limits.memory, TABLE_ELEMENTS, meter.clone());
+        let state = GuestState { memory: None, wasi, limiter, sandbox };
+        let running = OnCpu { work: Box::pin(self.run(snapshot, state)), meter: meter.clone() };
+        let result = match tokio::time::timeout(self.limits.wall, running).await {
+            Ok(result) => result,
+            Err(_) => return Outcome::WallLimit,
+        };
+        match result {
+            Ok(()) => Outcome::Finished,
+            Err(error) => judge(&error, &meter),
+        }
+    }
+
+    async fn run(&self, snapshot: &Snapshot, state: GuestState) -> wasmtime::Result<()> {
+        let guest = &snapshot.guest;
+        let before = clock::now();
+        let mut store = Store::new(&self.engine, state);
+        store.limiter(|state| &mut state.limiter);
+        store.set_epoch_deadline(1);
+        let limit = self.limits.cpu;
+        store.epoch_deadline_callback(move |context| {
+            let meter = &context.data().sandbox.meter;
+            if meter.cpu() > limit {
+                meter.stop(Stopped::Cpu);
+                return Ok(UpdateDeadline::Interrupt);
+            }
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
+        let instance = guest.pre.instantiate_async(&mut store).await?;
+        store.data_mut().memory = instance.get_module_export(&mut store, &guest.memory).and_then(wasmtime::Extern::into_memory);
+        self.telemetry.metrics.instantiate.observe(clock::now().duration_since(before).as_secs_f64());
+        let start = instance.get_module_export(&mut store, &guest.start).and_then(wasmtime::Extern::into_func);
+        let start = start.ok_or_else(|| wasmtime::Error::msg("no function `_start`"))?.typed::<(), ()>(&store)?;
+        start.call_async(&mut store, ()).await
+    }
+
+    fn report(&self, outcome: &Outcome, meter: &Meter, id: &str) {
+        let metrics = &self.telemetry.metrics;
+        let cpu = meter.cpu();
+        metrics.guests.with_label_values(&[outcome.name()]).inc();
+        metrics.guest_cpu.observe(cpu.as_secs_f64());
+        if cpu > self.limits.cpu_report {
+            metrics.guest_cpu_over.inc();
+            tracing::warn!(
+                target: "sidelight::limits",
+                request_id = id,
+                cpu_ms = millis(cpu),
+                limit_ms = millis(self.limits.cpu_report),
+                "a guest used more CPU time than production allows"
+            );
+        }
+        match outcome {
+            Outcome::Finished => {
+                tracing::debug!(target: "sidelight::guest", request_id = id, cpu_us = micros(cpu), memory = meter.memory(), "guest finished");
+            }
+            Outcome::HostFailed(reason) => tracing::error!(target: "sidelight::guest", request_id = id, reason, "the host failed: please report this"),
+            other => {
+                tracing::warn!(
+                    target: "sidelight::guest",
+                    request_id = id,
+                    outcome = other.name(),
+                    cpu_ms = millis(cpu),
+                    memory = meter.memory(),
+                    "guest ended: {}",
+                    other.detail()
+                );
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What a failed run means.
+fn judge(error: &wasmtime::Error, meter: &Meter) -> Outcome {
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        return if *code == 0 { Outcome::Finished } else { Outcome::Exited(*code) };
+    }
+    if meter.stopped() == Some(Stopped::Cpu) {
+        return Outcome::CpuLimit;
+    }
+    if meter.memory_refused() && error.is::<Trap>() {
+        return Outcome::MemoryLimit;
+    }
+    Outcome::Trapped(format!("{error:?}"))
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
+}
+
+/// Tells the meter when the guest is on a thread.
+struct OnCpu<F> {
+    work: Pin<Box<F>>,
+    meter: Arc<Meter>,
+}
+
+impl<F: Future> Future for OnCpu<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        self.meter.resume();
+        let polled = self.work.as_mut().poll(context);
+        self.meter.pause();
+        polled
+    }
+}

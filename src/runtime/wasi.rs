@@ -1,0 +1,143 @@
+//! WASI preview 1 for guests: arguments, environment, clocks, random numbers, and standard output
+//! and error that go to the process log line by line. No files, no sockets, nothing inherited.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime::Linker;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p1::{self, WasiP1Ctx};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::{WasiCtxBuilder, async_trait};
+
+use crate::abi::GuestState;
+use crate::config::Config;
+use crate::config::host::Environment;
+
+/// `argv[0]`.
+const PROGRAM: &str = "compute-app";
+
+/// Longest line kept together.
+const MAX_LINE: usize = 16 << 10;
+
+/// Links all of WASI preview 1.
+pub fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    p1::add_to_linker_async(linker, |state| &mut state.wasi)
+}
+
+/// The `FASTLY_*` variables that are the same for every request of a service.
+pub fn variables(environment: &Environment, config: &Config, cache_generation: u64) -> Arc<[(String, String)]> {
+    let text = |value: &str| value.to_owned();
+    [
+        ("FASTLY_CACHE_GENERATION", cache_generation.to_string()),
+        ("FASTLY_CUSTOMER_ID", text(&environment.customer_id)),
+        ("FASTLY_HOSTNAME", text(&environment.hostname)),
+        ("FASTLY_IS_STAGING", text(if environment.staging { "1" } else { "0" })),
+        ("FASTLY_NAMESPACE_ID", text(&config.service_id)),
+        ("FASTLY_POP", text(&environment.pop)),
+        ("FASTLY_REGION", text(&environment.region)),
+        ("FASTLY_SERVICE_ID", text(&config.service_id)),
+        ("FASTLY_SERVICE_VERSION", environment.service_version.to_string()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+/// WASI for the request `id`.
+pub fn context(variables: &[(String, String)], id: &Arc<str>) -> WasiP1Ctx {
+    let mut builder = WasiCtxBuilder::new();
+    builder.arg(PROGRAM).envs(variables).env("FASTLY_TRACE_ID", id.replace('-', ""));
+    builder.stdout(LogLines::new("stdout", id)).stderr(LogLines::new("stderr", id));
+    builder.build_p1()
+}
+
+/// A stream whose lines become log records.
+#[derive(Clone)]
+struct LogLines {
+    name: &'static str,
+    id: Arc<str>,
+    unfinished: Vec<u8>,
+}
+
+impl LogLines {
+    fn new(name: &'static str, id: &Arc<str>) -> Self {
+        Self { name, id: id.clone(), unfinished: Vec::new() }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            self.unfinished.extend_from_slice(piece);
+            if piece.ends_with(b"\n") || self.unfinished.len() > MAX_LINE {
+                self.emit();
+            }
+        }
+    }
+
+    fn emit(&mut self) {
+        let text = String::from_utf8_lossy(&self.unfinished);
+        let text = text.trim_end_matches(['\n', '\r']);
+        if !text.is_empty() {
+            tracing::info!(target: "sidelight::guest", stream = self.name, request_id = &*self.id, "{text}");
+        }
+        self.unfinished.clear();
+    }
+}
+
+impl Drop for LogLines {
+    fn drop(&mut self) {
+        self.emit();
+    }
+}
+
+impl IsTerminal for LogLines {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for LogLines {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl OutputStream for LogLines {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(64 << 10)
+    }
+}
+
+#[async_trait]
+impl Pollable for LogLines {
+    async fn ready(&mut self) {}
+}
+
+impl AsyncWrite for LogLines {
+    fn poll_write(mut self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>, bytes: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
+        self.take(bytes);
+        std::task::Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}
