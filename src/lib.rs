@@ -5,5 +5,6 @@ pub mod hostcalls;
 pub mod runtime;
 pub mod http;
 pub mod sandbox;
+pub mod server;
 pub mod services;
 pub mod telemetry;

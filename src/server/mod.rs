@@ -1,0 +1,44 @@
+//! Clients: connections in, HTTP/1.1, and back out what guests answer.
+//!
+//! ```text
+//! listener ─▶ connection (one task each, requests one after another) ─▶ runtime
+//!                 │ request: bytes flow as the guest asks for them
+//!                 └ response: bytes flow as the guest writes them
+//! ```
+
+pub mod admin;
+pub mod connection;
+pub mod listener;
+pub mod respond;
+pub mod upload;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora::apps::ServerApp;
+use pingora::protocols::Stream;
+use pingora::server::ShutdownWatch;
+
+use crate::config::host::Limits;
+use crate::runtime::{Current, Runtime};
+use crate::telemetry::Telemetry;
+
+/// What serves clients.
+pub struct Edge {
+    /// The service.
+    pub current: Arc<Current>,
+    /// Runs its guest.
+    pub runtime: Arc<Runtime>,
+    /// Limits of clients.
+    pub limits: Limits,
+    /// Counters.
+    pub telemetry: Telemetry,
+}
+
+#[async_trait]
+impl ServerApp for Edge {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        connection::serve(self, stream, shutdown.clone()).await;
+        None
+    }
+}

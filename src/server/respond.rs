@@ -1,0 +1,72 @@
+//! Answers the host itself gives: the only table of status codes. They say nothing of the cause but
+//! the request's id, under which the log has it.
+
+use ::http::header::{self, HeaderMap, HeaderValue};
+use ::http::StatusCode;
+use bytes::Bytes;
+
+use crate::http::{Body, ResponseHead};
+use crate::runtime::Outcome;
+use crate::sandbox::DownstreamResponse;
+
+/// Why a request got no answer from a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The head cannot be read.
+    BadRequest,
+    /// The request target is too long.
+    UriTooLong,
+    /// The head is too large.
+    HeadTooLarge,
+    /// The head did not come in time.
+    HeadTimeout,
+    /// CONNECT.
+    NotAllowed,
+    /// No sandbox came free in time.
+    Overloaded,
+    /// The guest failed, or ended without an answer.
+    Guest,
+    /// The guest took too long.
+    GuestTimeout,
+    /// What the guest answered cannot be sent.
+    BadAnswer,
+}
+
+impl Failure {
+    /// The failure when a guest ended so, without having answered.
+    pub fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::WallLimit => Self::GuestTimeout,
+            Outcome::Finished | Outcome::Exited(_) | Outcome::Trapped(_) | Outcome::CpuLimit | Outcome::MemoryLimit | Outcome::HostFailed(_) => Self::Guest,
+        }
+    }
+
+    /// The status code.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Overloaded | Self::GuestTimeout => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Guest | Self::BadAnswer => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The whole answer to the request `id`.
+    pub fn answer(self, id: &str) -> DownstreamResponse {
+        let status = self.status();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Ok(id) = HeaderValue::from_str(id) {
+            headers.insert("x-request-id", id);
+        }
+        if self == Self::Overloaded {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        let text = format!("{} {}\nrequest id: {id}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
+        DownstreamResponse { head: ResponseHead { status, headers, ..ResponseHead::default() }, body: Body::from(Bytes::from(text)) }
+    }
+}

@@ -1,0 +1,114 @@
+//! A request body on its way from the client to whoever the guest gives it to. Nothing is read
+//! from the client before it is asked for, then at most one piece ahead.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::prelude::timeout;
+use pingora::protocols::http::v1::server::HttpSession;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{Mutex, Notify, mpsc};
+
+use crate::http::io::SharedIo;
+use crate::http::{Body, BodyError, BodyStream};
+
+type Piece = Result<Bytes, BodyError>;
+
+/// The connection's write half, which a `100 Continue` and the response share.
+pub struct Writer {
+    io: Mutex<SharedIo>,
+    answered: AtomicBool,
+}
+
+impl Writer {
+    /// The write half of `io`.
+    pub fn new(io: SharedIo) -> Self {
+        Self { io: Mutex::new(io), answered: AtomicBool::new(false) }
+    }
+
+    /// The write half for the response; nothing else is written from here on.
+    pub async fn for_response(&self) -> tokio::sync::MutexGuard<'_, SharedIo> {
+        self.answered.store(true, Ordering::Relaxed);
+        self.io.lock().await
+    }
+
+    async fn send_continue(&self) -> std::io::Result<()> {
+        let mut io = self.io.lock().await;
+        if self.answered.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+        io.flush().await
+    }
+}
+
+/// The connection's side of a body.
+pub struct Upload {
+    pieces: mpsc::Sender<Piece>,
+    asked: Arc<Notify>,
+    expects_continue: bool,
+    patience: Duration,
+}
+
+/// A request body of `length` bytes, if the client said so, and the side that fills it.
+pub fn channel(length: Option<u64>, expects_continue: bool, patience: Duration) -> (Upload, Body) {
+    let (pieces, receiver) = mpsc::channel(1);
+    let asked = Arc::new(Notify::new());
+    let body = ClientBody { pieces: receiver, asked: Some(asked.clone()), remaining: length };
+    (Upload { pieces, asked, expects_continue, patience }, Body::stream(Box::new(body)))
+}
+
+impl Upload {
+    /// Reads from the client as the body is read, until its end or until nobody wants more.
+    pub async fn run(self, session: &mut HttpSession, writer: &Writer) {
+        tokio::select! {
+            () = self.asked.notified() => {}
+            () = self.pieces.closed() => return,
+        }
+        if self.expects_continue && writer.send_continue().await.is_err() {
+            return;
+        }
+        loop {
+            let Ok(slot) = self.pieces.reserve().await else { return };
+            let piece = match timeout(self.patience, session.read_body_bytes()).await {
+                Ok(Ok(Some(bytes))) if bytes.is_empty() => continue,
+                Ok(Ok(Some(bytes))) => Ok(bytes),
+                Ok(Ok(None)) => return,
+                Ok(Err(error)) if *error.etype() == pingora::ErrorType::InvalidHTTPHeader => Err(BodyError::Malformed(error.to_string())),
+                Ok(Err(error)) => Err(BodyError::Incomplete(error.to_string())),
+                Err(_) => Err(BodyError::Timeout(format!("the client sent nothing for {:?}", self.patience))),
+            };
+            let failed = piece.is_err();
+            slot.send(piece);
+            if failed {
+                return;
+            }
+        }
+    }
+}
+
+/// The guest's side.
+struct ClientBody {
+    pieces: mpsc::Receiver<Piece>,
+    asked: Option<Arc<Notify>>,
+    remaining: Option<u64>,
+}
+
+#[async_trait]
+impl BodyStream for ClientBody {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
+        if let Some(asked) = self.asked.take() {
+            asked.notify_one();
+        }
+        let Some(piece) = self.pieces.recv().await.transpose()? else { return Ok(None) };
+        self.remaining = self.remaining.map(|left| left.saturating_sub(piece.len() as u64));
+        Ok(Some(piece))
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        self.remaining
+    }
+}
