@@ -1,1 +1,5 @@
-fn main(){}
+//! The `sidelight` binary.
+
+fn main() -> std::process::ExitCode {
+    sidelight::cli::run()
+}

@@ -6,10 +6,11 @@ use std::io::{BufRead, Write};
 use std::thread;
 use std::time::Duration;
 
+use fastly::http::Method;
 use fastly::http::header::{CONTENT_TYPE, HeaderValue};
 use fastly::http::request::{PendingRequest, SendError, select};
 use fastly::log::Endpoint;
-use fastly::{Error, Request, Response};
+use fastly::{Body, Error, Request, Response};
 use serde_json::{Map, Value, json};
 
 const FANOUT: [(&str, &str); 3] = [
@@ -19,16 +20,16 @@ const FANOUT: [(&str, &str); 3] = [
 ];
 
 const ENVIRONMENT: [&str; 10] = [
-    "FASTLY_SERVICE_ID",
-    "FASTLY_SERVICE_VERSION",
-    "FASTLY_POP",
-    "FASTLY_REGION",
-    "FASTLY_HOSTNAME",
-    "FASTLY_TRACE_ID",
-    "FASTLY_IS_STAGING",
     "FASTLY_CACHE_GENERATION",
     "FASTLY_CUSTOMER_ID",
+    "FASTLY_HOSTNAME",
+    "FASTLY_IS_STAGING",
     "FASTLY_NAMESPACE_ID",
+    "FASTLY_POP",
+    "FASTLY_REGION",
+    "FASTLY_SERVICE_ID",
+    "FASTLY_SERVICE_VERSION",
+    "FASTLY_TRACE_ID",
 ];
 
 fn main() -> Result<(), Error> {
@@ -36,27 +37,39 @@ fn main() -> Result<(), Error> {
     // `stream` sends its own response, piece by piece; all others return one to be sent here.
     let resp = match req.get_path() {
         "/stream" => return stream(&req),
-        "/synthetic" => synthetic(),
-        "/fanout" => fanout()?,
-        "/fanout-first" => fanout_first()?,
-        "/log" => log(&req)?,
-        "/env" => environment(),
-        "/client" => client(&req),
-        "/upload-async" => upload(req)?,
-        path if path.starts_with("/echo") => echo(req),
+        "/synthetic" => Ok(synthetic()),
+        "/fanout" => fanout(),
+        "/fanout-first" => fanout_first(),
+        "/log" => log(&req),
+        "/env" => Ok(environment()),
+        "/client" => Ok(client(&req)),
+        "/upload-async" if req.get_method() == Method::POST => upload(req),
+        path if path.starts_with("/echo") => Ok(echo(req)),
         path if path.starts_with("/pass/") => pass(req),
-        _ => Response::from_status(404).with_body("no such behaviour\n"),
+        _ => Ok(text("no such behaviour\n").with_status(404)),
     };
-    resp.send_to_client();
+    resp.unwrap_or_else(|err| backend_error(&err)).send_to_client();
     Ok(())
 }
 
-fn text(body: impl Into<fastly::Body>) -> Response {
+fn text(body: impl Into<Body>) -> Response {
     Response::from_body(body).with_header(CONTENT_TYPE, "text/plain")
 }
 
 fn json(value: &Value) -> Response {
     Response::from_body(value.to_string()).with_header(CONTENT_TYPE, "application/json")
+}
+
+fn backend_error(err: &Error) -> Response {
+    let short = match err.downcast_ref::<SendError>() {
+        Some(err) => err.root_cause().to_string(),
+        None => err.to_string(),
+    };
+    let short = short.replace(['\r', '\n'], " ");
+    let short = HeaderValue::from_str(&short).unwrap_or(HeaderValue::from_static("not printable"));
+    text(format!("backend error: {err}\n"))
+        .with_status(502)
+        .with_header("x-error", short)
 }
 
 fn synthetic() -> Response {
@@ -70,10 +83,12 @@ fn synthetic() -> Response {
 
 fn echo(mut req: Request) -> Response {
     let body = req.take_body_bytes();
-    let headers: Vec<_> = req
+    let mut headers: Vec<_> = req
         .get_headers()
-        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]))
+        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())))
         .collect();
+    // By name only: lines that share a name stay in the order they came in.
+    headers.sort_by_key(|(name, _)| *name);
     json(&json!({
         "method": req.get_method_str(),
         "url": req.get_url_str(),
@@ -83,25 +98,16 @@ fn echo(mut req: Request) -> Response {
     }))
 }
 
-fn pass(mut req: Request) -> Response {
+fn pass(mut req: Request) -> Result<Response, Error> {
     let path = req.get_path()["/pass".len()..].to_owned();
     req.set_path(&path);
-    req.set_pass(true);
-    req.send("origin").unwrap_or_else(|err| backend_error(&err))
-}
-
-fn backend_error(err: &SendError) -> Response {
-    let message = err.to_string();
-    let line = message.replace(['\r', '\n'], " ");
-    text(format!("backend error: {message}\n"))
-        .with_status(502)
-        .with_header("x-error", HeaderValue::from_str(&line).expect("no control characters"))
+    Ok(req.with_pass(true).send("origin")?)
 }
 
 fn stream(req: &Request) -> Result<(), Error> {
     let pieces = number(req, "n", 5);
     let pause = Duration::from_millis(number(req, "ms", 100));
-    let mut body = text("").stream_to_client();
+    let mut body = text(Body::new()).stream_to_client();
     for i in 0..pieces {
         if i > 0 {
             thread::sleep(pause);
@@ -141,11 +147,11 @@ fn fanout_first() -> Result<Response, Error> {
 }
 
 fn log(req: &Request) -> Result<Response, Error> {
-    let message: Map<String, Value> = req.get_query()?;
-    let message = message.get("msg").and_then(Value::as_str).unwrap_or("");
+    let query: Map<String, Value> = req.get_query()?;
+    let message = query.get("msg").and_then(Value::as_str).unwrap_or("");
     Endpoint::try_from_name("events")?.write_all(message.as_bytes())?;
-    println!("to stdout: {message}");
-    eprintln!("to stderr: {message}");
+    println!("stdout: {message}");
+    eprintln!("stderr: {message}");
     Ok(text("logged\n"))
 }
 
@@ -153,19 +159,22 @@ fn environment() -> Response {
     let set: Map<_, _> = ENVIRONMENT
         .into_iter()
         .filter_map(|name| Some((name.to_owned(), Value::from(env::var(name).ok()?))))
+        .filter(|(_, value)| value != "")
         .collect();
     json(&Value::Object(set))
 }
 
 fn client(req: &Request) -> Response {
-    text(req.get_client_ip_addr().map(|ip| ip.to_string()).unwrap_or_default())
+    let address = req.get_client_ip_addr().map(|ip| ip.to_string());
+    text(format!("{}\n", address.unwrap_or_default()))
 }
 
 /// Forwards the body as it arrives, each piece flushed, while the request is already under way.
 fn upload(mut req: Request) -> Result<Response, Error> {
     let mut incoming = req.take_body();
-    let (mut outgoing, pending) =
-        Request::post("http://origin/upload").with_pass(true).send_async_streaming("origin")?;
+    let (mut outgoing, pending) = Request::post("http://origin/upload")
+        .with_pass(true)
+        .send_async_streaming("origin")?;
     loop {
         let piece = incoming.fill_buf()?;
         if piece.is_empty() {
@@ -177,5 +186,5 @@ fn upload(mut req: Request) -> Result<Response, Error> {
         incoming.consume(len);
     }
     outgoing.finish()?;
-    Ok(text(pending.wait()?.into_body()))
+    Ok(pending.wait()?)
 }

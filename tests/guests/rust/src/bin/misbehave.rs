@@ -4,35 +4,39 @@
 //! on the program's behalf.
 
 use std::hint::black_box;
-use std::io::Write;
+use std::io::{self, Write};
 use std::process;
 use std::thread;
 use std::time::Duration;
 
-use fastly::log::Endpoint;
+use fastly::http::body::StreamingBody;
+use fastly::http::header::CONTENT_TYPE;
 use fastly::{Request, Response};
 
 const MIB: usize = 1024 * 1024;
 
-fn main() {
+fn main() -> io::Result<()> {
     let req = Request::from_client();
     match req.get_path() {
         "/trap" => trap(),
         "/loop" => spin(),
         "/memory" => exhaust_memory(),
         "/exit" => process::exit(exit_code(&req)),
-        "/silent" => {}
-        "/late" => answer_then_work(),
+        "/silent" => Ok(()),
+        "/late" => late(),
         "/late-trap" => {
-            answer("sent before the trap\n");
-            trap();
+            let _body = first_piece()?;
+            trap()
         }
-        _ => answer("fine\n"),
+        _ => {
+            plain().with_body("ok\n").send_to_client();
+            Ok(())
+        }
     }
 }
 
-fn answer(body: &str) {
-    Response::from_body(body).send_to_client();
+fn plain() -> Response {
+    Response::new().with_header(CONTENT_TYPE, "text/plain")
 }
 
 /// Executes the WebAssembly `unreachable` instruction.
@@ -49,20 +53,16 @@ fn spin() -> ! {
 }
 
 /// Takes one MiB after another, writes to all of it, and keeps it, until the host refuses more.
-fn exhaust_memory() {
+fn exhaust_memory() -> ! {
     let mut kept = Vec::new();
     loop {
         let mut block: Vec<u8> = Vec::new();
         if block.try_reserve_exact(MIB).is_err() || kept.try_reserve(1).is_err() {
-            break;
+            process::abort();
         }
         block.resize(MIB, 0xa5);
         kept.push(black_box(block));
     }
-    let mib = kept.len();
-    // Without free memory not even the answer could be formatted.
-    drop(kept);
-    answer(&format!("refused after {mib} MiB\n"));
 }
 
 fn exit_code(req: &Request) -> i32 {
@@ -71,10 +71,17 @@ fn exit_code(req: &Request) -> i32 {
         .unwrap_or(0)
 }
 
-/// Keeps the instance alive after the client has its answer, first waiting, then logging.
-fn answer_then_work() {
-    answer("late\n");
-    thread::sleep(Duration::from_millis(300));
-    // A failed write has nowhere to be reported: the answer is gone.
-    let _ = Endpoint::from_name("events").write_all(b"logged after the response");
+/// Starts a response and makes sure that its first piece has left the guest.
+fn first_piece() -> io::Result<StreamingBody> {
+    let mut body = plain().stream_to_client();
+    body.write_all(b"first piece\n")?;
+    body.flush()?;
+    Ok(body)
+}
+
+/// Keeps the client waiting for the end of the response, then ends it as one should.
+fn late() -> io::Result<()> {
+    let body = first_piece()?;
+    thread::sleep(Duration::from_millis(200));
+    body.finish()
 }

@@ -1,0 +1,232 @@
+//! Builds every layer in order, serves until a signal, drains.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::apps::http_app::HttpServer;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::background::{BackgroundService, background_service};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{Config, ConfigError, HostConfig};
+use crate::runtime::{Current, LoadError, Runtime, Snapshot};
+use crate::server::Edge;
+use crate::server::admin::Admin;
+use crate::server::listener::Bound;
+use crate::services::backend::Connector;
+use crate::services::{BuildError, Services};
+use crate::telemetry::{Telemetry, clock};
+
+/// Unused backend connections kept, over all backends.
+const IDLE_CONNECTIONS: usize = 1024;
+
+/// How often a drain looks whether it is over.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+
+/// Why the process ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum Exit {
+    /// Bad arguments.
+    #[error("{0}")]
+    Usage(String),
+    /// The manifest cannot be used.
+    #[error("the manifest cannot be used\n{0}")]
+    Manifest(String),
+    /// The program cannot be run.
+    #[error("the program cannot be run\n{0}")]
+    Module(#[from] LoadError),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {error}\n  hint: {hint}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Something of ours.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Exit code when requests had to be cut off at shutdown.
+const CUT_OFF: i32 = 6;
+
+impl Exit {
+    /// The process's exit code; the command line's help lists them.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Internal(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Manifest(_) => 3,
+            Self::Module(_) => 4,
+            Self::Listen { .. } => 5,
+        }
+    }
+}
+
+impl From<ConfigError> for Exit {
+    fn from(error: ConfigError) -> Self {
+        Self::Manifest(error.to_string())
+    }
+}
+
+impl From<Vec<BuildError>> for Exit {
+    fn from(errors: Vec<BuildError>) -> Self {
+        Self::Manifest(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// Serves `program` until the process is told to stop.
+pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Result<(), Exit> {
+    let internal = |error: &dyn std::fmt::Display| Exit::Internal(error.to_string());
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    let telemetry = Telemetry::new();
+    let config = match manifest {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| Exit::Manifest(format!("{}: {error}\n  hint: -C FILE says where it is", path.display())))?;
+            Config::from_manifest(&text, path)?
+        }
+        None => Config::bare(),
+    };
+    for note in &config.notes {
+        tracing::warn!("{note}");
+    }
+    let listener = bind(host.listen)?;
+    let admin = host.admin.map(bind).transpose()?;
+    let connector = Arc::new(Connector::new(IDLE_CONNECTIONS));
+    let services = Services::build(&config, &connector, &telemetry)?;
+    let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
+    let started = clock::now();
+    let guest = runtime.load(program, &config)?;
+    tracing::info!(program = %program.display(), sha256 = &guest.digest[..16], ms = clock::now().duration_since(started).as_millis(), "program loaded");
+    let name = config.name.clone();
+    let current = Arc::new(Current::new(Snapshot { generation: 1, config: Arc::new(config), services: Arc::new(services), guest }));
+
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(&host));
+    server.bootstrap();
+    let address = listener.address;
+    let edge = Edge { current, runtime, limits: host.limits.clone(), telemetry: telemetry.clone() };
+    server.add_service(listener.serve("http", edge, host.threads));
+    if let Some(admin) = admin {
+        tracing::info!("metrics on http://{}/metrics", admin.address);
+        server.add_service(admin.serve("admin", HttpServer::new_app(Admin { telemetry: telemetry.clone() }), 1));
+    }
+    server.add_service(background_service("drain", Drain { telemetry, limit: host.drain_timeout }));
+    tracing::info!(service = name, "Listening on http://{address}");
+    server.run(RunArgs { shutdown_signal: Box::new(Signals) });
+    Ok(())
+}
+
+fn bind(address: SocketAddr) -> Result<Bound, Exit> {
+    Bound::bind(address).map_err(|error| Exit::Listen {
+        address,
+        hint: match error.kind() {
+            std::io::ErrorKind::AddrInUse => "something else listens there; stop it, or choose another with --addr HOST:PORT",
+            std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose another with --addr HOST:PORT",
+            std::io::ErrorKind::AddrNotAvailable => "that is not an address of this machine",
+            _ => "choose another with --addr HOST:PORT",
+        },
+        error,
+    })
+}
+
+fn server_conf(host: &HostConfig) -> ServerConf {
+    ServerConf {
+        threads: host.threads,
+        work_stealing: true,
+        // The drain service ends the process; pingora's own wait only has to be longer.
+        grace_period_seconds: Some(host.drain_timeout.as_secs() + 60),
+        graceful_shutdown_timeout_seconds: Some(0),
+        ..ServerConf::default()
+    }
+}
+
+/// SIGTERM and SIGINT both mean: finish what is in flight and stop.
+struct Signals;
+
+fn listen_for(kind: SignalKind) -> Option<Signal> {
+    match signal(kind) {
+        Ok(signal) => Some(signal),
+        Err(error) => {
+            tracing::error!(%error, "cannot listen for a signal");
+            None
+        }
+    }
+}
+
+async fn either(terminate: &mut Option<Signal>, interrupt: &mut Option<Signal>) {
+    let next = async |signal: &mut Option<Signal>| match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    };
+    tokio::select! {
+        () = next(terminate) => {}
+        () = next(interrupt) => {}
+    }
+}
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        either(&mut listen_for(SignalKind::terminate()), &mut listen_for(SignalKind::interrupt())).await;
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// Ends the process when everything in flight is done, when time is up, or at a second signal.
+struct Drain {
+    telemetry: Telemetry,
+    limit: Duration,
+}
+
+impl Drain {
+    fn in_flight(&self) -> i64 {
+        let metrics = &self.telemetry.metrics;
+        metrics.requests_in_flight.get().max(metrics.sandboxes.get())
+    }
+
+    async fn idle(&self) {
+        // A request whose bytes have arrived but are not read yet gets its chance.
+        loop {
+            tokio::time::sleep(DRAIN_STEP).await;
+            if self.in_flight() == 0 {
+                return;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Drain {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        if shutdown.wait_for(|stop| *stop).await.is_err() {
+            return;
+        }
+        tracing::info!(in_flight = self.in_flight(), "stopping: finishing what is in flight");
+        let (mut terminate, mut interrupt) = (listen_for(SignalKind::terminate()), listen_for(SignalKind::interrupt()));
+        let code = tokio::select! {
+            () = self.idle() => {
+                tracing::info!("stopped");
+                0
+            }
+            () = tokio::time::sleep(self.limit) => {
+                tracing::warn!(cut_off = self.in_flight(), "stopped at the drain timeout");
+                CUT_OFF
+            }
+            () = either(&mut terminate, &mut interrupt) => {
+                tracing::warn!(cut_off = self.in_flight(), "stopped at a second signal");
+                CUT_OFF
+            }
+        };
+        #[expect(clippy::exit, reason = "pingora would go on sleeping for its whole grace period")]
+        std::process::exit(code);
+    }
+}
