@@ -91,7 +91,8 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
     let telemetry = Telemetry::new();
     let config = match manifest {
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| Exit::Manifest(format!("{}: {error}\n  hint: -C FILE says where it is", path.display())))?;
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Exit::Manifest(format!("{}: {error}\n  hint: -C FILE says where it is", path.display())))?;
             Config::from_manifest(&text, path)?
         }
         None => Config::bare(),

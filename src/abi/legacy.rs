@@ -65,6 +65,7 @@ pub const IRREGULAR: &[(&str, &str, &str)] = &[("xqd_body_close_downstream", "fa
 
 /// Every alias: old name, module, name.
 pub fn aliases() -> impl Iterator<Item = (String, &'static str, &'static str)> {
-    let regular = PREFIXED.iter().flat_map(|(prefix, module, names)| names.iter().map(move |name| (format!("{prefix}{name}"), *module, *name)));
+    let regular =
+        PREFIXED.iter().flat_map(|(prefix, module, names)| names.iter().map(move |name| (format!("{prefix}{name}"), *module, *name)));
     regular.chain(IRREGULAR.iter().map(|(old, module, name)| ((*old).to_owned(), *module, *name)))
 }

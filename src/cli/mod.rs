@@ -19,7 +19,9 @@ use crate::telemetry::logs;
 /// Runs compiled Fastly Compute programs in front of real services.
 #[derive(Parser, Debug)]
 #[command(name = "sidelight", version, args_conflicts_with_subcommands = true, arg_required_else_help = false)]
-#[command(after_help = "Exit codes: 0 stopped as asked, 1 internal error, 2 bad arguments, 3 bad manifest, 4 bad module, 5 cannot listen, 6 requests were cut off at shutdown.")]
+#[command(
+    after_help = "Exit codes: 0 stopped as asked, 1 internal error, 2 bad arguments, 3 bad manifest, 4 bad module, 5 cannot listen, 6 requests were cut off at shutdown."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -226,7 +228,11 @@ fn files(serve: &Serve) -> Result<(Option<PathBuf>, PathBuf), Exit> {
     for file in &serve.files {
         let slot = if file.extension().is_some_and(|extension| extension == "toml") { &mut manifest } else { &mut program };
         if let Some(first) = slot.replace(file.clone()) {
-            return Err(Exit::Usage(format!("two files for one thing: {} and {}\n  hint: one manifest (.toml) and one program", first.display(), file.display())));
+            return Err(Exit::Usage(format!(
+                "two files for one thing: {} and {}\n  hint: one manifest (.toml) and one program",
+                first.display(),
+                file.display()
+            )));
         }
     }
     let default = Path::new("fastly.toml");
@@ -237,7 +243,9 @@ fn files(serve: &Serve) -> Result<(Option<PathBuf>, PathBuf), Exit> {
         (Some(program), _) => program,
         (None, Some(manifest)) => manifest.parent().unwrap_or(Path::new("")).join("bin/main.wasm"),
         (None, None) => {
-            return Err(Exit::Usage("nothing to serve: there is no ./fastly.toml\n  hint: sidelight serve FASTLY.TOML APP.WASM".to_owned()));
+            return Err(Exit::Usage(
+                "nothing to serve: there is no ./fastly.toml\n  hint: sidelight serve FASTLY.TOML APP.WASM".to_owned(),
+            ));
         }
     };
     Ok((manifest, program))
@@ -298,7 +306,9 @@ fn print_hostcalls(format: Listing) {
         // Writing to a String cannot fail.
         let _ = match format {
             Listing::Tsv => writeln!(out, "{}\t{}\t{signature}\t{status}\t{}\t{note}", entry.module, entry.name, entry.file),
-            Listing::Table => writeln!(out, "{:<26}{:<44}{signature:<16}{status:<13}{}:{}  {note}", entry.module, entry.name, entry.file, entry.line),
+            Listing::Table => {
+                writeln!(out, "{:<26}{:<44}{signature:<16}{status:<13}{}:{}  {note}", entry.module, entry.name, entry.file, entry.line)
+            }
         };
     }
     // A reader that closes early (head, grep -q) is no failure.

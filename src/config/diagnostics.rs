@@ -102,11 +102,8 @@ mod tests {
     #[test]
     fn draws_the_place_and_the_hint() {
         let text = "a = 1\nbäd = true\n";
-        let error = ConfigError::new(
-            Path::new("fastly.toml"),
-            text,
-            vec![Problem::at(13..17, "expected a string").hint("put it in quotes")],
-        );
+        let error =
+            ConfigError::new(Path::new("fastly.toml"), text, vec![Problem::at(13..17, "expected a string").hint("put it in quotes")]);
         assert_eq!(
             error.to_string(),
             "fastly.toml:2:7: expected a string\n  |\n2 | bäd = true\n  |       ^^^^\n  = hint: put it in quotes"

@@ -34,32 +34,46 @@ pub struct LocalServer {
     pub backends: BTreeMap<Spanned<String>, Backend>,
 
     // Accepted; `resolve` says which of them have no effect yet.
+    /// Viceroy's minimum version; of no meaning here.
     #[serde(default)]
     pub viceroy_version: Option<String>,
+    /// `[local_server.config_stores]`.
     #[serde(default)]
     pub config_stores: Option<IgnoredAny>,
+    /// The older name of config stores.
     #[serde(default)]
     pub dictionaries: Option<IgnoredAny>,
+    /// `[local_server.kv_stores]`.
     #[serde(default)]
     pub kv_stores: Option<IgnoredAny>,
+    /// The older name of KV stores.
     #[serde(default)]
     pub object_stores: Option<IgnoredAny>,
+    /// The oldest name of KV stores.
     #[serde(default)]
     pub object_store: Option<IgnoredAny>,
+    /// `[local_server.secret_stores]`.
     #[serde(default)]
     pub secret_stores: Option<IgnoredAny>,
+    /// `[local_server.acls]`.
     #[serde(default)]
     pub acls: Option<IgnoredAny>,
+    /// `[local_server.geolocation]`.
     #[serde(default)]
     pub geolocation: Option<IgnoredAny>,
+    /// `[local_server.device_detection]`.
     #[serde(default)]
     pub device_detection: Option<IgnoredAny>,
+    /// `[local_server.shielding_sites]`.
     #[serde(default)]
     pub shielding_sites: Option<IgnoredAny>,
+    /// Fastly-Key values to call valid.
     #[serde(default)]
     pub fake_valid_fastly_keys: Option<IgnoredAny>,
+    /// Settings of a GRIP proxy.
     #[serde(default)]
     pub pushpin: Option<IgnoredAny>,
+    /// WebSocket hand-off.
     #[serde(default)]
     pub websockets_passthrough: Option<IgnoredAny>,
 }

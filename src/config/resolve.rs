@@ -46,12 +46,7 @@ impl Config {
 
     /// A service without a manifest: no backends, no stores.
     pub fn bare() -> Self {
-        Self {
-            name: "service".to_owned(),
-            service_id: "0000000000000000000000".to_owned(),
-            backends: BTreeMap::new(),
-            notes: Vec::new(),
-        }
+        Self { name: "service".to_owned(), service_id: "0000000000000000000000".to_owned(), backends: BTreeMap::new(), notes: Vec::new() }
     }
 }
 
@@ -74,20 +69,22 @@ impl Resolve {
         let url = self.url(&from.url);
         let override_host = from.override_host.as_ref().and_then(|host| {
             if host.get_ref().is_empty() || ::http::HeaderValue::from_str(host.get_ref()).is_err() {
-                self.problem(host, "override_host must be a host name, with a port if needed", "for example \"www.example.com\", or leave the key out");
+                self.problem(
+                    host,
+                    "override_host must be a host name, with a port if needed",
+                    "for example \"www.example.com\", or leave the key out",
+                );
             }
             Some(host.get_ref().clone())
         });
-        let health = from.health.as_ref().map_or(Health::Unknown, |given| {
-            match given.get_ref().to_ascii_lowercase().as_str() {
-                "unknown" => Health::Unknown,
-                "healthy" => Health::Healthy,
-                "unhealthy" => Health::Unhealthy,
-                other => {
-                    let message = format!("`{other}` is no health");
-                    self.problem(given, message, "one of \"unknown\", \"healthy\", \"unhealthy\"");
-                    Health::Unknown
-                }
+        let health = from.health.as_ref().map_or(Health::Unknown, |given| match given.get_ref().to_ascii_lowercase().as_str() {
+            "unknown" => Health::Unknown,
+            "healthy" => Health::Healthy,
+            "unhealthy" => Health::Unhealthy,
+            other => {
+                let message = format!("`{other}` is no health");
+                self.problem(given, message, "one of \"unknown\", \"healthy\", \"unhealthy\"");
+                Health::Unknown
             }
         });
         if let Some(grpc) = from.grpc.as_ref().filter(|grpc| *grpc.get_ref()) {
@@ -121,12 +118,7 @@ impl Resolve {
             port,
             path_prefix,
             override_host,
-            tls: tls.then(|| BackendTls {
-                sni: sni_name.filter(|_| from.use_sni.unwrap_or(true)),
-                cert_host,
-                ca,
-                client,
-            }),
+            tls: tls.then(|| BackendTls { sni: sni_name.filter(|_| from.use_sni.unwrap_or(true)), cert_host, ca, client }),
             connect_timeout: CONNECT_TIMEOUT,
             first_byte_timeout: from.first_byte_timeout_ms.map_or(FIRST_BYTE_TIMEOUT, Duration::from_millis),
             between_bytes_timeout: from.between_bytes_timeout_ms.map_or(BETWEEN_BYTES_TIMEOUT, Duration::from_millis),
@@ -199,7 +191,8 @@ impl Resolve {
             (Some(text), None) => Some(Pem::Inline(text.clone())),
             (None, Some(file)) => Some(Pem::File(self.path(file))),
             (None, None) | (Some(_), Some(_)) => {
-                let message = format!("client_certificate of backend `{}` needs exactly one of `{what}` and `{what}_file`", backend.get_ref());
+                let message =
+                    format!("client_certificate of backend `{}` needs exactly one of `{what}` and `{what}_file`", backend.get_ref());
                 self.problems.push(Problem::at(backend.span(), message));
                 None
             }
@@ -267,10 +260,9 @@ mod tests {
 
     #[test]
     fn all_faults_are_reported_together() {
-        let error = load(
-            "[local_server.backends.a]\nurl = \"ftp://x\"\n[local_server.backends.b]\nurl = \"example.com\"\nhealth = \"ill\"\n",
-        )
-        .expect_err("is bad");
+        let error =
+            load("[local_server.backends.a]\nurl = \"ftp://x\"\n[local_server.backends.b]\nurl = \"example.com\"\nhealth = \"ill\"\n")
+                .expect_err("is bad");
         let lines: Vec<_> = error.problems().iter().map(|p| p.message.as_str()).collect();
         assert_eq!(lines, ["a backend cannot be reached by `ftp`", "`example.com` has no scheme", "`ill` is no health"]);
         assert!(error.to_string().contains("dir/fastly.toml:4:7: "));

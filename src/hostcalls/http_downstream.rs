@@ -37,10 +37,16 @@ fn no_number(sandbox: &mut Sandbox, request: Request) -> HostResult<u32> {
     Err(HostError::none())
 }
 
+/// The parameters of a digest of 16 bytes: where it goes, and where its length does.
+fn no_digest(sandbox: &mut Sandbox, request: Request) -> HostResult<IpAddr> {
+    sandbox.requests.get(request)?;
+    Err(HostError::none())
+}
 
 pub(super) fn module(m: &mut Registrar<'_>) {
     const PLAIN: &str = "there is no TLS listener yet: always NONE, as on a plain connection";
     const NO_ANALYSIS: &str = "nothing is analysed yet: always false";
+    const NOT_COMPUTED: &str = "not computed yet: always NONE";
     const NOT_YET: &str = "not available yet";
     const ONE: &str = "a sandbox serves one request so far";
     m.call("downstream_client_ip_addr", downstream_client_ip_addr);
@@ -56,14 +62,14 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call_partial("downstream_bot_analyzed", NO_ANALYSIS, no);
     m.call_partial("downstream_bot_detected", NO_ANALYSIS, no);
     m.call_partial("downstream_client_ddos_detected", NO_ANALYSIS, no);
-    m.unsupported("downstream_tls_ja3_md5", 3, NOT_YET);
-    m.unsupported("downstream_client_h2_fingerprint", 4, NOT_YET);
-    m.unsupported("downstream_client_oh_fingerprint", 4, NOT_YET);
+    m.call_partial("downstream_tls_ja3_md5", PLAIN, no_digest);
+    m.call_partial("downstream_client_h2_fingerprint", NOT_COMPUTED, no_text);
+    m.call_partial("downstream_client_oh_fingerprint", NOT_COMPUTED, no_text);
     m.unsupported("downstream_bot_category", 4, NOT_YET);
     m.unsupported("downstream_bot_category_kind", 2, NOT_YET);
     m.unsupported("downstream_bot_name", 4, NOT_YET);
     m.unsupported("downstream_bot_verified", 2, NOT_YET);
-    m.unsupported("downstream_compliance_region", 4, NOT_YET);
+    m.call_partial("downstream_compliance_region", NOT_COMPUTED, no_text);
     m.unsupported("downstream_original_header_count", 2, NOT_YET);
     m.unsupported("downstream_original_header_names", 6, NOT_YET);
     m.unsupported("downstream_resvpnproxy_is_anonymous", 2, NOT_YET);
@@ -79,7 +85,7 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.unsupported("downstream_resvpnproxy_vpn_service_name", 4, NOT_YET);
     m.unsupported("downstream_visits_this_pop", 1, NOT_YET);
     m.unsupported("downstream_visits_this_service", 1, NOT_YET);
-    m.unsupported("fastly_key_is_valid", 2, NOT_YET);
+    m.call_partial("fastly_key_is_valid", "no Fastly-Key can be configured yet: always false", no);
     m.unsupported("next_request", 3, ONE);
     m.unsupported("next_request_abandon", 1, ONE);
     m.unsupported("next_request_wait", 3, ONE);

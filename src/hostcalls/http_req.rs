@@ -113,9 +113,17 @@ fn cache_override_set(sandbox: &mut Sandbox, request: Request, mask: u32, ttl: u
     Ok(())
 }
 
-fn cache_override_v2_set(sandbox: &mut Sandbox, request: Request, mask: u32, ttl: u32, stale_while_revalidate: u32, keys: Str) -> HostResult<()> {
+fn cache_override_v2_set(
+    sandbox: &mut Sandbox,
+    request: Request,
+    mask: u32,
+    ttl: u32,
+    stale_while_revalidate: u32,
+    keys: Str,
+) -> HostResult<()> {
     let surrogate_keys = keys.to_vec();
-    sandbox.requests.get_mut(request)?.cache = CacheOverride { mask, ttl, stale_while_revalidate, surrogate_keys, ..CacheOverride::default() };
+    sandbox.requests.get_mut(request)?.cache =
+        CacheOverride { mask, ttl, stale_while_revalidate, surrogate_keys, ..CacheOverride::default() };
     Ok(())
 }
 
@@ -188,10 +196,7 @@ async fn send_detailed(sandbox: &mut Sandbox, request: Request, body: BodyHandle
 }
 
 fn start(sandbox: &mut Sandbox, outgoing: Outgoing) -> HostResult<Handle<PendingRequest>> {
-    let pending = match outgoing.backend {
-        Ok(backend) => PendingRequest::start(backend, outgoing.request),
-        Err(error) => PendingRequest::failed(error),
-    };
+    let pending = PendingRequest::start(outgoing.backend?, outgoing.request);
     Ok(sandbox.add_pending(pending)?)
 }
 
@@ -205,7 +210,13 @@ fn send_async_streaming(sandbox: &mut Sandbox, request: Request, body: BodyHandl
     start(sandbox, outgoing)
 }
 
-fn send_async_v2(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str, streaming: u32) -> HostResult<Handle<PendingRequest>> {
+fn send_async_v2(
+    sandbox: &mut Sandbox,
+    request: Request,
+    body: BodyHandle,
+    backend: Str,
+    streaming: u32,
+) -> HostResult<Handle<PendingRequest>> {
     let outgoing = take(sandbox, request, body, &backend, streaming != 0)?;
     start(sandbox, outgoing)
 }
@@ -299,10 +310,16 @@ fn no_number(_: &mut Sandbox) -> HostResult<u32> {
     Err(HostError::none())
 }
 
+/// The parameters of a digest of 16 bytes: where it goes, and where its length does.
+fn no_digest(_: &mut Sandbox) -> HostResult<IpAddr> {
+    Err(HostError::none())
+}
+
 pub(super) fn module(m: &mut Registrar<'_>) {
     const NO_CACHE: &str = "kept, but there is no cache yet that heeds it";
     const UNCACHED: &str = "there is no cache yet: always asks the backend";
     const PLAIN: &str = "there is no TLS listener yet: always NONE, as on a plain connection";
+    const NOT_COMPUTED: &str = "not computed yet: always NONE";
     const NOT_YET: &str = "not available yet";
     m.call("new", new);
     m.call("close", close);
@@ -349,11 +366,11 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call_partial("downstream_tls_raw_client_certificate", PLAIN, no_text);
     m.call_partial("downstream_tls_client_cert_verify_result", PLAIN, no_number);
     m.call_partial("downstream_tls_ja4", PLAIN, no_text);
-    m.unsupported("downstream_tls_ja3_md5", 2, NOT_YET);
-    m.unsupported("downstream_client_h2_fingerprint", 3, NOT_YET);
-    m.unsupported("downstream_client_oh_fingerprint", 3, NOT_YET);
-    m.unsupported("downstream_compliance_region", 3, NOT_YET);
-    m.unsupported("fastly_key_is_valid", 1, NOT_YET);
+    m.call_partial("downstream_tls_ja3_md5", PLAIN, no_digest);
+    m.call_partial("downstream_client_h2_fingerprint", NOT_COMPUTED, no_text);
+    m.call_partial("downstream_client_oh_fingerprint", NOT_COMPUTED, no_text);
+    m.call_partial("downstream_compliance_region", NOT_COMPUTED, no_text);
+    m.call_partial("fastly_key_is_valid", "no Fastly-Key can be configured yet: always false", no);
     m.unsupported("original_header_count", 1, NOT_YET);
     m.unsupported("original_header_names_get", 5, NOT_YET);
 

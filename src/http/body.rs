@@ -129,10 +129,13 @@ impl Body {
 
     /// Bytes of memory in pieces that are here, each piece costing `each` beside its bytes.
     pub fn held(&self, each: usize) -> usize {
-        self.parts.iter().map(|part| match part {
-            Part::Bytes(bytes) => bytes.len() + each,
-            Part::Stream(_) | Part::Channel(_) => each,
-        }).sum()
+        self.parts
+            .iter()
+            .map(|part| match part {
+                Part::Bytes(bytes) => bytes.len() + each,
+                Part::Stream(_) | Part::Channel(_) => each,
+            })
+            .sum()
     }
 
     /// A copy, when every byte is here already; bytes are shared, not copied.

@@ -30,11 +30,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         header::CONNECTION,
     ];
     if let Some(connection) = headers.get(header::CONNECTION) {
-        let named: Vec<HeaderName> = connection
-            .as_bytes()
-            .split(|b| *b == b',')
-            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-            .collect();
+        let named: Vec<HeaderName> =
+            connection.as_bytes().split(|b| *b == b',').filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()).collect();
         for name in named {
             headers.remove(name);
         }
@@ -63,7 +60,14 @@ fn is_chunked(headers: &HeaderMap) -> bool {
 ///
 /// `known` is the body's length when every byte of it is accounted for; `chunked_ok` is false for
 /// HTTP/1.0 clients.
-pub fn response(headers: &mut HeaderMap, mode: Framing, method: &Method, status: StatusCode, known: Option<u64>, chunked_ok: bool) -> Result<BodyFraming, BadFraming> {
+pub fn response(
+    headers: &mut HeaderMap,
+    mode: Framing,
+    method: &Method,
+    status: StatusCode,
+    known: Option<u64>,
+    chunked_ok: bool,
+) -> Result<BodyFraming, BadFraming> {
     let manual = match mode {
         Framing::Manual => Some((content_length(headers)?, is_chunked(headers))),
         Framing::Automatic => None,
@@ -76,7 +80,9 @@ pub fn response(headers: &mut HeaderMap, mode: Framing, method: &Method, status:
     }
     if *method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
         // The length of the body that a GET would have had may be told; a known, non-empty body is that one.
-        if mode == Framing::Automatic && let Some(length) = known.filter(|length| *length > 0) {
+        if mode == Framing::Automatic
+            && let Some(length) = known.filter(|length| *length > 0)
+        {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         return Ok(BodyFraming::None);
@@ -139,7 +145,8 @@ mod tests {
 
     #[test]
     fn fields_of_the_connection_go() {
-        let mut given = headers(&[("connection", "close, X-Mine"), ("x-mine", "1"), ("keep-alive", "1"), ("upgrade", "h2c"), ("x-stays", "1")]);
+        let mut given =
+            headers(&[("connection", "close, X-Mine"), ("x-mine", "1"), ("keep-alive", "1"), ("upgrade", "h2c"), ("x-stays", "1")]);
         strip_hop_by_hop(&mut given);
         assert_eq!(given, headers(&[("x-stays", "1")]));
     }
@@ -155,10 +162,16 @@ mod tests {
     #[test]
     fn unknown_length_is_chunked_or_until_close() {
         let mut given = headers(&[]);
-        assert_eq!(response(&mut given, Framing::Automatic, &Method::GET, StatusCode::OK, None, true).expect("frames"), BodyFraming::Chunked);
+        assert_eq!(
+            response(&mut given, Framing::Automatic, &Method::GET, StatusCode::OK, None, true).expect("frames"),
+            BodyFraming::Chunked
+        );
         assert_eq!(given, headers(&[("transfer-encoding", "chunked")]));
         let mut given = headers(&[]);
-        assert_eq!(response(&mut given, Framing::Automatic, &Method::GET, StatusCode::OK, None, false).expect("frames"), BodyFraming::UntilClose);
+        assert_eq!(
+            response(&mut given, Framing::Automatic, &Method::GET, StatusCode::OK, None, false).expect("frames"),
+            BodyFraming::UntilClose
+        );
     }
 
     #[test]
@@ -171,14 +184,20 @@ mod tests {
     #[test]
     fn head_keeps_the_length_it_was_given() {
         let mut given = headers(&[("content-length", "5")]);
-        assert_eq!(response(&mut given, Framing::Automatic, &Method::HEAD, StatusCode::OK, Some(0), true).expect("frames"), BodyFraming::None);
+        assert_eq!(
+            response(&mut given, Framing::Automatic, &Method::HEAD, StatusCode::OK, Some(0), true).expect("frames"),
+            BodyFraming::None
+        );
         assert_eq!(given, headers(&[("content-length", "5")]));
     }
 
     #[test]
     fn no_content_has_no_length() {
         let mut given = headers(&[("content-length", "5")]);
-        assert_eq!(response(&mut given, Framing::Automatic, &Method::GET, StatusCode::NO_CONTENT, Some(5), true).expect("frames"), BodyFraming::None);
+        assert_eq!(
+            response(&mut given, Framing::Automatic, &Method::GET, StatusCode::NO_CONTENT, Some(5), true).expect("frames"),
+            BodyFraming::None
+        );
         assert!(given.is_empty());
     }
 

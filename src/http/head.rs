@@ -54,11 +54,6 @@ pub struct ResponseHead {
 
 impl Default for ResponseHead {
     fn default() -> Self {
-        Self {
-            status: StatusCode::OK,
-            version: Version::HTTP_11,
-            headers: HeaderMap::new(),
-            framing: Framing::Automatic,
-        }
+        Self { status: StatusCode::OK, version: Version::HTTP_11, headers: HeaderMap::new(), framing: Framing::Automatic }
     }
 }

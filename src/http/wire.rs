@@ -83,7 +83,13 @@ pub fn settle(body: &mut Body, limit: usize) {
 
 /// Writes `head` (already serialised) and `body`, framed. `patience` bounds each wait for the peer,
 /// not the whole. Returns the number of body bytes.
-pub async fn write_message<W: AsyncWrite + Unpin>(io: &mut W, head: BytesMut, framing: BodyFraming, body: &mut Body, patience: Duration) -> Result<u64, WriteError> {
+pub async fn write_message<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    head: BytesMut,
+    framing: BodyFraming,
+    body: &mut Body,
+    patience: Duration,
+) -> Result<u64, WriteError> {
     let mut out = Out { io, buffer: head, patience };
     let mut written: u64 = 0;
     if framing == BodyFraming::None {

@@ -61,7 +61,8 @@ impl CodeCache {
     fn find(&self, engine: &Engine, key: &str) -> Option<Module> {
         for entry in fs::read_dir(&self.folder).ok()?.flatten() {
             let path = entry.path();
-            let fits = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(key) && name.ends_with(".cwasm"));
+            let fits =
+                path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(key) && name.ends_with(".cwasm"));
             if !fits {
                 continue;
             }
@@ -96,7 +97,10 @@ impl CodeCache {
         if named != Some(actual.as_str()) {
             return Err(wasmtime::Error::msg("its content is not what its name says"));
         }
-        #[expect(unsafe_code, reason = "our own output: folder and file are ours alone, and the digest of this open file has just been checked")]
+        #[expect(
+            unsafe_code,
+            reason = "our own output: folder and file are ours alone, and the digest of this open file has just been checked"
+        )]
         let module = unsafe { Module::deserialize_open_file(engine, file) }?;
         Ok(module)
     }

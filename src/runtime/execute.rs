@@ -9,11 +9,11 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{Instance, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 
 use super::engine::TABLE_ELEMENTS;
-use super::{Runtime, Snapshot, wasi};
+use super::{Guest, Runtime, Snapshot, wasi};
 use crate::abi::GuestState;
 use crate::sandbox::limits::Stopped;
 use crate::sandbox::{DownstreamRequest, MemoryLimiter, Meter, Responder, Sandbox};
@@ -66,7 +66,13 @@ impl Outcome {
 impl Runtime {
     /// Runs the snapshot's guest for `request`, in a task of its own. The answer goes through
     /// `responder`; the task's result is how the guest ended, which may be later.
-    pub fn start(self: &Arc<Self>, snapshot: Arc<Snapshot>, request: DownstreamRequest, responder: Responder, permit: OwnedSemaphorePermit) -> JoinHandle<Outcome> {
+    pub fn start(
+        self: &Arc<Self>,
+        snapshot: Arc<Snapshot>,
+        request: DownstreamRequest,
+        responder: Responder,
+        permit: OwnedSemaphorePermit,
+    ) -> JoinHandle<Outcome> {
         let runtime = self.clone();
         tokio::spawn(async move {
             let sandbox_exists = Held::new(&runtime.telemetry.metrics.sandboxes);
@@ -86,10 +92,7 @@ impl Runtime {
     }
 
     async fn execute(&self, snapshot: &Snapshot, request: DownstreamRequest, responder: Responder, meter: Arc<Meter>) -> Outcome {
-        let wasi = wasi::context(&snapshot.guest.variables, &request.id);
-        let sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), request, responder, meter.clone());
-        let limiter = MemoryLimiter::new(self.limits.memory, TABLE_ELEMENTS, meter.clone());
-        let state = GuestState { memory: None, wasi, limiter, sandbox };
+        let state = self.state(snapshot, request, responder, meter.clone());
         let running = OnCpu { work: Box::pin(self.run(snapshot, state)), meter: meter.clone() };
         let result = match tokio::time::timeout(self.limits.wall, running).await {
             Ok(result) => result,
@@ -104,6 +107,15 @@ impl Runtime {
     async fn run(&self, snapshot: &Snapshot, state: GuestState) -> wasmtime::Result<()> {
         let guest = &snapshot.guest;
         let before = clock::now();
+        let (mut store, instance) = self.instantiate(guest, state).await?;
+        self.telemetry.metrics.instantiate.observe(clock::now().duration_since(before).as_secs_f64());
+        let start = instance.get_module_export(&mut store, &guest.start).and_then(wasmtime::Extern::into_func);
+        let start = start.ok_or_else(|| wasmtime::Error::msg("no function `_start`"))?.typed::<(), ()>(&store)?;
+        start.call_async(&mut store, ()).await
+    }
+
+    /// A sandbox with its limits set, not started.
+    pub async fn instantiate(&self, guest: &Guest, state: GuestState) -> wasmtime::Result<(Store<GuestState>, Instance)> {
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_epoch_deadline(1);
@@ -118,10 +130,15 @@ impl Runtime {
         });
         let instance = guest.pre.instantiate_async(&mut store).await?;
         store.data_mut().memory = instance.get_module_export(&mut store, &guest.memory).and_then(wasmtime::Extern::into_memory);
-        self.telemetry.metrics.instantiate.observe(clock::now().duration_since(before).as_secs_f64());
-        let start = instance.get_module_export(&mut store, &guest.start).and_then(wasmtime::Extern::into_func);
-        let start = start.ok_or_else(|| wasmtime::Error::msg("no function `_start`"))?.typed::<(), ()>(&store)?;
-        start.call_async(&mut store, ()).await
+        Ok((store, instance))
+    }
+
+    /// The host state of an execution.
+    pub fn state(&self, snapshot: &Snapshot, request: DownstreamRequest, responder: Responder, meter: Arc<Meter>) -> GuestState {
+        let wasi = wasi::context(&snapshot.guest.variables, &request.id);
+        let limiter = MemoryLimiter::new(self.limits.memory, TABLE_ELEMENTS, meter.clone());
+        let sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), request, responder, meter);
+        GuestState { memory: None, wasi, limiter, sandbox }
     }
 
     fn report(&self, outcome: &Outcome, meter: &Meter, id: &str) {
@@ -143,7 +160,9 @@ impl Runtime {
             Outcome::Finished => {
                 tracing::debug!(target: "sidelight::guest", request_id = id, cpu_us = micros(cpu), memory = meter.memory(), "guest finished");
             }
-            Outcome::HostFailed(reason) => tracing::error!(target: "sidelight::guest", request_id = id, reason, "the host failed: please report this"),
+            Outcome::HostFailed(reason) => {
+                tracing::error!(target: "sidelight::guest", request_id = id, reason, "the host failed: please report this")
+            }
             other => {
                 tracing::warn!(
                     target: "sidelight::guest",

@@ -81,7 +81,9 @@ impl Runtime {
         let wasm = std::fs::read(path).map_err(|error| LoadError::Read {
             path: path.to_owned(),
             hint: match error.kind() {
-                std::io::ErrorKind::NotFound => "build the program first (`fastly compute build`), or say where it is: sidelight serve fastly.toml PATH",
+                std::io::ErrorKind::NotFound => {
+                    "build the program first (`fastly compute build`), or say where it is: sidelight serve fastly.toml PATH"
+                }
                 _ => "it must be a wasm file this user may read",
             },
             error,
@@ -127,7 +129,9 @@ impl Runtime {
             };
             let Some(unknown) = error.downcast_ref::<UnknownImportError>() else { return Err(error) };
             let (from, name) = (unknown.module().to_owned(), unknown.name().to_owned());
-            let Some(ExternType::Func(ty)) = module.imports().find(|import| import.module() == from && import.name() == name).map(|import| import.ty()) else {
+            let Some(ExternType::Func(ty)) =
+                module.imports().find(|import| import.module() == from && import.name() == name).map(|import| import.ty())
+            else {
                 return Err(error);
             };
             let called = format!("this host has no {from}.{name}");

@@ -128,7 +128,11 @@ impl Pollable for LogLines {
 }
 
 impl AsyncWrite for LogLines {
-    fn poll_write(mut self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>, bytes: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
         self.take(bytes);
         std::task::Poll::Ready(Ok(bytes.len()))
     }

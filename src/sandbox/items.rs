@@ -40,17 +40,12 @@ impl PendingRequest {
         Self { arriving, arrived: None }
     }
 
-    /// A request that failed before it was sent.
-    pub fn failed(error: SendError) -> Self {
-        let (_, arriving) = oneshot::channel();
-        Self { arriving, arrived: Some(Err(error)) }
-    }
-
     /// Waits until there is a result. Cancel-safe.
     pub async fn ready(&mut self) {
         if self.arrived.is_none() {
             let result = (&mut self.arriving).await;
-            self.arrived = Some(result.unwrap_or_else(|_| Err(SendError::Internal("the request's task ended without a result".to_owned()))));
+            self.arrived =
+                Some(result.unwrap_or_else(|_| Err(SendError::Internal("the request's task ended without a result".to_owned()))));
         }
     }
 
@@ -158,17 +153,5 @@ impl Sandbox {
             std::task::Poll::Pending
         })
         .await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_failed_request_is_ready_at_once() {
-        let mut pending = PendingRequest::failed(SendError::DestinationNotFound("x".to_owned()));
-        assert!(pending.is_ready());
-        assert!(matches!(pending.result().await, Err(SendError::DestinationNotFound(_))));
     }
 }

@@ -75,7 +75,12 @@ impl Meter {
 
     /// Notes why the host stops the guest.
     pub fn stop(&self, why: Stopped) {
-        self.stopped.store(match why { Stopped::Cpu => 1 }, Ordering::Relaxed);
+        self.stopped.store(
+            match why {
+                Stopped::Cpu => 1,
+            },
+            Ordering::Relaxed,
+        );
     }
 
     /// Why the host stopped the guest, if it did.

@@ -117,10 +117,14 @@ impl Sandbox {
         if self.unaudited < AUDIT_EVERY {
             return Ok(());
         }
-        let held: usize = self.items.iter().map(|item| match item {
-            AsyncItem::Body(body) => body.held(PIECE_COST),
-            AsyncItem::Streaming(_) | AsyncItem::Pending(_) => 0,
-        }).sum();
+        let held: usize = self
+            .items
+            .iter()
+            .map(|item| match item {
+                AsyncItem::Body(body) => body.held(PIECE_COST),
+                AsyncItem::Streaming(_) | AsyncItem::Pending(_) => 0,
+            })
+            .sum();
         if held > MAX_HELD {
             return Err(TooMuchHeld);
         }

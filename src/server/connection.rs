@@ -203,7 +203,8 @@ impl Exchange<'_> {
             self.write(asked, Failure::Overloaded.answer(&asked.id), writer).await;
             return self.next(asked, session);
         };
-        let expects_continue = head.headers.remove(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let expects_continue =
+            head.headers.remove(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let (upload, body) = if session.is_body_empty() {
             (None, Body::empty())
         } else {
@@ -244,7 +245,13 @@ impl Exchange<'_> {
     }
 
     /// Waits for the guest's answer and writes it. False when the connection is of no more use.
-    async fn respond(&self, asked: &Asked, answer: oneshot::Receiver<DownstreamResponse>, guest: JoinHandle<Outcome>, writer: &Writer) -> bool {
+    async fn respond(
+        &self,
+        asked: &Asked,
+        answer: oneshot::Receiver<DownstreamResponse>,
+        guest: JoinHandle<Outcome>,
+        writer: &Writer,
+    ) -> bool {
         let response = match answer.await {
             Ok(response) => response,
             Err(_) => {
@@ -310,7 +317,13 @@ fn is_too_large(error: &pingora::Error) -> bool {
 fn absolute(head: &mut ::http::request::Parts, server: SocketAddr) -> Result<Uri, Failure> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => Some(host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()).filter(|host| !host.as_str().contains('@')).ok_or(Failure::BadRequest)?),
+        (Some(host), None) => Some(
+            host.to_str()
+                .ok()
+                .and_then(|host| host.parse::<Authority>().ok())
+                .filter(|host| !host.as_str().contains('@'))
+                .ok_or(Failure::BadRequest)?,
+        ),
         (None, _) if head.version == Version::HTTP_11 => return Err(Failure::BadRequest),
         (None, _) => None,
         (Some(_), Some(_)) => return Err(Failure::BadRequest),

@@ -1,8 +1,8 @@
 //! Answers the host itself gives: the only table of status codes. They say nothing of the cause but
 //! the request's id, under which the log has it.
 
-use ::http::header::{self, HeaderMap, HeaderValue};
 use ::http::StatusCode;
+use ::http::header::{self, HeaderMap, HeaderValue};
 use bytes::Bytes;
 
 use crate::http::{Body, ResponseHead};
@@ -37,7 +37,12 @@ impl Failure {
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::WallLimit => Self::GuestTimeout,
-            Outcome::Finished | Outcome::Exited(_) | Outcome::Trapped(_) | Outcome::CpuLimit | Outcome::MemoryLimit | Outcome::HostFailed(_) => Self::Guest,
+            Outcome::Finished
+            | Outcome::Exited(_)
+            | Outcome::Trapped(_)
+            | Outcome::CpuLimit
+            | Outcome::MemoryLimit
+            | Outcome::HostFailed(_) => Self::Guest,
         }
     }
 

@@ -1,5 +1,7 @@
 //! The process log: human text or JSON lines on standard error.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -22,7 +24,9 @@ pub fn start(verbosity: u8, format: Format, filter: Option<&str>) {
         _ => "debug,sidelight=trace",
     };
     let filter = filter.map_or_else(|| EnvFilter::new(default), EnvFilter::new);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_span_events(FmtSpan::NONE);
+    let colours = std::io::stderr().is_terminal();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).with_span_events(FmtSpan::NONE);
     // A second start (tests) keeps the first.
     let _ = match format {
         Format::Text => builder.try_init(),

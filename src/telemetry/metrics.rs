@@ -1,9 +1,7 @@
 //! Every metric of the program, declared once with its help text.
 
 use prometheus::core::Collector;
-use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
 /// All metric families. Labels are closed sets, except `backend`, which is bounded by the manifest.
 pub struct Metrics {
@@ -48,15 +46,30 @@ impl Metrics {
         Self {
             requests: counters(r, "sidelight_requests_total", "Requests answered, by status code.", &["code"]),
             requests_in_flight: gauge(r, "sidelight_requests_in_flight", "Requests being answered now."),
-            request_duration: histogram(r, "sidelight_request_duration_seconds", "Time from the request head to the last byte of the response.", &DURATION_BUCKETS),
+            request_duration: histogram(
+                r,
+                "sidelight_request_duration_seconds",
+                "Time from the request head to the last byte of the response.",
+                &DURATION_BUCKETS,
+            ),
             guests: counters(r, "sidelight_guests_total", "Guest executions, by how they ended.", &["outcome"]),
             sandboxes: gauge(r, "sidelight_sandboxes", "Sandboxes that exist now."),
             guest_cpu: histogram(r, "sidelight_guest_cpu_seconds", "CPU time of one guest execution.", &DURATION_BUCKETS),
             guest_cpu_over: counter(r, "sidelight_guest_cpu_over_production_total", "Guest executions above production's CPU limit."),
-            instantiate: histogram(r, "sidelight_guest_instantiate_seconds", "Time to make a sandbox from a compiled module.", &INSTANTIATE_BUCKETS),
+            instantiate: histogram(
+                r,
+                "sidelight_guest_instantiate_seconds",
+                "Time to make a sandbox from a compiled module.",
+                &INSTANTIATE_BUCKETS,
+            ),
             hostcalls: counters(r, "sidelight_hostcalls_total", "Calls of the guest ABI, by status.", &["interface", "function", "status"]),
             backend_requests: counters(r, "sidelight_backend_requests_total", "Requests to backends, by result.", &["backend", "result"]),
-            backend_connections: counters(r, "sidelight_backend_connections_total", "Connections used for backend requests: new or reused.", &["backend", "kind"]),
+            backend_connections: counters(
+                r,
+                "sidelight_backend_connections_total",
+                "Connections used for backend requests: new or reused.",
+                &["backend", "kind"],
+            ),
             connections: gauge(r, "sidelight_connections", "Open client connections."),
             log_records: counters(r, "sidelight_log_records_total", "Records guests wrote to log endpoints.", &["result"]),
             registry,

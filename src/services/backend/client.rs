@@ -15,10 +15,10 @@ use bytes::{Bytes, BytesMut};
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::RequestHeader;
 use pingora::prelude::timeout;
+use pingora::protocols::Stream;
 use pingora::protocols::http::v1::client::HttpSession;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
 use pingora::protocols::l4::stream::Stream as L4Stream;
-use pingora::protocols::Stream;
 use pingora::upstreams::peer::{Peer, PeerOptions};
 use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
@@ -42,10 +42,7 @@ pub struct Connector {
 impl Connector {
     /// A pool of at most `idle` unused connections.
     pub fn new(idle: usize) -> Self {
-        Self {
-            transport: TransportConnector::new(Some(ConnectorOptions::new(idle))),
-            system_roots: Arc::new(tls::system_roots()),
-        }
+        Self { transport: TransportConnector::new(Some(ConnectorOptions::new(idle))), system_roots: Arc::new(tls::system_roots()) }
     }
 
     /// The machine's root certificates, read once.
@@ -166,11 +163,17 @@ impl Backend {
     }
 
     async fn connect_to(&self, address: SocketAddr) -> Result<Stream, SendError> {
-        let stream = self.connector.transport.new_stream(&self.peer(Some(address))).await.map_err(|error| SendError::connecting(&address.to_string(), &error))?;
+        let stream = self
+            .connector
+            .transport
+            .new_stream(&self.peer(Some(address)))
+            .await
+            .map_err(|error| SendError::connecting(&address.to_string(), &error))?;
         let Some(client) = &self.tls else { return Ok(stream) };
         let l4 = stream.into_any().downcast::<L4Stream>().map_err(|_| SendError::Internal("no TCP stream to put TLS on".to_owned()))?;
         let name = ServerName::try_from(client.name().to_owned()).map_err(|error| SendError::Internal(error.to_string()))?;
-        let tls = TlsIo::connect(client.config().clone(), name, *l4).await.map_err(|error| SendError::handshake(&self.config.host, &error))?;
+        let tls =
+            TlsIo::connect(client.config().clone(), name, *l4).await.map_err(|error| SendError::handshake(&self.config.host, &error))?;
         Ok(Box::new(tls))
     }
 
@@ -180,7 +183,10 @@ impl Backend {
         let io = SharedIo::new(stream);
         let mut session = HttpSession::new(Box::new(io.clone()));
         session.write_timeout = Some(UPLOAD_PATIENCE);
-        session.write_request_header(Box::new(prepared.head.clone())).await.map_err(|error| Failed::unanswered(SendError::Terminated(error.to_string())))?;
+        session
+            .write_request_header(Box::new(prepared.head.clone()))
+            .await
+            .map_err(|error| Failed::unanswered(SendError::Terminated(error.to_string())))?;
         let mut writer = io.clone();
         let framing = prepared.framing;
         let mut writing = (framing != BodyFraming::None)
@@ -232,7 +238,8 @@ impl Backend {
         let Some(head) = session.resp_header() else {
             return Err(Failed::answered(SendError::Internal("no response head".to_owned())));
         };
-        let mut response = ResponseHead { status: head.status, version: head.version, headers: head.headers.clone(), ..ResponseHead::default() };
+        let mut response =
+            ResponseHead { status: head.status, version: head.version, headers: head.headers.clone(), ..ResponseHead::default() };
         let remaining = body_length(&prepared.head.method, &response);
         framing::strip_hop_by_hop(&mut response.headers);
         let clean = upload.is_none_or(|done| done.is_ok());

@@ -43,7 +43,11 @@ struct Counters {
 
 impl Backends {
     /// Builds every backend; all faults are reported together.
-    pub fn build(configs: &BTreeMap<String, config::Backend>, connector: &Arc<Connector>, telemetry: &Telemetry) -> Result<Self, Vec<BuildError>> {
+    pub fn build(
+        configs: &BTreeMap<String, config::Backend>,
+        connector: &Arc<Connector>,
+        telemetry: &Telemetry,
+    ) -> Result<Self, Vec<BuildError>> {
         let mut by_name = HashMap::new();
         let mut errors = Vec::new();
         for (name, config) in configs {

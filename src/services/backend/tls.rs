@@ -135,21 +135,39 @@ struct Verifier {
 impl Verifier {
     fn new(roots: Arc<RootCertStore>, settings: &BackendTls, provider: &Arc<CryptoProvider>) -> Result<Self, TlsConfigError> {
         let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build().map_err(|_| TlsConfigError::NoRoots)?;
-        let name = ServerName::try_from(settings.cert_host.clone()).map_err(|_| Error::General(format!("`{}` is no certificate name", settings.cert_host)))?;
+        let name = ServerName::try_from(settings.cert_host.clone())
+            .map_err(|_| Error::General(format!("`{}` is no certificate name", settings.cert_host)))?;
         Ok(Self { inner, name })
     }
 }
 
 impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], _sni: &ServerName<'_>, ocsp: &[u8], now: UnixTime) -> Result<ServerCertVerified, Error> {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _sni: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
         self.inner.verify_server_cert(end_entity, intermediates, &self.name, ocsp, now)
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         self.inner.verify_tls12_signature(message, cert, dss)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         self.inner.verify_tls13_signature(message, cert, dss)
     }
 

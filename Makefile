@@ -1,0 +1,53 @@
+# Two commands: `make run` serves the demo, `make test` checks everything.
+
+ADDR ?= 127.0.0.1:7676
+ORIGIN := 127.0.0.1:7677
+SHELL := /bin/bash
+
+.PHONY: run test needs build guests lint unit bench bench-http figures
+
+run: needs build
+	@manifests/demo/run.sh $(ADDR) $(ORIGIN)
+
+build:
+	cargo build --release --bin sidelight --example demo-origin
+
+# A C compiler and cmake build zlib and ring; installed when that is possible, named otherwise.
+needs:
+	@missing=(); \
+	command -v cmake >/dev/null || missing+=(cmake); \
+	command -v cc >/dev/null || missing+=(gcc libc6-dev); \
+	command -v c++ >/dev/null || missing+=(g++); \
+	if (( $${#missing[@]} )); then \
+	  if [[ $$(id -u) == 0 ]] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && apt-get install -y -qq "$${missing[@]}"; \
+	  elif sudo -n true 2>/dev/null && command -v apt-get >/dev/null; then \
+	    sudo apt-get update -qq && sudo apt-get install -y -qq "$${missing[@]}"; \
+	  else \
+	    echo "please install: $${missing[*]}" >&2; exit 1; \
+	  fi; \
+	fi
+	@command -v cargo >/dev/null || { echo "please install Rust (rustup)" >&2; exit 1; }
+
+test: needs guests lint unit
+
+guests:
+	tests/guests/build.sh all
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+unit:
+	cargo test --locked
+
+bench: needs
+	tests/guests/build.sh rust
+	cargo bench --bench guest
+
+figures: needs
+	tests/guests/build.sh rust
+	cargo bench --bench figures
+
+bench-http: needs
+	benches/http.sh

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Side by side, on this machine, in one run: a native pingora handler, our hello and pass-through,
+# nginx static and nginx proxy_pass. Prints requests per second and the two ratios that count.
+# Needs wrk and nginx. Everything listens on loopback and ends with this script.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+seconds=${SECONDS_EACH:-8}
+connections=${CONNECTIONS:-32}
+threads=$(nproc)
+for tool in wrk nginx; do
+  command -v "$tool" >/dev/null || { echo "bench-http needs $tool (Debian: apt-get install wrk nginx-light)" >&2; exit 1; }
+done
+
+[[ -n ${SKIP_BUILD:-} ]] || cargo build --release --bin sidelight --example native
+tests/guests/build.sh rust
+
+work=$(mktemp -d)
+pids=()
+finish() {
+  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  wait 2>/dev/null || true
+  rm -rf "$work"
+}
+trap finish EXIT
+
+port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+native=$(port); static=$(port); proxy=$(port); hello=$(port); pass=$(port)
+
+mkdir -p "$work/www"
+printf 'Hello, world!\n' > "$work/www/index.html"
+cat > "$work/nginx.conf" <<CONF
+worker_processes $threads;
+daemon off;
+pid $work/nginx.pid;
+error_log $work/error.log;
+events { worker_connections 4096; }
+http {
+  access_log off;
+  keepalive_requests 1000000000;
+  client_body_temp_path $work; proxy_temp_path $work; fastcgi_temp_path $work; uwsgi_temp_path $work; scgi_temp_path $work;
+  upstream origin { server 127.0.0.1:$static; keepalive 128; keepalive_requests 1000000000; }
+  server { listen 127.0.0.1:$static; root $work/www; }
+  server { listen 127.0.0.1:$proxy; location / { proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; } }
+}
+CONF
+cat > "$work/fastly.toml" <<CONF
+manifest_version = 3
+name = "bench"
+[local_server.backends.origin]
+url = "http://127.0.0.1:$static"
+CONF
+
+nginx -c "$work/nginx.conf" -p "$work" 2>"$work/nginx.log" & pids+=($!)
+target/release/examples/native "127.0.0.1:$native" 2>/dev/null & pids+=($!)
+serve() { RUST_LOG=error target/release/sidelight serve -C "$work/fastly.toml" --addr "127.0.0.1:$1" "tests/guests/out/rust/$2.wasm" & pids+=($!); }
+serve "$hello" hello
+serve "$pass" passthrough
+
+for p in "$native" "$static" "$proxy" "$hello" "$pass"; do
+  for _ in $(seq 100); do curl -sf -o /dev/null "http://127.0.0.1:$p/" && break; sleep 0.1; done
+  curl -sf -o /dev/null "http://127.0.0.1:$p/" || { echo "nothing answers on port $p" >&2; cat "$work"/*.log >&2; exit 1; }
+done
+
+measure() { # port -> requests/s
+  wrk -t"$threads" -c"$connections" -d"${seconds}s" "http://127.0.0.1:$1/" > "$work/wrk.txt"
+  if grep -q 'Non-2xx\|Socket errors' "$work/wrk.txt"; then cat "$work/wrk.txt" >&2; exit 1; fi
+  awk '/Requests\/sec/ {print $2}' "$work/wrk.txt"
+}
+for p in "$native" "$static" "$proxy" "$hello" "$pass"; do wrk -t"$threads" -c"$connections" -d2s "http://127.0.0.1:$p/" >/dev/null; done
+r_native=$(measure "$native"); r_hello=$(measure "$hello"); r_static=$(measure "$static"); r_proxy=$(measure "$proxy"); r_pass=$(measure "$pass")
+
+awk -v n="$r_native" -v h="$r_hello" -v s="$r_static" -v x="$r_proxy" -v p="$r_pass" -v c="$connections" -v t="$threads" 'BEGIN {
+  printf "%d connections, %d cores, requests per second\n\n", c, t
+  printf "| what | requests/s | ratio |\n|---|---|---|\n"
+  printf "| native pingora handler | %d | 1 |\n", n
+  printf "| sidelight, Rust hello | %d | %.2f of native pingora |\n", h, h / n
+  printf "| nginx, static file | %d | |\n", s
+  printf "| nginx, proxy_pass to that nginx | %d | 1 |\n", x
+  printf "| sidelight, Rust pass-through to that nginx | %d | %.2f of nginx proxy_pass |\n", p, p / x
+}'

@@ -1,0 +1,176 @@
+//! Our hostcalls against the published list, and against the Rust SDK's declarations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sidelight::abi::Support;
+use sidelight::hostcalls;
+
+type Name = (String, String);
+
+fn published() -> BTreeMap<Name, String> {
+    let text = include_str!("../abi/expected.txt");
+    text.lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .map(|line| {
+            let mut parts = line.split('\t');
+            let mut next = || parts.next().expect("three columns").to_owned();
+            let (module, name, signature) = (next(), next(), next());
+            ((module, name), if signature == "-" { String::new() } else { signature })
+        })
+        .collect()
+}
+
+fn ours() -> BTreeMap<Name, String> {
+    hostcalls::listing().into_iter().map(|entry| ((entry.module.to_owned(), entry.name.to_owned()), entry.signature)).collect()
+}
+
+#[test]
+fn every_published_call_is_linked_with_its_signature_and_no_other_is() {
+    let (published, ours) = (published(), ours());
+    assert_eq!(published.len(), 255);
+    assert_eq!(hostcalls::listing().len(), 255, "no call is declared twice");
+    assert_eq!(ours, published);
+}
+
+#[test]
+fn every_call_that_is_not_done_says_why() {
+    for entry in hostcalls::listing() {
+        match entry.support {
+            Support::Done => {}
+            Support::Partial(note) | Support::Unsupported(note) => assert!(note.len() > 8, "{}.{} has no reason", entry.module, entry.name),
+        }
+        assert!(
+            entry.file.ends_with(&format!("{}.rs", entry.module.trim_start_matches("fastly_"))),
+            "{} is in {}",
+            entry.module,
+            entry.file
+        );
+    }
+}
+
+/// The folder of the `fastly-sys` crate this build uses.
+fn fastly_sys() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--locked", "--offline", "--manifest-path"])
+        .arg(manifest)
+        .output()
+        .expect("cargo metadata");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let package = packages.iter().find(|package| package["name"] == "fastly-sys").expect("fastly-sys is a development dependency");
+    Path::new(package["manifest_path"].as_str().expect("a path")).parent().expect("a folder").to_owned()
+}
+
+/// Extern declarations by module and name: one letter a parameter.
+fn declared(text: &str) -> BTreeMap<Name, String> {
+    let mut found = BTreeMap::new();
+    let mut module = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("wasm_import_module = \"") {
+        rest = &rest[at + "wasm_import_module = \"".len()..];
+        module.clear();
+        module.push_str(&rest[..rest.find('"').expect("a closing quote")]);
+        let open = rest.find('{').expect("a block");
+        // The block ends at its matching brace.
+        let mut depth = 0;
+        let end = rest[open..].find(|c| {
+            depth += match c {
+                '{' => 1,
+                '}' => -1,
+                _ => 0,
+            };
+            depth == 0
+        });
+        let block = &rest[open..open + end.expect("a closing brace")];
+        let code: String = block.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join(" ");
+        let mut pieces = code.split("fn ");
+        let mut link_name = link_name_in(pieces.next().unwrap_or_default());
+        for piece in pieces {
+            let (name, tail) = piece.split_once('(').expect("parameters");
+            let name = link_name.take().unwrap_or_else(|| name.trim().to_owned());
+            let parameters = &tail[..closing(tail)];
+            let signature =
+                split_parameters(parameters).iter().map(|p| if p.ends_with(": u64") || p.ends_with(": i64") { 'l' } else { 'i' }).collect();
+            found.insert((module.clone(), name), signature);
+            link_name = link_name_in(tail);
+        }
+        rest = &rest[open..];
+    }
+    found
+}
+
+fn link_name_in(text: &str) -> Option<String> {
+    let at = text.find("link_name = \"")? + "link_name = \"".len();
+    Some(text[at..].split('"').next()?.to_owned())
+}
+
+fn closing(text: &str) -> usize {
+    let mut depth = 1;
+    text.find(|c| {
+        depth += match c {
+            '(' => 1,
+            ')' => -1,
+            _ => 0,
+        };
+        depth == 0
+    })
+    .expect("a closing parenthesis")
+}
+
+fn split_parameters(text: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut parts = vec![String::new()];
+    for c in text.chars() {
+        depth += match c {
+            '(' | '<' | '[' => 1,
+            ')' | '>' | ']' => -1,
+            _ => 0,
+        };
+        if c == ',' && depth == 0 { parts.push(String::new()) } else { parts.last_mut().expect("one").push(c) }
+    }
+    parts.iter().map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+}
+
+#[test]
+fn the_rust_sdk_declares_the_same() {
+    /// Declared with a parameter more than is published; the published one is what other SDKs use.
+    const KNOWN: &[(&str, &str)] = &[("fastly_object_store", "pending_insert_wait")];
+    let mut declarations = BTreeMap::new();
+    let mut folders = vec![fastly_sys().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                declarations.append(&mut declared(&std::fs::read_to_string(path).expect("a source file")));
+            }
+        }
+    }
+    let declarations: BTreeMap<_, _> = declarations.into_iter().filter(|((module, _), _)| module.starts_with("fastly_")).collect();
+    assert_eq!(declarations.len(), 246, "the parser found another number of declarations");
+    let ours = ours();
+    let differing: BTreeSet<_> = declarations
+        .iter()
+        .filter(|(name, signature)| ours.get(*name) != Some(*signature))
+        .map(|((module, name), _)| (module.as_str(), name.as_str()))
+        .collect();
+    assert_eq!(differing, KNOWN.iter().copied().collect());
+}
+
+#[test]
+fn the_listing_is_as_reviewed() {
+    let output = Command::new(env!("CARGO_BIN_EXE_sidelight")).args(["hostcalls", "--format", "tsv"]).output().expect("runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hostcalls.txt");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::create_dir_all(golden.parent().expect("a folder")).expect("a folder");
+        std::fs::write(&golden, &text).expect("writes");
+    }
+    let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+    assert!(text == expected, "`sidelight hostcalls` has changed; BLESS=1 cargo test the_listing, and review the difference");
+}

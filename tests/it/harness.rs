@@ -1,0 +1,299 @@
+//! Starts and stops `sidelight`, and names the guests.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::client::{self, Answer};
+
+/// How long anything may take before a test gives up. Not a speed claim.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A guest by language and name.
+pub fn guest(language: &str, name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/out").join(language).join(format!("{name}.wasm"));
+    assert!(path.exists(), "{} is not there: run tests/guests/build.sh", path.display());
+    path
+}
+
+/// Declares a test for each language: `languages!(fn name(language) { … })`.
+#[macro_export]
+macro_rules! languages {
+    ($(#[$meta:meta])* fn $name:ident($language:ident) $body:block) => {
+        mod $name {
+            #[allow(unused_imports, reason = "not every test needs all")]
+            use super::*;
+
+            fn check($language: &str) $body
+
+            #[test]
+            fn rust() {
+                check("rust");
+            }
+
+            #[test]
+            fn js() {
+                check("js");
+            }
+
+            #[test]
+            fn go() {
+                check("go");
+            }
+        }
+    };
+}
+
+/// Lines a process has written so far.
+#[derive(Clone, Default)]
+pub struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Log {
+    fn follow(&self, stream: impl std::io::Read + Send + 'static) {
+        let log = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                log.0.0.lock().expect("the log").push(line);
+                log.0.1.notify_all();
+            }
+            log.0.0.lock().expect("the log").push(END.to_owned());
+            log.0.1.notify_all();
+        });
+    }
+
+    /// The first line that `wanted` takes, waiting for it.
+    pub fn wait<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.0.0.lock().expect("the log");
+        let mut seen = 0;
+        loop {
+            if let Some(found) = lines[seen..].iter().find_map(|line| wanted(line)) {
+                return found;
+            }
+            assert!(lines.last().is_none_or(|line| line != END), "the process ended without {what}:\n{}", lines.join("\n"));
+            seen = lines.len();
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no {what} in the log:\n{}", lines.join("\n"));
+            lines = self.0.1.wait_timeout(lines, left).expect("the log").0;
+        }
+    }
+
+    /// Waits for a line that holds all of `parts`.
+    pub fn wait_for(&self, parts: &[&str]) -> String {
+        self.wait(&format!("line with {parts:?}"), |line| parts.iter().all(|part| line.contains(part)).then(|| line.to_owned()))
+    }
+
+    /// Everything so far.
+    pub fn text(&self) -> String {
+        self.0.0.lock().expect("the log").join("\n")
+    }
+}
+
+const END: &str = "(end of output)";
+
+/// What to start.
+pub struct Setup {
+    manifest: String,
+    guest: PathBuf,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    files: Vec<(String, String)>,
+    quiet: bool,
+}
+
+impl Setup {
+    pub fn new(guest: PathBuf) -> Self {
+        Self {
+            manifest: "manifest_version = 3\nname = \"it\"\n".to_owned(),
+            guest,
+            args: Vec::new(),
+            env: Vec::new(),
+            files: Vec::new(),
+            quiet: false,
+        }
+    }
+
+    /// A guest program `behaviours` of a language.
+    pub fn behaviours(language: &str) -> Self {
+        Self::new(guest(language, "behaviours"))
+    }
+
+    pub fn backend(self, name: &str, url: impl std::fmt::Display) -> Self {
+        self.manifest(&format!("[local_server.backends.{name}]\nurl = \"{url}\"\n"))
+    }
+
+    pub fn manifest(mut self, more: &str) -> Self {
+        self.manifest.push_str(more);
+        self
+    }
+
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.extend(arg.split(' ').map(str::to_owned));
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// A file beside the manifest.
+    pub fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
+    /// As [`start`](Self::start), logging as little as can be.
+    pub fn start_quiet(mut self) -> Sidelight {
+        self.quiet = true;
+        self.start()
+    }
+
+    fn command(&self, folder: &Path) -> Command {
+        for (name, text) in &self.files {
+            std::fs::write(folder.join(name), text).expect("a file");
+        }
+        std::fs::write(folder.join("fastly.toml"), &self.manifest).expect("a manifest");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sidelight"));
+        command
+            .args([
+                "serve",
+                "--addr",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+                if self.quiet { "--log-format=text" } else { "-vv" },
+                "--cache-dir",
+            ])
+            .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules"))
+            .args(&self.args)
+            .arg(folder.join("fastly.toml"))
+            .arg(&self.guest)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts it and waits until it serves.
+    pub fn start(self) -> Sidelight {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut child = self.command(folder.path()).spawn().expect("the binary starts");
+        let log = Log::default();
+        log.follow(child.stderr.take().expect("a pipe"));
+        let admin = log.wait("admin address", |line| address_after(line, "metrics on http://"));
+        let addr = log.wait("address", |line| address_after(line, "Listening on http://"));
+        Sidelight { child: Some(child), addr, admin, log, _folder: folder }
+    }
+
+    /// Runs it to its end, which must come by itself.
+    pub fn fails(self) -> (ExitStatus, String) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut child = self.command(folder.path()).spawn().expect("the binary starts");
+        let log = Log::default();
+        log.follow(child.stderr.take().expect("a pipe"));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().expect("a status") {
+                log.wait("end", |line| (line == END).then_some(()));
+                return (status, log.text().replace(&folder.path().display().to_string(), "FOLDER"));
+            }
+            if Instant::now() > deadline {
+                child.kill().expect("dies");
+                panic!("still running:\n{}", log.text());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {
+    let rest = &line[line.find(mark)? + mark.len()..];
+    rest.split(['/', ' ']).next()?.parse().ok()
+}
+
+/// A running server; killed when dropped.
+pub struct Sidelight {
+    child: Option<Child>,
+    pub addr: SocketAddr,
+    pub admin: SocketAddr,
+    pub log: Log,
+    _folder: tempfile::TempDir,
+}
+
+impl Sidelight {
+    pub fn get(&self, path: &str) -> Answer {
+        client::send(self.addr, &format!("GET {path} HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\n\r\n"))
+    }
+
+    pub fn post(&self, path: &str, body: &str) -> Answer {
+        let length = body.len();
+        client::send(
+            self.addr,
+            &format!("POST {path} HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"),
+        )
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("running").id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("signals");
+    }
+
+    /// Waits for the process's end.
+    pub fn end(mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("running");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().expect("a status") {
+                return status;
+            }
+            if Instant::now() > deadline {
+                child.kill().expect("dies");
+                panic!("did not end:\n{}", self.log.text());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A metric's value; 0 when it is not there.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = client::send(self.admin, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").text();
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0.0)
+    }
+
+    /// Waits until a metric has a value.
+    pub fn wait_metric(&self, name: &str, wanted: f64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let value = self.metric(name);
+            if (value - wanted).abs() < f64::EPSILON {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} is {value}, not {wanted}:\n{}", self.log.text());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Sidelight {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            drop(child.kill());
+            drop(child.wait());
+        }
+        if std::thread::panicking() {
+            eprintln!("--- log of sidelight ---\n{}", self.log.text());
+        }
+    }
+}

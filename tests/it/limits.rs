@@ -1,0 +1,178 @@
+//! Guests that misbehave, and clients that do: the damage stays with them.
+
+use std::time::Duration;
+
+use crate::client::{Answer, Connection};
+use crate::harness::{Setup, Sidelight, guest};
+use crate::languages;
+
+fn misbehave() -> Setup {
+    Setup::new(guest("rust", "misbehave"))
+}
+
+/// An answer that says nothing but an id, under which the log has the cause.
+fn opaque(sidelight: &Sidelight, answer: &Answer, status: u16, cause: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    let id = answer.header("x-request-id").expect("an id");
+    let text = answer.text();
+    assert!(text.contains(id), "{text}");
+    assert!(text.lines().count() == 2 && !text.contains("wasm") && !text.contains("trap"), "it tells too much: {text}");
+    sidelight.log.wait_for(&[id, cause]);
+}
+
+#[test]
+fn a_trap_is_an_opaque_500() {
+    let sidelight = misbehave().start();
+    let answer = sidelight.get("/trap");
+    opaque(&sidelight, &answer, 500, "unreachable");
+    assert_eq!(sidelight.get("/ok").text(), "ok\n");
+    sidelight.wait_metric("sidelight_guests_total{outcome=\"trapped\"}", 1.0);
+}
+
+#[test]
+fn a_loop_ends_at_the_cpu_limit() {
+    let sidelight = misbehave().arg("--cpu-limit 100ms").start();
+    let answer = sidelight.get("/loop");
+    opaque(&sidelight, &answer, 500, "cpu_limit");
+    sidelight.log.wait_for(&[answer.header("x-request-id").expect("an id"), "more CPU time than production"]);
+    assert!(sidelight.metric("sidelight_guest_cpu_over_production_total") >= 1.0);
+    assert_eq!(sidelight.get("/ok").text(), "ok\n");
+}
+
+#[test]
+fn others_are_served_while_loops_run() {
+    let sidelight = misbehave().arg("--cpu-limit 1s").start();
+    let mut looping: Vec<Connection> = (0..8)
+        .map(|_| {
+            let mut connection = Connection::open(sidelight.addr);
+            connection.write(b"GET /loop HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            connection
+        })
+        .collect();
+    sidelight.wait_metric("sidelight_sandboxes", 8.0);
+    for _ in 0..20 {
+        assert_eq!(sidelight.get("/ok").text(), "ok\n");
+    }
+    for connection in &mut looping {
+        assert_eq!(connection.answer().status, 500);
+    }
+}
+
+#[test]
+fn all_memory_is_an_opaque_500() {
+    let sidelight = misbehave().start();
+    let answer = sidelight.get("/memory");
+    opaque(&sidelight, &answer, 500, "memory_limit");
+    assert_eq!(sidelight.get("/ok").text(), "ok\n");
+}
+
+#[test]
+fn the_wall_limit_is_a_503() {
+    let sidelight = Setup::behaviours("rust").arg("--wall-limit 300ms").start();
+    // The response has begun: what is left to do is to cut it off.
+    let mut connection = Connection::open(sidelight.addr);
+    connection.write(b"GET /stream?n=100&ms=100 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(!connection.answer().whole);
+    sidelight.wait_metric("sidelight_guests_total{outcome=\"wall_limit\"}", 1.0);
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+}
+
+#[test]
+fn an_exit_code_without_an_answer() {
+    let sidelight = misbehave().start();
+    let answer = sidelight.get("/exit?code=3");
+    opaque(&sidelight, &answer, 500, "exit code 3");
+}
+
+#[test]
+fn no_answer_at_all() {
+    let sidelight = misbehave().start();
+    let answer = sidelight.get("/silent");
+    opaque(&sidelight, &answer, 500, "without sending a response");
+}
+
+#[test]
+fn a_guest_may_go_on_after_its_answer() {
+    let sidelight = misbehave().start();
+    let answer = sidelight.get("/late");
+    assert!(answer.whole);
+    sidelight.wait_metric("sidelight_guests_total{outcome=\"finished\"}", 1.0);
+}
+
+#[test]
+fn a_trap_in_the_middle_of_a_response_cuts_it_off() {
+    let sidelight = misbehave().start();
+    let mut connection = Connection::open(sidelight.addr);
+    connection.write(b"GET /late-trap HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = connection.answer();
+    assert_eq!(answer.status, 200);
+    assert!(!answer.whole, "a truncated response must not look complete");
+    assert_eq!(sidelight.get("/ok").text(), "ok\n");
+}
+
+#[test]
+fn more_than_there_are_sandboxes_is_503_with_retry_after() {
+    let sidelight = Setup::behaviours("rust").arg("--max-sandboxes 1 --queue-timeout 50ms").start();
+    let mut busy = Connection::open(sidelight.addr);
+    busy.write(b"GET /stream?n=100&ms=50 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(busy.head().status, 200);
+    let refused = sidelight.get("/synthetic");
+    assert_eq!(refused.status, 503);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    drop(busy);
+    // The stream's reader is gone, so its guest ends, and its sandbox is free again.
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+    assert_eq!(sidelight.get("/synthetic").status, 418);
+}
+
+#[test]
+fn a_queued_request_gets_the_next_free_sandbox() {
+    let sidelight = Setup::behaviours("rust").arg("--max-sandboxes 1 --queue-timeout 30s").start();
+    let mut busy = Connection::open(sidelight.addr);
+    busy.write(b"GET /stream?n=5&ms=50 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(busy.head().status, 200);
+    assert_eq!(sidelight.get("/synthetic").status, 418);
+}
+
+languages!(
+    fn a_client_that_goes_away_in_the_middle_of_its_body(language) {
+        let sidelight = Setup::behaviours(language).start();
+        for _ in 0..3 {
+            let mut connection = Connection::open(sidelight.addr);
+            connection.write(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nonly this");
+            sidelight.wait_metric("sidelight_sandboxes", 1.0);
+            drop(connection);
+            sidelight.wait_metric("sidelight_sandboxes", 0.0);
+        }
+        assert_eq!(sidelight.get("/synthetic").status, 418);
+        sidelight.wait_metric("sidelight_requests_in_flight", 0.0);
+    }
+);
+
+#[test]
+fn a_client_that_stops_reading_is_let_go() {
+    let origin = crate::origin::Origin::raw(|_| async {
+        let (sender, body) = crate::origin::streamed();
+        tokio::spawn(async move { while sender.send(Ok(bytes::Bytes::from(vec![b'x'; 64 << 10]))).await.is_ok() {} });
+        hyper::Response::new(body)
+    });
+    let sidelight = Setup::behaviours("rust").backend("origin", origin.url()).arg("--client-timeout 300ms").start();
+    let mut connection = Connection::open(sidelight.addr);
+    connection.write(b"GET /pass/endless HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(connection.head().status, 200);
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+    sidelight.wait_metric("sidelight_requests_in_flight", 0.0);
+    assert_eq!(sidelight.get("/synthetic").status, 418);
+}
+
+#[test]
+fn a_client_that_stops_sending_is_let_go() {
+    let sidelight = Setup::behaviours("rust").arg("--client-timeout 300ms").start();
+    let mut connection = Connection::open(sidelight.addr);
+    connection.write(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nonly this");
+    sidelight.wait_metric("sidelight_sandboxes", 1.0);
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+    assert_eq!(sidelight.get("/synthetic").status, 418);
+    std::thread::sleep(Duration::from_millis(10));
+    drop(connection);
+}

@@ -1,0 +1,22 @@
+//! Black-box tests: the real binary, real guests, real origins, real sockets.
+//!
+//! Guests come from `tests/guests/build.sh`; `make test` runs it first.
+
+mod abi;
+mod bad_input;
+mod client;
+mod echo;
+mod fanout;
+mod harness;
+mod limits;
+mod logging;
+mod memory;
+mod origin;
+mod passthrough;
+mod platform;
+mod protocol;
+mod shutdown;
+mod streaming;
+mod synthetic;
+mod tls;
+mod upload;
