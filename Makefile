@@ -10,7 +10,7 @@ run: needs build
 	@manifests/demo/run.sh $(ADDR) $(ORIGIN)
 
 build:
-	cargo build --release --bin sidelight --example demo-origin
+	cargo build --locked --release --features tools --bin sidelight --bin demo-origin
 
 # A C compiler and cmake build zlib and ring; installed when that is possible, named otherwise.
 needs:

@@ -3,6 +3,7 @@
 //!
 //! `cargo bench --bench figures [-- PART…]` with the parts `events`, `memory`, `abuse`, `syscalls`.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs, reason = "not part of the product")]
 #![allow(dead_code, unused_imports, reason = "the parts are shared with the tests")]
 
 #[path = "../tests/it/client.rs"]

@@ -1,6 +1,8 @@
 //! Costs inside one process: a hostcall through the adapter and bare, an instantiation, a whole
 //! request in the hello guest. Guests come from `tests/guests/build.sh`.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs, reason = "not part of the product")]
+
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::path::Path;

@@ -12,7 +12,7 @@ for tool in wrk nginx; do
   command -v "$tool" >/dev/null || { echo "bench-http needs $tool (Debian: apt-get install wrk nginx-light)" >&2; exit 1; }
 done
 
-[[ -n ${SKIP_BUILD:-} ]] || cargo build --release --bin sidelight --example native
+[[ -n ${SKIP_BUILD:-} ]] || cargo build --locked --release --features tools --bin sidelight --bin bench-native
 tests/guests/build.sh rust
 
 work=$(mktemp -d)
@@ -52,7 +52,7 @@ url = "http://127.0.0.1:$static"
 CONF
 
 nginx -c "$work/nginx.conf" -p "$work" 2>"$work/nginx.log" & pids+=($!)
-target/release/examples/native "127.0.0.1:$native" 2>/dev/null & pids+=($!)
+target/release/bench-native "127.0.0.1:$native" 2>/dev/null & pids+=($!)
 serve() { RUST_LOG=error target/release/sidelight serve -C "$work/fastly.toml" --addr "127.0.0.1:$1" "tests/guests/out/rust/$2.wasm" & pids+=($!); }
 serve "$hello" hello
 serve "$pass" passthrough

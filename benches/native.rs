@@ -1,6 +1,8 @@
 //! A native pingora handler that answers as the hello guest does: the ceiling in `make bench-http`.
 //!
-//! `cargo run --release --example native -- ADDRESS`
+//! `cargo run --release --features tools --bin bench-native -- ADDRESS`
+
+#![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs, reason = "not part of the product")]
 
 use async_trait::async_trait;
 use http::Response;

@@ -1,5 +1,7 @@
 //! The layer order of `src/lib.rs`, and the size of files. A module may use lower layers only.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs, reason = "not part of the product")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

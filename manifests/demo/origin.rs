@@ -1,6 +1,6 @@
 //! The demo's origin: answers every request with what it got.
 //!
-//! `cargo run --release --example demo-origin -- ADDRESS`
+//! `cargo run --release --features tools --bin demo-origin -- ADDRESS`
 
 use async_trait::async_trait;
 use http::Response;

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 addr=$1
 origin=$2
 
-target/release/examples/demo-origin "$origin" &
+target/release/demo-origin "$origin" &
 origin_pid=$!
 sidelight_pid=
 finish() {

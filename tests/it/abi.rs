@@ -164,7 +164,7 @@ fn the_rust_sdk_declares_the_same() {
 
 #[test]
 fn the_listing_is_as_reviewed() {
-    let output = Command::new(env!("CARGO_BIN_EXE_sidelight")).args(["hostcalls", "--format", "tsv"]).output().expect("runs");
+    let output = Command::new(crate::harness::binary()).args(["hostcalls", "--format", "tsv"]).output().expect("runs");
     let text = String::from_utf8(output.stdout).expect("text");
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hostcalls.txt");
     if std::env::var_os("BLESS").is_some() {

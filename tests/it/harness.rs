@@ -1,10 +1,11 @@
 //! Starts and stops `sidelight`, and names the guests.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +15,14 @@ use crate::client::{self, Answer};
 
 /// How long anything may take before a test gives up. Not a speed claim.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary to test: cargo's, or the one that `SIDELIGHT_BIN` names.
+pub fn binary() -> PathBuf {
+    std::env::var_os("SIDELIGHT_BIN").map_or_else(|| env!("CARGO_BIN_EXE_sidelight").into(), PathBuf::from)
+}
+
+/// Guests that have been compiled into the modules' cache, so that tests do not all compile at once.
+static COMPILED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// A guest by language and name.
 pub fn guest(language: &str, name: &str) -> PathBuf {
@@ -160,7 +169,7 @@ impl Setup {
             std::fs::write(folder.join(name), text).expect("a file");
         }
         std::fs::write(folder.join("fastly.toml"), &self.manifest).expect("a manifest");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sidelight"));
+        let mut command = Command::new(binary());
         command
             .args([
                 "serve",
@@ -185,6 +194,18 @@ impl Setup {
 
     /// Starts it and waits until it serves.
     pub fn start(self) -> Sidelight {
+        let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        if compiled.contains(&self.guest) {
+            drop(compiled);
+            return self.start_now();
+        }
+        let guest = self.guest.clone();
+        let started = self.start_now();
+        compiled.insert(guest);
+        started
+    }
+
+    fn start_now(self) -> Sidelight {
         let folder = tempfile::tempdir().expect("a folder");
         let mut child = self.command(folder.path()).spawn().expect("the binary starts");
         let log = Log::default();

@@ -2,6 +2,13 @@
 //!
 //! Guests come from `tests/guests/build.sh`; `make test` runs it first.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test ends at its first surprise, waits and reads its settings"
+)]
+
 mod abi;
 mod bad_input;
 mod client;
