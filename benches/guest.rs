@@ -57,7 +57,13 @@ fn load(name: &str) -> Bench {
 impl Bench {
     fn request(&self) -> DownstreamRequest {
         let head = RequestHead { uri: "http://edge.test/".parse().expect("a URI"), ..RequestHead::default() };
-        DownstreamRequest { head, body: Body::empty(), client: self.client.clone(), id: "00000000-0000-4000-8000-000000000000".into() }
+        DownstreamRequest {
+            head,
+            raw_head: bytes::Bytes::new(),
+            body: Body::empty(),
+            client: self.client.clone(),
+            id: "00000000-0000-4000-8000-000000000000".into(),
+        }
     }
 }
 

@@ -29,7 +29,10 @@ native=$(port); static=$(port); proxy=$(port); hello=$(port); pass=$(port)
 
 mkdir -p "$work/www"
 printf 'Hello, world!\n' > "$work/www/index.html"
+# Workers read the folder made above: they must be its owner.
+user=$([[ $(id -u) == 0 ]] && echo "user root;" || true)
 cat > "$work/nginx.conf" <<CONF
+$user
 worker_processes $threads;
 daemon off;
 pid $work/nginx.pid;
@@ -59,7 +62,7 @@ serve "$pass" passthrough
 
 for p in "$native" "$static" "$proxy" "$hello" "$pass"; do
   for _ in $(seq 100); do curl -sf -o /dev/null "http://127.0.0.1:$p/" && break; sleep 0.1; done
-  curl -sf -o /dev/null "http://127.0.0.1:$p/" || { echo "nothing answers on port $p" >&2; cat "$work"/*.log >&2; exit 1; }
+  curl -sf -o /dev/null "http://127.0.0.1:$p/" || { echo "nothing answers on port $p (native $native, static $static, proxy $proxy, hello $hello, pass $pass)" >&2; curl -si "http://127.0.0.1:$p/" >&2 || true; cat "$work"/*.log >&2; exit 1; }
 done
 
 measure() { # port -> requests/s

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::abi::{Buf, HostError, HostResult, Registrar};
+use crate::abi::{Buf, HostError, HostResult, Paged, Registrar};
+use crate::http::head::field_names;
 use crate::sandbox::{GuestRequest, Handle, Sandbox};
 
 type Request = Handle<GuestRequest>;
@@ -20,6 +21,17 @@ fn downstream_server_ip_addr(sandbox: &mut Sandbox, request: Request) -> HostRes
 fn downstream_client_request_id(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>> {
     sandbox.requests.get(request)?;
     Ok(Buf(sandbox.id.to_string()))
+}
+
+fn downstream_original_header_count(sandbox: &mut Sandbox, request: Request) -> HostResult<u32> {
+    sandbox.requests.get(request)?;
+    Ok(field_names(&sandbox.raw_head).count() as u32)
+}
+
+/// As on the wire: order, case and repetitions kept.
+fn downstream_original_header_names(sandbox: &mut Sandbox, request: Request) -> HostResult<Paged> {
+    sandbox.requests.get(request)?;
+    Ok(Paged::new(field_names(&sandbox.raw_head)))
 }
 
 fn no(sandbox: &mut Sandbox, request: Request) -> HostResult<bool> {
@@ -47,6 +59,7 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     const PLAIN: &str = "there is no TLS listener yet: always NONE, as on a plain connection";
     const NO_ANALYSIS: &str = "nothing is analysed yet: always false";
     const NOT_COMPUTED: &str = "not computed yet: always NONE";
+    const NO_DATA: &str = "there is no such data yet: always NONE";
     const NOT_YET: &str = "not available yet";
     const ONE: &str = "a sandbox serves one request so far";
     m.call("downstream_client_ip_addr", downstream_client_ip_addr);
@@ -65,24 +78,24 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call_partial("downstream_tls_ja3_md5", PLAIN, no_digest);
     m.call_partial("downstream_client_h2_fingerprint", NOT_COMPUTED, no_text);
     m.call_partial("downstream_client_oh_fingerprint", NOT_COMPUTED, no_text);
-    m.unsupported("downstream_bot_category", 4, NOT_YET);
-    m.unsupported("downstream_bot_category_kind", 2, NOT_YET);
-    m.unsupported("downstream_bot_name", 4, NOT_YET);
-    m.unsupported("downstream_bot_verified", 2, NOT_YET);
+    m.call_partial("downstream_bot_category", NO_DATA, no_text);
+    m.call_partial("downstream_bot_category_kind", NO_DATA, no_number);
+    m.call_partial("downstream_bot_name", NO_DATA, no_text);
+    m.call_partial("downstream_bot_verified", NO_DATA, no_number);
     m.call_partial("downstream_compliance_region", NOT_COMPUTED, no_text);
-    m.unsupported("downstream_original_header_count", 2, NOT_YET);
-    m.unsupported("downstream_original_header_names", 6, NOT_YET);
-    m.unsupported("downstream_resvpnproxy_is_anonymous", 2, NOT_YET);
-    m.unsupported("downstream_resvpnproxy_is_anonymous_vpn", 2, NOT_YET);
-    m.unsupported("downstream_resvpnproxy_is_hosting_provider", 2, NOT_YET);
-    m.unsupported("downstream_resvpnproxy_is_proxy_over_vpn", 2, NOT_YET);
-    m.unsupported("downstream_resvpnproxy_is_public_proxy", 2, NOT_YET);
-    m.unsupported("downstream_resvpnproxy_is_relay_proxy", 2, NOT_YET);
-    m.unsupported("downstream_resvpnproxy_is_residential_proxy", 2, NOT_YET);
-    m.unsupported("downstream_resvpnproxy_is_smart_dns_proxy", 2, NOT_YET);
-    m.unsupported("downstream_resvpnproxy_is_tor_exit_node", 2, NOT_YET);
-    m.unsupported("downstream_resvpnproxy_is_vpn_datacenter", 2, NOT_YET);
-    m.unsupported("downstream_resvpnproxy_vpn_service_name", 4, NOT_YET);
+    m.call("downstream_original_header_count", downstream_original_header_count);
+    m.call("downstream_original_header_names", downstream_original_header_names);
+    m.call_partial("downstream_resvpnproxy_is_anonymous", NO_DATA, no_number);
+    m.call_partial("downstream_resvpnproxy_is_anonymous_vpn", NO_DATA, no_number);
+    m.call_partial("downstream_resvpnproxy_is_hosting_provider", NO_DATA, no_number);
+    m.call_partial("downstream_resvpnproxy_is_proxy_over_vpn", NO_DATA, no_number);
+    m.call_partial("downstream_resvpnproxy_is_public_proxy", NO_DATA, no_number);
+    m.call_partial("downstream_resvpnproxy_is_relay_proxy", NO_DATA, no_number);
+    m.call_partial("downstream_resvpnproxy_is_residential_proxy", NO_DATA, no_number);
+    m.call_partial("downstream_resvpnproxy_is_smart_dns_proxy", NO_DATA, no_number);
+    m.call_partial("downstream_resvpnproxy_is_tor_exit_node", NO_DATA, no_number);
+    m.call_partial("downstream_resvpnproxy_is_vpn_datacenter", NO_DATA, no_number);
+    m.call_partial("downstream_resvpnproxy_vpn_service_name", NO_DATA, no_text);
     m.unsupported("downstream_visits_this_pop", 1, NOT_YET);
     m.unsupported("downstream_visits_this_service", 1, NOT_YET);
     m.call_partial("fastly_key_is_valid", "no Fastly-Key can be configured yet: always false", no);

@@ -9,6 +9,7 @@ use crate::abi::status::ErrorDetail;
 use crate::abi::values::{CacheOverrideRecord, Handles};
 use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, WithDetail, fields, versions};
 use crate::http::Body;
+use crate::http::head::field_names;
 use crate::sandbox::{CacheOverride, GuestRequest, GuestResponse, Handle, PendingRequest, Sandbox};
 use crate::services::backend::{self, Backend, SendError};
 
@@ -298,6 +299,14 @@ fn downstream_client_request_id(sandbox: &mut Sandbox) -> HostResult<Buf<String>
     Ok(Buf(sandbox.id.to_string()))
 }
 
+fn original_header_count(sandbox: &mut Sandbox) -> HostResult<u32> {
+    Ok(field_names(&sandbox.raw_head).count() as u32)
+}
+
+fn original_header_names_get(sandbox: &mut Sandbox) -> HostResult<Paged> {
+    Ok(Paged::new(field_names(&sandbox.raw_head)))
+}
+
 fn no(_: &mut Sandbox) -> HostResult<bool> {
     Ok(false)
 }
@@ -371,8 +380,8 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call_partial("downstream_client_oh_fingerprint", NOT_COMPUTED, no_text);
     m.call_partial("downstream_compliance_region", NOT_COMPUTED, no_text);
     m.call_partial("fastly_key_is_valid", "no Fastly-Key can be configured yet: always false", no);
-    m.unsupported("original_header_count", 1, NOT_YET);
-    m.unsupported("original_header_names_get", 5, NOT_YET);
+    m.call("original_header_count", original_header_count);
+    m.call("original_header_names_get", original_header_names_get);
 
     m.unsupported("register_dynamic_backend", 6, "there are no dynamic backends yet");
     m.unsupported("inspect", 7, NOT_YET);

@@ -57,3 +57,22 @@ impl Default for ResponseHead {
         Self { status: StatusCode::OK, version: Version::HTTP_11, headers: HeaderMap::new(), framing: Framing::Automatic }
     }
 }
+
+/// The field names of a request head as it came, in their order and case, with repetitions. `head` is a
+/// whole head that has been parsed before.
+pub fn field_names(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = head.split(|byte| *byte == b'\n').skip_while(|line| line.trim_ascii().is_empty()).skip(1);
+    lines.filter_map(|line| Some(&line[..line.iter().position(|byte| *byte == b':')?]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_as_on_the_wire() {
+        let head = b"\r\nGET http://a:80/ HTTP/1.1\r\nHost: a\r\nx-Two: 1:2\r\nX-TWO: 3\r\n\r\n";
+        let names: Vec<_> = field_names(head).collect();
+        assert_eq!(names, [&b"Host"[..], b"x-Two", b"X-TWO"]);
+    }
+}

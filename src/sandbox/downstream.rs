@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::http::{Body, RequestHead, ResponseHead};
@@ -21,6 +22,8 @@ pub struct Client {
 pub struct DownstreamRequest {
     /// The head, its URI absolute.
     pub head: RequestHead,
+    /// The head as it came.
+    pub raw_head: Bytes,
     /// The body, read from the client only as it is read here.
     pub body: Body,
     /// Who asks.

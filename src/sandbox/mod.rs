@@ -76,6 +76,8 @@ pub struct Sandbox {
     pub client: Arc<Client>,
     /// Names the request in logs and traces.
     pub id: Arc<str>,
+    /// The head of the client's request as it came.
+    pub raw_head: bytes::Bytes,
     /// CPU and memory used.
     pub meter: Arc<Meter>,
     /// Bytes written into bodies since what they hold was last counted.
@@ -103,6 +105,7 @@ impl Sandbox {
             logs: Table::default(),
             client: request.client.clone(),
             id: request.id.clone(),
+            raw_head: request.raw_head.clone(),
             incoming: Some(request),
             responder: Some(responder),
             meter,

@@ -213,7 +213,8 @@ impl Exchange<'_> {
             (Some(upload), body)
         };
         let (responder, answer) = Responder::new();
-        let request = DownstreamRequest { head, body, client: self.client.clone(), id: asked.id.clone() };
+        let raw_head = session.get_headers_raw_bytes();
+        let request = DownstreamRequest { head, raw_head, body, client: self.client.clone(), id: asked.id.clone() };
         let guest = self.edge.runtime.start(self.edge.current.pin(), request, responder, permit);
         let respond = self.respond(asked, answer, guest, writer);
         let whole = match upload {
