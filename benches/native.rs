@@ -25,7 +25,7 @@ impl ServeHttp for Hello {
 fn main() {
     let address = std::env::args().nth(1).expect("an address");
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut server = Server::new_with_opt_and_conf(None, ServerConf { threads, ..ServerConf::default() });
+    let mut server = Server::new_with_opt_and_conf(None, ServerConf { threads, grace_period_seconds: Some(0), ..ServerConf::default() });
     server.bootstrap();
     let mut service = Service::new("native".to_owned(), HttpServer::new_app(Hello));
     service.add_tcp(&address);

@@ -21,9 +21,6 @@ use crate::services::backend::Connector;
 use crate::services::{BuildError, Services};
 use crate::telemetry::{Telemetry, clock};
 
-/// Unused backend connections kept, over all backends.
-const IDLE_CONNECTIONS: usize = 1024;
-
 /// How often a drain looks whether it is over.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 
@@ -102,7 +99,7 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
     }
     let listener = bind(host.listen)?;
     let admin = host.admin.map(bind).transpose()?;
-    let connector = Arc::new(Connector::new(IDLE_CONNECTIONS));
+    let connector = Arc::new(Connector::new());
     let services = Services::build(&config, &connector, &telemetry)?;
     let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
     let started = clock::now();

@@ -34,7 +34,7 @@ impl ServeHttp for Origin {
 
 fn main() {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7677".to_owned());
-    let mut server = Server::new_with_opt_and_conf(None, ServerConf::default());
+    let mut server = Server::new_with_opt_and_conf(None, ServerConf { grace_period_seconds: Some(0), ..ServerConf::default() });
     server.bootstrap();
     let mut service = Service::new("origin".to_owned(), HttpServer::new_app(Origin));
     service.add_tcp(&address);

@@ -141,7 +141,7 @@ struct LimitArgs {
     memory_limit: u32,
 
     /// Memory each idle sandbox slot may keep resident, in KiB.
-    #[arg(long, value_name = "KIB", default_value_t = 1024, env = "SIDELIGHT_KEEP_RESIDENT", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    #[arg(long, value_name = "KIB", default_value_t = 2048, env = "SIDELIGHT_KEEP_RESIDENT", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     keep_resident: u32,
 
     /// Longest request head, in KiB; more is 431.

@@ -73,7 +73,7 @@ impl Default for Limits {
             cpu: Duration::from_secs(5),
             cpu_report: Duration::from_millis(50),
             wall: Duration::from_secs(120),
-            keep_resident: 1 << 20,
+            keep_resident: 2 << 20,
             uri: 8192,
             head: 128 << 10,
             head_timeout: Duration::from_secs(10),

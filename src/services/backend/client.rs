@@ -12,7 +12,7 @@ use ::http::header::{self, HeaderValue};
 use ::http::{Method, Uri, Version};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::connectors::TransportConnector;
 use pingora::http::RequestHeader;
 use pingora::prelude::timeout;
 use pingora::protocols::Stream;
@@ -33,16 +33,22 @@ use crate::http::{Body, BodyError, BodyStream, RequestHead, ResponseHead};
 /// How long a backend may refuse to take request bytes.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Sockets and idle connections, shared by all services of the process.
+/// Makes connections, for all services of the process.
 pub struct Connector {
     transport: TransportConnector,
     system_roots: Arc<RootCertStore>,
 }
 
+impl Default for Connector {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Connector {
-    /// A pool of at most `idle` unused connections.
-    pub fn new(idle: usize) -> Self {
-        Self { transport: TransportConnector::new(Some(ConnectorOptions::new(idle))), system_roots: Arc::new(tls::system_roots()) }
+    /// A connector with the machine's roots.
+    pub fn new() -> Self {
+        Self { transport: TransportConnector::new(None), system_roots: Arc::new(tls::system_roots()) }
     }
 
     /// The machine's root certificates, read once.
@@ -84,7 +90,7 @@ impl Backend {
     async fn retrying(self: &Arc<Self>, mut request: Request) -> Result<Response, SendError> {
         let prepared = self.prepare(&mut request)?;
         let again = request.head.method.is_idempotent().then(|| request.body.duplicate()).flatten();
-        if let Some(stream) = self.connector.transport.reused_stream(&self.peer(None)).await {
+        if let Some(stream) = self.idle.take() {
             self.counters.reused.inc();
             match (self.exchange(stream, &prepared, request.body).await, again) {
                 (Err(Failed { error: _, unanswered: true }), Some(body)) => request.body = body,
@@ -94,11 +100,6 @@ impl Backend {
         self.counters.new.inc();
         let stream = self.connect().await?;
         self.exchange(stream, &prepared, request.body).await.map_err(|failed| failed.error)
-    }
-
-    fn peer(&self, addr: Option<SocketAddr>) -> BackendPeer {
-        let addr = addr.unwrap_or(SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0));
-        BackendPeer { addr: PeerAddr::Inet(addr), pool_key: self.pool_key, options: PeerOptions::new() }
     }
 
     /// The head as it goes on the wire, and the framing of the body.
@@ -166,7 +167,7 @@ impl Backend {
         let stream = self
             .connector
             .transport
-            .new_stream(&self.peer(Some(address)))
+            .new_stream(&BackendPeer { addr: PeerAddr::Inet(address), options: PeerOptions::new() })
             .await
             .map_err(|error| SendError::connecting(&address.to_string(), &error))?;
         let Some(client) = &self.tls else { return Ok(stream) };
@@ -333,7 +334,7 @@ impl ResponseBody {
         let Some(half) = session.reuse().await else { return };
         drop(half);
         if let Some(stream) = io.into_stream() {
-            self.backend.connector.transport.release_stream(stream, self.backend.pool_key, Some(self.backend.config.keepalive_time));
+            self.backend.idle.put(stream);
         }
     }
 }
@@ -423,11 +424,10 @@ impl BodyStream for Relayed {
     }
 }
 
-/// What pingora's connector needs to know: an address and a pool key. TLS is put on top by us.
+/// What pingora's connector needs to know: an address. TLS is put on top by us.
 #[derive(Clone, Debug)]
 struct BackendPeer {
     addr: PeerAddr,
-    pool_key: u64,
     options: PeerOptions,
 }
 
@@ -451,7 +451,8 @@ impl Peer for BackendPeer {
     }
 
     fn reuse_hash(&self) -> u64 {
-        self.pool_key
+        // pingora's pool is not used: see `pool`.
+        0
     }
 
     fn get_peer_options(&self) -> Option<&PeerOptions> {
@@ -459,7 +460,6 @@ impl Peer for BackendPeer {
     }
 
     fn matches_fd<V: std::os::fd::AsRawFd>(&self, _fd: V) -> bool {
-        // The pool key already names the backend; its address may have several answers.
         true
     }
 }

@@ -4,10 +4,10 @@
 
 pub mod client;
 pub mod error;
+pub mod pool;
 pub mod tls;
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use prometheus::IntCounter;
@@ -19,6 +19,9 @@ use super::BuildError;
 pub use client::{Connector, Request, Response};
 pub use error::SendError;
 
+/// Idle connections kept for one backend.
+const MAX_IDLE: usize = 256;
+
 /// The backends of one service, by name.
 pub struct Backends {
     by_name: HashMap<String, Arc<Backend>>,
@@ -29,7 +32,7 @@ pub struct Backend {
     config: config::Backend,
     tls: Option<tls::Client>,
     /// Connections are shared only within one backend of one set of settings.
-    pool_key: u64,
+    idle: Arc<pool::Pool>,
     connector: Arc<Connector>,
     counters: Counters,
 }
@@ -68,12 +71,6 @@ impl Backends {
 impl Backend {
     fn build(config: config::Backend, connector: &Arc<Connector>, telemetry: &Telemetry) -> Result<Self, tls::TlsConfigError> {
         let tls = config.tls.as_ref().map(|settings| tls::Client::build(settings, connector.system_roots())).transpose()?;
-        let mut hasher = DefaultHasher::new();
-        format!("{config:?}").hash(&mut hasher);
-        if let Some(tls) = &tls {
-            // Same settings, other certificates: other connections.
-            tls.identity().hash(&mut hasher);
-        }
         let metrics = &telemetry.metrics;
         let counters = Counters {
             ok: metrics.backend_requests.with_label_values(&[&config.name, "ok"]),
@@ -81,7 +78,8 @@ impl Backend {
             reused: metrics.backend_connections.with_label_values(&[&config.name, "reused"]),
             telemetry: telemetry.clone(),
         };
-        Ok(Self { pool_key: hasher.finish(), tls, connector: connector.clone(), config, counters })
+        let idle = pool::Pool::new(MAX_IDLE, config.keepalive_time);
+        Ok(Self { idle, tls, connector: connector.clone(), config, counters })
     }
 
     /// Its settings.
