@@ -38,7 +38,7 @@ pub fn build(limits: &Limits) -> wasmtime::Result<Engine> {
         .linear_memory_keep_resident(keep)
         .table_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto)
-        .decommit_batch_size(8);
+        .decommit_batch_size(1);
     let mut config = Config::new();
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
