@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
-use wasmtime::{Instance, Store, Trap, UpdateDeadline};
+use wasmtime::{Instance, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::engine::TABLE_ELEMENTS;
@@ -19,6 +19,9 @@ use crate::sandbox::limits::Stopped;
 use crate::sandbox::{DownstreamRequest, MemoryLimiter, Meter, Responder, Sandbox};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
+
+/// Frames of a guest's stack that the log shows.
+const MAX_FRAMES: usize = 16;
 
 /// How a guest ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,7 +200,22 @@ fn judge(error: &wasmtime::Error, meter: &Meter) -> Outcome {
     if meter.memory_refused() && error.is::<Trap>() {
         return Outcome::MemoryLimit;
     }
-    Outcome::Trapped(format!("{error:?}"))
+    Outcome::Trapped(describe(error))
+}
+
+/// The cause and where it happened, on one line.
+fn describe(error: &wasmtime::Error) -> String {
+    let mut text = error.root_cause().to_string().replace('\n', " ");
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        for (i, frame) in backtrace.frames().iter().take(MAX_FRAMES).enumerate() {
+            text.push_str(if i == 0 { "; at " } else { " < " });
+            match frame.func_name() {
+                Some(name) => text.push_str(name),
+                None => text.push_str(&format!("function {}", frame.func_index())),
+            }
+        }
+    }
+    text
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -173,21 +173,20 @@ impl Setup {
         command
             .args([
                 "serve",
-                "--addr",
-                "127.0.0.1:0",
                 "--admin",
                 "127.0.0.1:0",
                 if self.quiet { "--log-format=text" } else { "-vv" },
                 "--cache-dir",
             ])
             .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules"))
+            .args(if self.args.iter().any(|arg| arg == "--addr") { &[] as &[&str] } else { &["--addr", "127.0.0.1:0"] })
             .args(&self.args)
             .arg(folder.join("fastly.toml"))
             .arg(&self.guest)
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped());
         command
     }

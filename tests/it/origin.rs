@@ -49,7 +49,7 @@ pub fn text(text: impl Into<Bytes>) -> Body {
 
 /// A body from a channel; an error cuts it off.
 pub fn streamed() -> (tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>, Body) {
-    let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+    let (sender, mut receiver) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
     let stream = futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))));
     (sender, StreamBody::new(stream).boxed_unsync())
 }
