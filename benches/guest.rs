@@ -47,7 +47,7 @@ fn load(name: &str) -> Bench {
     let _context = tokio.enter();
     let runtime = Arc::new(Runtime::new(&host, &telemetry).expect("an engine"));
     let guest = runtime.load(&path, &config).expect("a guest; run tests/guests/build.sh rust");
-    let services = Services::build(&config, &Arc::new(Connector::new()), &telemetry).ok().expect("services");
+    let services = Services::build(&config, &Arc::new(Connector::new()), &telemetry).unwrap_or_else(|_| panic!("no backend, no fault"));
     let current = Current::new(Snapshot { generation: 1, config: Arc::new(config), services: Arc::new(services), guest });
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     drop(_context);

@@ -224,7 +224,7 @@ impl BackgroundService for Drain {
                 CUT_OFF
             }
         };
-        #[expect(clippy::exit, reason = "pingora would go on sleeping for its whole grace period")]
+        // pingora would go on sleeping for its whole grace period.
         std::process::exit(code);
     }
 }

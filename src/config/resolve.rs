@@ -67,7 +67,7 @@ impl Resolve {
             self.problem(name, "a backend needs a name", "[local_server.backends.NAME]");
         }
         let url = self.url(&from.url);
-        let override_host = from.override_host.as_ref().and_then(|host| {
+        let override_host = from.override_host.as_ref().map(|host| {
             if host.get_ref().is_empty() || ::http::HeaderValue::from_str(host.get_ref()).is_err() {
                 self.problem(
                     host,
@@ -75,7 +75,7 @@ impl Resolve {
                     "for example \"www.example.com\", or leave the key out",
                 );
             }
-            Some(host.get_ref().clone())
+            host.get_ref().clone()
         });
         let health = from.health.as_ref().map_or(Health::Unknown, |given| match given.get_ref().to_ascii_lowercase().as_str() {
             "unknown" => Health::Unknown,
@@ -94,13 +94,7 @@ impl Resolve {
         let ca = self.pems(from.ca_certificate.as_ref());
         let client = self.client_certificate(name, from.client_certificate.as_ref());
         let (tls, host, port, path_prefix) = url?;
-        let cert_host = from.cert_host.as_ref().map_or_else(
-            || {
-                // As production: the override host, when given, is also the name on the certificate.
-                override_host.as_deref().and_then(host_of).unwrap_or_else(|| host.clone())
-            },
-            |name| name.get_ref().clone(),
-        );
+        let cert_host = from.cert_host.as_ref().map_or_else(|| host.clone(), |name| name.get_ref().clone());
         if tls && rustls_pki_types::ServerName::try_from(cert_host.as_str()).is_err() {
             let message = format!("`{cert_host}` is no name a certificate can have");
             match &from.cert_host {
@@ -222,12 +216,6 @@ impl Resolve {
             self.notes.push(format!("local_server.{key} is not supported yet and has no effect"));
         }
     }
-}
-
-/// The host of an authority, without its port.
-fn host_of(authority: &str) -> Option<String> {
-    let authority: ::http::uri::Authority = authority.parse().ok()?;
-    Some(authority.host().trim_start_matches('[').trim_end_matches(']').to_owned())
 }
 
 #[cfg(test)]

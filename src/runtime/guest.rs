@@ -25,6 +25,9 @@ pub struct Guest {
     pub digest: Arc<str>,
 }
 
+/// Module and name of an import.
+type Import = (String, String);
+
 /// Why a program cannot be loaded. The text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -119,7 +122,7 @@ impl Runtime {
     }
 
     /// Resolves every import. Functions nobody has are stood in for by ones that trap, and named.
-    fn resolve(&self, module: &Module) -> wasmtime::Result<(InstancePre<GuestState>, Vec<(String, String)>)> {
+    fn resolve(&self, module: &Module) -> wasmtime::Result<(InstancePre<GuestState>, Vec<Import>)> {
         let mut linker = Cow::Borrowed(&self.linker);
         let mut missing = Vec::new();
         loop {
@@ -142,7 +145,7 @@ impl Runtime {
 }
 
 /// A line for each module with the names imported from it.
-fn lines(imports: &[(String, String)]) -> String {
+fn lines(imports: &[Import]) -> String {
     let mut by_module: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (module, name) in imports {
         by_module.entry(module).or_default().push(name);

@@ -1,7 +1,7 @@
 //! A client that shows exactly what is on the wire.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
 use crate::harness::PATIENCE;
 
@@ -66,10 +66,6 @@ impl Connection {
     /// Writes what the peer takes; true if it took all.
     pub fn try_write(&mut self, bytes: &[u8]) -> bool {
         self.stream.write_all(bytes).is_ok()
-    }
-
-    pub fn finish_writing(&self) {
-        self.stream.shutdown(Shutdown::Write).expect("half-closes");
     }
 
     /// More bytes; false at the end.

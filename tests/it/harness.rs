@@ -158,7 +158,8 @@ impl Setup {
         self
     }
 
-    /// As [`start`](Self::start), logging as little as can be.
+    /// As [`start`](Self::start), logging as little as can be: for figures.
+    #[allow(dead_code, reason = "benches use it")]
     pub fn start_quiet(mut self) -> Sidelight {
         self.quiet = true;
         self.start()
@@ -171,13 +172,7 @@ impl Setup {
         std::fs::write(folder.join("fastly.toml"), &self.manifest).expect("a manifest");
         let mut command = Command::new(binary());
         command
-            .args([
-                "serve",
-                "--admin",
-                "127.0.0.1:0",
-                if self.quiet { "--log-format=text" } else { "-vv" },
-                "--cache-dir",
-            ])
+            .args(["serve", "--admin", "127.0.0.1:0", if self.quiet { "--log-format=text" } else { "-vv" }, "--cache-dir"])
             .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules"))
             .args(if self.args.iter().any(|arg| arg == "--addr") { &[] as &[&str] } else { &["--addr", "127.0.0.1:0"] })
             .args(&self.args)
@@ -237,7 +232,7 @@ impl Setup {
 
 fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {
     let rest = &line[line.find(mark)? + mark.len()..];
-    rest.split(['/', ' ']).next()?.parse().ok()
+    rest.split(|c: char| !c.is_ascii_hexdigit() && !".:[]".contains(c)).next()?.parse().ok()
 }
 
 /// A running server; killed when dropped.

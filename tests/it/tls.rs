@@ -171,5 +171,6 @@ fn override_host_is_sent() {
     let (addr, _) = origin(&authority.leaf(&["localhost"]), None);
     let manifest = backend(addr, &format!("override_host = \"www.example.com\"\nca_certificate = '''{}'''", authority.pem));
     let sidelight = Setup::behaviours("rust").manifest(&manifest).start();
-    assert!(sidelight.get("/pass/x").text().contains("host=www.example.com"));
+    let answer = sidelight.get("/pass/x");
+    assert!(answer.text().contains("host=www.example.com"), "{}", answer.text());
 }
