@@ -329,12 +329,7 @@ fn absolute(head: &mut ::http::request::Parts, server: SocketAddr) -> Result<Uri
         (None, _) => None,
         (Some(_), Some(_)) => return Err(Failure::BadRequest),
     };
-    let mut target = std::mem::take(&mut head.uri);
-    if !target.path().starts_with('/') && target.path().contains("://") {
-        // pingora keeps an absolute target as if it were a path.
-        target = target.path_and_query().and_then(|target| target.as_str().parse().ok()).ok_or(Failure::BadRequest)?;
-    }
-    let mut parts = target.into_parts();
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
     let authority = match (parts.authority.take(), host) {
         (Some(authority), _) => {
             let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::BadRequest)?;

@@ -162,10 +162,16 @@ fn two_lengths_are_400() {
 }
 
 #[test]
-fn an_absolute_target_wins_over_host() {
+fn an_absolute_target_is_understood() {
     let sidelight = start();
-    let answer = client::send(sidelight.addr, "GET http://other.example/echo?x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let answer =
+        client::send(sidelight.addr, "GET http://other.example/echo?x HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\n\r\n");
     assert_eq!(answer.json()["url"], "http://other.example/echo?x");
+}
+
+#[test]
+fn a_target_and_a_host_that_disagree_are_400() {
+    refused("GET http://other.example/echo HTTP/1.1\r\nHost: a\r\n\r\n", 400);
 }
 
 #[test]
