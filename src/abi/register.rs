@@ -3,7 +3,7 @@
 //!
 //! A sync hostcall becomes a plain wasm import without any future; one that waits becomes an async
 //! import. Each is monomorphised up to [`SyncCall`] / [`AsyncCall`] and called through one pointer
-//! from a small shim per parameter count; `docs/decisions/hostcalls.md` has the figures.
+//! from a small shim per parameter count; `docs/decisions/0001-hostcalls.md` has the figures.
 
 use std::future::Future;
 use std::panic::Location;

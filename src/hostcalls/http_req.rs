@@ -161,7 +161,8 @@ fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, s
 async fn exchange(sandbox: &mut Sandbox, outgoing: Outgoing) -> Result<backend::Response, SendError> {
     let Outgoing { backend, request } = outgoing;
     let sent = match backend {
-        Ok(backend) => backend.send(request).await,
+        // In a box: the call's own future is moved about, and this one is large.
+        Ok(backend) => Box::pin(backend.send(request)).await,
         Err(error) => Err(error),
     };
     if let Err(error) = &sent {

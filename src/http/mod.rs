@@ -5,6 +5,7 @@ pub mod body;
 pub mod framing;
 pub mod head;
 pub mod io;
+pub mod response;
 pub mod wire;
 
 pub use body::{Body, BodyError, BodyStream};

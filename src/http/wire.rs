@@ -5,7 +5,7 @@ use std::io;
 use std::task::Poll;
 use std::time::Duration;
 
-use ::http::{HeaderMap, StatusCode};
+use ::http::{HeaderMap, Method, StatusCode};
 use bytes::{BufMut, Bytes, BytesMut};
 use pingora::prelude::timeout;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -36,6 +36,19 @@ pub enum WriteError {
         /// Bytes that were promised.
         promised: u64,
     },
+}
+
+/// The request line and fields of a request. `target` is in origin form (RFC 9112 §3.2.1), as a
+/// parsed URI gives it.
+pub fn request_head(method: &Method, target: &str, headers: &HeaderMap) -> BytesMut {
+    let mut out = BytesMut::with_capacity(512);
+    out.put_slice(method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(target.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\n");
+    fields(&mut out, headers);
+    out.put_slice(b"\r\n");
+    out
 }
 
 /// The status line and fields of a response.
@@ -212,6 +225,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append("a", "1".parse().expect("a value"));
         headers.append("a", "2".parse().expect("a value"));
+        assert_eq!(request_head(&Method::PUT, "/a?b", &headers), "PUT /a?b HTTP/1.1\r\na: 1\r\na: 2\r\n\r\n");
         assert_eq!(response_head(StatusCode::NOT_FOUND, &headers), "HTTP/1.1 404 Not Found\r\na: 1\r\na: 2\r\n\r\n");
     }
 

@@ -1,7 +1,8 @@
 //! One HTTP/1.1 exchange with a backend over a pooled connection, streamed both ways.
 //!
-//! pingora supplies sockets, the pool and the response parser; the request body is written by
-//! [`wire`](crate::http::wire) on the same connection, so that both directions flow at once.
+//! pingora supplies sockets; [`wire`](crate::http::wire) writes the request and
+//! [`response`](crate::http::response) reads the answer on the same connection, so that both
+//! directions flow at once.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -9,14 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
-use ::http::{Method, Uri, Version};
+use ::http::{Method, StatusCode, Uri};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use pingora::connectors::TransportConnector;
-use pingora::http::RequestHeader;
 use pingora::prelude::timeout;
 use pingora::protocols::Stream;
-use pingora::protocols::http::v1::client::HttpSession;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
 use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::upstreams::peer::{Peer, PeerOptions};
@@ -27,6 +26,7 @@ use super::error::SendError;
 use super::{Backend, tls};
 use crate::http::framing::{self, BodyFraming};
 use crate::http::io::{SharedIo, TlsIo};
+use crate::http::response::{ReadError, ResponseReader};
 use crate::http::wire::{self, WriteError};
 use crate::http::{Body, BodyError, BodyStream, RequestHead, ResponseHead};
 
@@ -89,17 +89,21 @@ impl Backend {
     /// sent again without harm (RFC 9110 §9.2.2) is, once, on a new connection.
     async fn retrying(self: &Arc<Self>, mut request: Request) -> Result<Response, SendError> {
         let prepared = self.prepare(&mut request)?;
-        let again = request.head.method.is_idempotent().then(|| request.body.duplicate()).flatten();
-        if let Some(stream) = self.idle.take() {
-            self.counters.reused.inc();
-            match (self.exchange(stream, &prepared, request.body).await, again) {
-                (Err(Failed { error: _, unanswered: true }), Some(body)) => request.body = body,
-                (result, _) => return result.map_err(|failed| failed.error),
+        let mut kept = self.idle.take();
+        let mut again = request.head.method.is_idempotent().then(|| request.body.duplicate()).flatten();
+        let mut body = request.body;
+        loop {
+            let (stream, was_kept) = match kept.take() {
+                Some(stream) => (stream, true),
+                // Rare, and large: not a part of every exchange's future.
+                None => (Box::pin(self.connect()).await?, false),
+            };
+            if was_kept { &self.counters.reused } else { &self.counters.new }.inc();
+            match self.exchange(stream, &prepared, body).await {
+                Err(Failed { error: _, unanswered: true }) if was_kept && let Some(same) = again.take() => body = same,
+                result => return result.map_err(|failed| failed.error),
             }
         }
-        self.counters.new.inc();
-        let stream = self.connect().await?;
-        self.exchange(stream, &prepared, request.body).await.map_err(|failed| failed.error)
     }
 
     /// The head as it goes on the wire, and the framing of the body.
@@ -118,13 +122,7 @@ impl Backend {
         }
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let target = if self.config.path_prefix.is_empty() { path.to_owned() } else { format!("{}{path}", self.config.path_prefix) };
-        let mut wire = RequestHeader::build_no_case(head.method.clone(), target.as_bytes(), Some(head.headers.len()))
-            .map_err(|error| SendError::BadRequest(error.to_string()))?;
-        for (name, value) in &head.headers {
-            wire.append_header(name.clone(), value.clone()).map_err(|error| SendError::BadRequest(error.to_string()))?;
-        }
-        wire.set_version(Version::HTTP_11);
-        Ok(Prepared { head: wire, framing })
+        Ok(Prepared { head: wire::request_head(&head.method, &target, &head.headers), method: head.method.clone(), framing })
     }
 
     /// `Host` for a request that has none: the URI's, else the backend's.
@@ -182,98 +180,78 @@ impl Backend {
     async fn exchange(self: &Arc<Self>, stream: Stream, prepared: &Prepared, mut body: Body) -> Result<Response, Failed> {
         let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|addr| addr.as_inet().copied()));
         let io = SharedIo::new(stream);
-        let mut session = HttpSession::new(Box::new(io.clone()));
-        session.write_timeout = Some(UPLOAD_PATIENCE);
-        session
-            .write_request_header(Box::new(prepared.head.clone()))
-            .await
-            .map_err(|error| Failed::unanswered(SendError::Terminated(error.to_string())))?;
-        let mut writer = io.clone();
+        let mut reader = ResponseReader::new(io.clone());
         let framing = prepared.framing;
-        let mut writing = (framing != BodyFraming::None)
-            .then(|| Box::pin(async move { wire::write_message(&mut writer, BytesMut::new(), framing, &mut body, UPLOAD_PATIENCE).await }));
+        let bytes = prepared.head.clone();
+        let mut writer = io;
+        let request = Box::pin(async move { wire::write_message(&mut writer, bytes, framing, &mut body, UPLOAD_PATIENCE).await });
+        let mut writing = match framing {
+            BodyFraming::None => {
+                let written = request.await;
+                written.map_err(|error| Failed { error: SendError::Terminated(error.to_string()), unanswered: true })?;
+                None
+            }
+            BodyFraming::Length(_) | BodyFraming::Chunked | BodyFraming::UntilClose => Some(request),
+        };
 
         let first_byte = self.config.first_byte_timeout;
-        let mut upload: Option<Result<u64, WriteError>> = None;
-        loop {
-            if let Some(work) = &mut writing {
-                let read = async {
-                    match upload {
-                        // The clock starts when the request is out.
-                        Some(_) => timeout(first_byte, session.read_response()).await,
-                        None => Ok(session.read_response().await),
-                    }
-                };
-                tokio::select! {
+        let mut upload: Option<WriteError> = None;
+        let mut response = loop {
+            let arrived = match &mut writing {
+                // The clock starts when the request is out.
+                Some(work) => tokio::select! {
                     biased;
-                    head = read => self.head_arrived(head)?,
+                    head = reader.head(&prepared.method) => head,
                     done = work => {
                         writing = None;
-                        if let Err(WriteError::Body(error)) = &done {
+                        match done {
+                            Ok(_) => {}
                             // The guest or client gave its body up: the backend sees it truncated.
-                            return Err(Failed::answered(SendError::RequestBody(error.to_string())));
+                            Err(WriteError::Body(error)) => return Err(Failed::answered(SendError::RequestBody(error.to_string()))),
+                            // The backend may have answered early; look before giving up.
+                            Err(error) => upload = Some(error),
                         }
-                        // Any other failure: the backend may have answered early; look before giving up.
-                        upload = Some(done);
                         continue;
                     }
+                },
+                None => match timeout(first_byte, reader.head(&prepared.method)).await {
+                    Ok(head) => head,
+                    Err(_) => return Err(Failed::answered(SendError::ResponseTimeout(first_byte.as_millis()))),
+                },
+            };
+            match (arrived, &upload) {
+                (Ok(head), _) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Err(Failed::answered(SendError::Protocol("unexpected 101 Switching Protocols".to_owned())));
                 }
-            } else {
-                let head = timeout(first_byte, session.read_response()).await;
-                match (self.head_arrived(head), &upload) {
-                    (Ok(()), _) => {}
-                    (Err(_), Some(Err(error))) => return Err(Failed::answered(SendError::Terminated(error.to_string()))),
-                    (Err(failed), _) => return Err(failed),
+                (Ok(head), _) if head.status.is_informational() => {}
+                (Ok(head), _) => break head,
+                (Err(read), None) => return Err(Failed { error: SendError::reading(&read), unanswered: read.is_unanswered() }),
+                (Err(read), Some(write)) => {
+                    return Err(Failed { error: SendError::Terminated(write.to_string()), unanswered: read.is_unanswered() });
                 }
             }
-            let status = session.resp_header().map(|head| head.status);
-            if !status.is_some_and(|status| status.is_informational()) {
-                break;
-            }
-            if status == Some(::http::StatusCode::SWITCHING_PROTOCOLS) {
-                return Err(Failed::answered(SendError::Protocol("unexpected 101 Switching Protocols".to_owned())));
-            }
-        }
-
-        session.respect_keepalive();
-        let Some(head) = session.resp_header() else {
-            return Err(Failed::answered(SendError::Internal("no response head".to_owned())));
         };
-        let mut response =
-            ResponseHead { status: head.status, version: head.version, headers: head.headers.clone(), ..ResponseHead::default() };
-        let remaining = body_length(&prepared.head.method, &response);
+
         framing::strip_hop_by_hop(&mut response.headers);
-        let clean = upload.is_none_or(|done| done.is_ok());
-        let mut coming = ResponseBody { session: Some(session), io: Some(io), backend: self.clone(), remaining, reusable: clean };
+        let mut coming =
+            ResponseBody { reader: Some(reader), backend: self.clone(), reusable: writing.is_none() && upload.is_none(), failed: false };
         let body = match writing {
-            None if remaining == Some(0) => {
-                coming.finish().await;
+            None if coming.remaining() == Some(0) => {
+                coming.finish();
                 Body::empty()
             }
             None => Body::stream(Box::new(coming)),
             // The backend answers while the request is still going out: both go on, in a task.
-            Some(writing) => {
-                coming.reusable = false;
-                relay(coming, writing)
-            }
+            Some(writing) => relay(coming, writing),
         };
         Ok(Response { head: response, body, peer })
     }
-
-    fn head_arrived(&self, head: Result<pingora::Result<usize>, pingora::prelude::Elapsed>) -> Result<(), Failed> {
-        match head {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => {
-                let unanswered = error.retry.retry();
-                Err(Failed { error: SendError::reading(&error), unanswered })
-            }
-            Err(_) => Err(Failed::answered(SendError::ResponseTimeout(self.config.first_byte_timeout.as_millis()))),
-        }
-    }
 }
 
+/// A request as it goes on the wire.
 struct Prepared {
-    head: RequestHeader,
+    head: BytesMut,
+    method: Method,
     framing: BodyFraming,
 }
 
@@ -284,25 +262,9 @@ struct Failed {
 }
 
 impl Failed {
-    fn unanswered(error: SendError) -> Self {
-        Self { error, unanswered: true }
-    }
-
     fn answered(error: SendError) -> Self {
         Self { error, unanswered: false }
     }
-}
-
-/// The body length a response head promises (RFC 9112 §6.3); `None`: not told beforehand.
-fn body_length(method: &Method, head: &ResponseHead) -> Option<u64> {
-    use ::http::StatusCode;
-    if *method == Method::HEAD || head.status == StatusCode::NO_CONTENT || head.status == StatusCode::NOT_MODIFIED {
-        return Some(0);
-    }
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
-        return None;
-    }
-    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
@@ -317,23 +279,17 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
 
 /// A response body read straight from its connection, which goes back to the pool at the end.
 struct ResponseBody {
-    session: Option<HttpSession>,
-    io: Option<SharedIo>,
+    reader: Option<ResponseReader<SharedIo>>,
     backend: Arc<Backend>,
-    remaining: Option<u64>,
     reusable: bool,
+    failed: bool,
 }
 
 impl ResponseBody {
     /// The response is whole: keep the connection if both sides want to.
-    async fn finish(&mut self) {
-        let (Some(session), Some(io)) = (self.session.take(), self.io.take()) else { return };
-        if !self.reusable {
-            return;
-        }
-        let Some(half) = session.reuse().await else { return };
-        drop(half);
-        if let Some(stream) = io.into_stream() {
+    fn finish(&mut self) {
+        let Some(reader) = self.reader.take().filter(|reader| self.reusable && reader.is_reusable()) else { return };
+        if let Some(stream) = reader.into_io().into_stream() {
             self.backend.idle.put(stream);
         }
     }
@@ -343,41 +299,33 @@ impl ResponseBody {
 impl BodyStream for ResponseBody {
     async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
         let patience = self.backend.config.between_bytes_timeout;
-        loop {
-            let Some(session) = &mut self.session else { return Ok(None) };
-            let read = match timeout(patience, session.read_body_bytes()).await {
-                Ok(read) => read,
-                Err(_) => {
-                    self.session = None;
-                    return Err(BodyError::Timeout(format!("the backend sent nothing for {} ms", patience.as_millis())));
-                }
-            };
-            match read {
-                Ok(Some(bytes)) if bytes.is_empty() => {}
-                Ok(Some(bytes)) => {
-                    self.remaining = self.remaining.map(|left| left.saturating_sub(bytes.len() as u64));
-                    return Ok(Some(bytes));
-                }
-                Ok(None) => {
-                    self.finish().await;
-                    return Ok(None);
-                }
-                Err(error) => {
-                    self.session = None;
-                    return Err(BodyError::Incomplete(error.to_string()));
-                }
+        let Some(reader) = &mut self.reader else { return Ok(None) };
+        let error = match timeout(patience, reader.chunk()).await {
+            Ok(Ok(Some(bytes))) => return Ok(Some(bytes)),
+            Ok(Ok(None)) => {
+                self.finish();
+                return Ok(None);
             }
-        }
+            Ok(Err(error @ ReadError::Malformed(_))) => BodyError::Malformed(error.to_string()),
+            Ok(Err(error)) => BodyError::Incomplete(error.to_string()),
+            Err(_) => BodyError::Timeout(format!("the backend sent nothing for {} ms", patience.as_millis())),
+        };
+        self.reader = None;
+        self.failed = true;
+        Err(error)
     }
 
     fn remaining(&self) -> Option<u64> {
-        self.remaining
+        match &self.reader {
+            Some(reader) => reader.remaining(),
+            None => (!self.failed).then_some(0),
+        }
     }
 }
 
 /// Goes on writing the request while the response is read through a channel.
 fn relay(mut from: ResponseBody, writing: impl Future<Output = Result<u64, WriteError>> + Send + 'static) -> Body {
-    let remaining = from.remaining;
+    let remaining = from.remaining();
     let mut body = Body::empty();
     let mut to = body.open();
     tokio::spawn(async move {

@@ -2,6 +2,8 @@
 
 use pingora::{Error as PingoraError, ErrorType};
 
+use crate::http::response::ReadError;
+
 /// One failed request. The variants are the ABI's error detail tags that can happen here.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -127,12 +129,12 @@ impl SendError {
     }
 
     /// A failure to read the response head.
-    pub(super) fn reading(error: &PingoraError) -> Self {
-        match error.etype() {
-            ErrorType::ConnectionClosed => Self::Incomplete(error.to_string()),
-            ErrorType::ReadError => Self::Terminated(error.to_string()),
-            ErrorType::InvalidHTTPHeader if error.to_string().contains("larger than") => Self::HeadTooLarge,
-            _ => Self::Protocol(error.to_string()),
+    pub(super) fn reading(error: &ReadError) -> Self {
+        match error {
+            ReadError::Closed { .. } => Self::Incomplete(error.to_string()),
+            ReadError::Io { .. } => Self::Terminated(error.to_string()),
+            ReadError::TooLarge => Self::HeadTooLarge,
+            ReadError::Malformed(_) => Self::Protocol(error.to_string()),
         }
     }
 }

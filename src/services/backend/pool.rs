@@ -19,13 +19,21 @@ use crate::telemetry::clock;
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Idle connections, the longest unused first.
+/// Idle connections of one backend.
 pub struct Pool {
-    idle: Mutex<VecDeque<Idle>>,
+    state: Mutex<State>,
     /// Most connections kept.
     capacity: usize,
     /// How long one is kept.
     keep: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    /// The longest unused first.
+    idle: VecDeque<Idle>,
+    /// Whether a task looks after them.
+    swept: bool,
 }
 
 struct Idle {
@@ -36,13 +44,13 @@ struct Idle {
 impl Pool {
     /// An empty pool.
     pub fn new(capacity: usize, keep: Duration) -> Arc<Self> {
-        Arc::new(Self { idle: Mutex::default(), capacity, keep })
+        Arc::new(Self { state: Mutex::default(), capacity, keep })
     }
 
     /// A connection that was alive just now, the one used last.
     pub fn take(&self) -> Option<Stream> {
         loop {
-            let mut idle = self.idle.lock().pop_back()?;
+            let mut idle = self.state.lock().idle.pop_back()?;
             if clock::now().duration_since(idle.since) < self.keep && is_quiet(&mut idle.stream) {
                 return Some(idle.stream);
             }
@@ -51,25 +59,26 @@ impl Pool {
 
     /// Keeps a connection between exchanges. Must be called within a runtime.
     pub fn put(self: &Arc<Self>, stream: Stream) {
-        let first = {
-            let mut idle = self.idle.lock();
-            if idle.len() >= self.capacity {
-                drop(idle.pop_front());
+        let swept = {
+            let mut state = self.state.lock();
+            if state.idle.len() >= self.capacity {
+                drop(state.idle.pop_front());
             }
-            idle.push_back(Idle { stream, since: clock::now() });
-            idle.len() == 1
+            state.idle.push_back(Idle { stream, since: clock::now() });
+            std::mem::replace(&mut state.swept, true)
         };
-        if first {
+        if !swept {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
     }
 
-    /// Drops what is dead or old; false when nothing is left.
+    /// Drops what is dead or old; false when nothing is left, and with it the need for sweeping.
     fn clean(&self) -> bool {
         let now = clock::now();
-        let mut idle = self.idle.lock();
-        idle.retain_mut(|idle| now.duration_since(idle.since) < self.keep && is_quiet(&mut idle.stream));
-        !idle.is_empty()
+        let mut state = self.state.lock();
+        state.idle.retain_mut(|idle| now.duration_since(idle.since) < self.keep && is_quiet(&mut idle.stream));
+        state.swept = !state.idle.is_empty();
+        state.swept
     }
 }
 
