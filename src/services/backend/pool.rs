@@ -98,3 +98,57 @@ async fn sweep(pool: Weak<Pool>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pingora::protocols::l4::stream::Stream as L4Stream;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    async fn pair() -> (Stream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (Box::new(L4Stream::from(near.expect("a connection"))), far.expect("a connection").0)
+    }
+
+    #[tokio::test]
+    async fn one_task_sweeps_however_often_the_pool_was_empty() {
+        let pool = Pool::new(8, Duration::from_secs(60));
+        let (mut stream, _far) = pair().await;
+        for _ in 0..10 {
+            pool.put(stream);
+            tokio::task::yield_now().await;
+            stream = pool.take().expect("a live connection");
+        }
+        assert_eq!(Arc::weak_count(&pool), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_something_to_read_is_not_given_out() {
+        let pool = Pool::new(8, Duration::from_secs(60));
+        let (closed, far) = pair().await;
+        pool.put(closed);
+        drop(far);
+        let (talking, mut far) = pair().await;
+        pool.put(talking);
+        far.write_all(b"x").await.expect("a connection");
+        // Until the runtime has heard of both.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(pool.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_oldest_goes_when_there_are_too_many() {
+        let pool = Pool::new(1, Duration::from_secs(60));
+        let (first, _first) = pair().await;
+        let (second, _second) = pair().await;
+        let id = second.id();
+        pool.put(first);
+        pool.put(second);
+        assert_eq!(pool.take().map(|stream| stream.id()), Some(id));
+        assert!(pool.take().is_none());
+    }
+}
