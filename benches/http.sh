@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Side by side, on this machine, in one run: a native pingora handler, our hello and pass-through,
-# nginx static and nginx proxy_pass. Prints requests per second and the two ratios that count.
+# nginx static and nginx proxy_pass. They take turns in several rounds, each in a different order, so that
+# a slow minute of the machine is everybody's; prints the medians and the two ratios that count.
 # Needs wrk and nginx. Everything listens on loopback and ends with this script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-seconds=${SECONDS_EACH:-8}
+seconds=${SECONDS_EACH:-3}
+rounds=${ROUNDS:-5}
 connections=${CONNECTIONS:-32}
 threads=$(nproc)
 for tool in wrk nginx; do
@@ -70,15 +72,26 @@ measure() { # port -> requests/s
   if grep -q 'Non-2xx\|Socket errors' "$work/wrk.txt"; then cat "$work/wrk.txt" >&2; exit 1; fi
   awk '/Requests\/sec/ {print $2}' "$work/wrk.txt"
 }
-for p in "$native" "$static" "$proxy" "$hello" "$pass"; do wrk -t"$threads" -c"$connections" -d2s "http://127.0.0.1:$p/" >/dev/null; done
-r_native=$(measure "$native"); r_hello=$(measure "$hello"); r_static=$(measure "$static"); r_proxy=$(measure "$proxy"); r_pass=$(measure "$pass")
+all=(native hello static proxy pass)
+for name in "${all[@]}"; do wrk -t"$threads" -c"$connections" -d2s "http://127.0.0.1:${!name}/" >/dev/null; done
+for ((round = 0; round < rounds; round++)); do
+  for ((i = 0; i < ${#all[@]}; i++)); do
+    # Neighbours in the order are those that are compared; every other round goes the other way.
+    name=${all[round % 2 ? ${#all[@]} - 1 - i : i]}
+    measure "${!name}" >> "$work/$name.rates"
+  done
+done
 
-awk -v n="$r_native" -v h="$r_hello" -v s="$r_static" -v x="$r_proxy" -v p="$r_pass" -v c="$connections" -v t="$threads" 'BEGIN {
-  printf "%d connections, %d cores, requests per second\n\n", c, t
+median() { sort -n "$work/$1.rates" | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
+# The ratio of every round, lowest and highest.
+spread() { paste "$work/$1.rates" "$work/$2.rates" | awk '{printf "%.2f\n", $1 / $2}' | sort -n | sed -n '1p;$p' | paste -sd- | sed 's/-/ to /'; }
+awk -v n="$(median native)" -v h="$(median hello)" -v s="$(median static)" -v x="$(median proxy)" -v p="$(median pass)" \
+    -v hs="$(spread hello native)" -v ps="$(spread pass proxy)" -v c="$connections" -v t="$threads" -v r="$rounds" -v d="$seconds" 'BEGIN {
+  printf "%d connections, %d cores, %d rounds of %d s, medians\n\n", c, t, r, d
   printf "| what | requests/s | ratio |\n|---|---|---|\n"
   printf "| native pingora handler | %d | 1 |\n", n
-  printf "| sidelight, Rust hello | %d | %.2f of native pingora |\n", h, h / n
+  printf "| sidelight, Rust hello | %d | %.2f of native pingora (rounds: %s) |\n", h, h / n, hs
   printf "| nginx, static file | %d | |\n", s
   printf "| nginx, proxy_pass to that nginx | %d | 1 |\n", x
-  printf "| sidelight, Rust pass-through to that nginx | %d | %.2f of nginx proxy_pass |\n", p, p / x
+  printf "| sidelight, Rust pass-through to that nginx | %d | %.2f of nginx proxy_pass (rounds: %s) |\n", p, p / x, ps
 }'
