@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ::http::{HeaderValue, Method, Uri};
+use ::http::{Method, Uri};
 
+use super::heads;
 use crate::abi::status::ErrorDetail;
 use crate::abi::values::{CacheOverrideRecord, Handles};
-use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, WithDetail, fields, versions};
+use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, WithDetail};
 use crate::http::Body;
 use crate::http::head::field_names;
 use crate::sandbox::{CacheOverride, GuestRequest, GuestResponse, Handle, PendingRequest, Sandbox};
@@ -20,22 +21,13 @@ type Answer = (Handle<GuestResponse>, BodyHandle);
 /// Longest URI, in bytes (production's limit).
 const MAX_URI: usize = 8192;
 
-fn new(sandbox: &mut Sandbox) -> HostResult<Request> {
-    Ok(Handle::from_raw(sandbox.requests.insert(GuestRequest::default())?.raw()))
-}
-
-fn close(sandbox: &mut Sandbox, request: Request) -> HostResult<()> {
-    sandbox.requests.take(request)?;
-    Ok(())
-}
-
 /// The client's request and its body.
 fn body_downstream_get(sandbox: &mut Sandbox) -> HostResult<(Request, BodyHandle)> {
     let Some(incoming) = sandbox.incoming.take() else {
         return Err(HostError::Status(Status::Error, "the client's request has been taken".into()));
     };
     let request = sandbox.requests.insert(GuestRequest { head: incoming.head, cache: CacheOverride::default() })?;
-    Ok((Handle::from_raw(request.raw()), sandbox.add_body(incoming.body)?))
+    Ok((request, sandbox.add_body(incoming.body)?))
 }
 
 fn method_get(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>> {
@@ -59,48 +51,6 @@ fn uri_set(sandbox: &mut Sandbox, request: Request, uri: Str) -> HostResult<()> 
     }
     head.uri = Uri::try_from(&*uri).map_err(|_| HostError::inval("not a URI"))?;
     Ok(())
-}
-
-fn version_get(sandbox: &mut Sandbox, request: Request) -> HostResult<u32> {
-    Ok(versions::number(sandbox.requests.get(request)?.head.version))
-}
-
-fn version_set(sandbox: &mut Sandbox, request: Request, version: u32) -> HostResult<()> {
-    sandbox.requests.get_mut(request)?.head.version = versions::from_number(version)?;
-    Ok(())
-}
-
-fn framing_headers_mode_set(sandbox: &mut Sandbox, request: Request, mode: u32) -> HostResult<()> {
-    sandbox.requests.get_mut(request)?.head.framing = versions::framing(mode)?;
-    Ok(())
-}
-
-fn header_names_get(sandbox: &mut Sandbox, request: Request) -> HostResult<Paged> {
-    Ok(fields::names(&sandbox.requests.get(request)?.head.headers))
-}
-
-fn header_value_get(sandbox: &mut Sandbox, request: Request, name: Str) -> HostResult<Buf<HeaderValue>> {
-    fields::value(&sandbox.requests.get(request)?.head.headers, &name)
-}
-
-fn header_values_get(sandbox: &mut Sandbox, request: Request, name: Str) -> HostResult<Paged> {
-    fields::values(&sandbox.requests.get(request)?.head.headers, &name)
-}
-
-fn header_values_set(sandbox: &mut Sandbox, request: Request, name: Str, values: Str) -> HostResult<()> {
-    fields::set_values(&mut sandbox.requests.get_mut(request)?.head.headers, &name, &values)
-}
-
-fn header_insert(sandbox: &mut Sandbox, request: Request, name: Str, value: Str) -> HostResult<()> {
-    fields::insert(&mut sandbox.requests.get_mut(request)?.head.headers, &name, &value)
-}
-
-fn header_append(sandbox: &mut Sandbox, request: Request, name: Str, value: Str) -> HostResult<()> {
-    fields::append(&mut sandbox.requests.get_mut(request)?.head.headers, &name, &value)
-}
-
-fn header_remove(sandbox: &mut Sandbox, request: Request, name: Str) -> HostResult<()> {
-    fields::remove(&mut sandbox.requests.get_mut(request)?.head.headers, &name)
 }
 
 /// `encodings`: a mask, gzip is 1.
@@ -174,7 +124,7 @@ async fn exchange(sandbox: &mut Sandbox, outgoing: Outgoing) -> Result<backend::
 fn keep(sandbox: &mut Sandbox, response: backend::Response) -> HostResult<Answer> {
     let backend::Response { head, body, peer } = response;
     let response = sandbox.responses.insert(GuestResponse { head, peer })?;
-    Ok((Handle::from_raw(response.raw()), sandbox.add_body(body)?))
+    Ok((response, sandbox.add_body(body)?))
 }
 
 fn answer(sandbox: &mut Sandbox, sent: Result<backend::Response, SendError>) -> WithDetail<Answer> {
@@ -326,28 +276,17 @@ fn no_digest(_: &mut Sandbox) -> HostResult<IpAddr> {
 }
 
 pub(super) fn module(m: &mut Registrar<'_>) {
+    heads::declare::<GuestRequest>(m);
     const NO_CACHE: &str = "kept, but there is no cache yet that heeds it";
     const UNCACHED: &str = "there is no cache yet: always asks the backend";
     const PLAIN: &str = "there is no TLS listener yet: always NONE, as on a plain connection";
     const NOT_COMPUTED: &str = "not computed yet: always NONE";
     const NOT_YET: &str = "not available yet";
-    m.call("new", new);
-    m.call("close", close);
     m.call("body_downstream_get", body_downstream_get);
     m.call("method_get", method_get);
     m.call("method_set", method_set);
     m.call("uri_get", uri_get);
     m.call("uri_set", uri_set);
-    m.call("version_get", version_get);
-    m.call("version_set", version_set);
-    m.call("framing_headers_mode_set", framing_headers_mode_set);
-    m.call("header_names_get", header_names_get);
-    m.call("header_value_get", header_value_get);
-    m.call("header_values_get", header_values_get);
-    m.call("header_values_set", header_values_set);
-    m.call("header_insert", header_insert);
-    m.call("header_append", header_append);
-    m.call("header_remove", header_remove);
     m.call_partial("auto_decompress_response_set", "only to switch it off", auto_decompress_response_set);
     m.call_partial("cache_override_set", NO_CACHE, cache_override_set);
     m.call_partial("cache_override_v2_set", NO_CACHE, cache_override_v2_set);

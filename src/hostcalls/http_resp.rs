@@ -4,59 +4,12 @@ use std::net::IpAddr;
 
 use ::http::StatusCode;
 
-use ::http::HeaderValue;
-
-use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, fields, versions};
+use super::heads;
+use crate::abi::{HostError, HostResult, Registrar, Status};
 use crate::http::Body;
 use crate::sandbox::{DownstreamResponse, GuestResponse, Handle, Sandbox};
 
 type Response = Handle<GuestResponse>;
-
-fn new(sandbox: &mut Sandbox) -> HostResult<Response> {
-    Ok(Handle::from_raw(sandbox.responses.insert(GuestResponse::default())?.raw()))
-}
-
-fn close(sandbox: &mut Sandbox, response: Response) -> HostResult<()> {
-    sandbox.responses.take(response)?;
-    Ok(())
-}
-
-fn header_names_get(sandbox: &mut Sandbox, response: Response) -> HostResult<Paged> {
-    Ok(fields::names(&sandbox.responses.get(response)?.head.headers))
-}
-
-fn header_value_get(sandbox: &mut Sandbox, response: Response, name: Str) -> HostResult<Buf<HeaderValue>> {
-    fields::value(&sandbox.responses.get(response)?.head.headers, &name)
-}
-
-fn header_values_get(sandbox: &mut Sandbox, response: Response, name: Str) -> HostResult<Paged> {
-    fields::values(&sandbox.responses.get(response)?.head.headers, &name)
-}
-
-fn header_values_set(sandbox: &mut Sandbox, response: Response, name: Str, values: Str) -> HostResult<()> {
-    fields::set_values(&mut sandbox.responses.get_mut(response)?.head.headers, &name, &values)
-}
-
-fn header_insert(sandbox: &mut Sandbox, response: Response, name: Str, value: Str) -> HostResult<()> {
-    fields::insert(&mut sandbox.responses.get_mut(response)?.head.headers, &name, &value)
-}
-
-fn header_append(sandbox: &mut Sandbox, response: Response, name: Str, value: Str) -> HostResult<()> {
-    fields::append(&mut sandbox.responses.get_mut(response)?.head.headers, &name, &value)
-}
-
-fn header_remove(sandbox: &mut Sandbox, response: Response, name: Str) -> HostResult<()> {
-    fields::remove(&mut sandbox.responses.get_mut(response)?.head.headers, &name)
-}
-
-fn version_get(sandbox: &mut Sandbox, response: Response) -> HostResult<u32> {
-    Ok(versions::number(sandbox.responses.get(response)?.head.version))
-}
-
-fn version_set(sandbox: &mut Sandbox, response: Response, version: u32) -> HostResult<()> {
-    sandbox.responses.get_mut(response)?.head.version = versions::from_number(version)?;
-    Ok(())
-}
 
 fn status_get(sandbox: &mut Sandbox, response: Response) -> HostResult<u16> {
     Ok(sandbox.responses.get(response)?.head.status.as_u16())
@@ -66,11 +19,6 @@ fn status_set(sandbox: &mut Sandbox, response: Response, status: u32) -> HostRes
     let head = &mut sandbox.responses.get_mut(response)?.head;
     let code = u16::try_from(status).ok().and_then(|code| StatusCode::from_u16(code).ok());
     head.status = code.ok_or_else(|| HostError::inval("not a status code"))?;
-    Ok(())
-}
-
-fn framing_headers_mode_set(sandbox: &mut Sandbox, response: Response, mode: u32) -> HostResult<()> {
-    sandbox.responses.get_mut(response)?.head.framing = versions::framing(mode)?;
     Ok(())
 }
 
@@ -106,20 +54,9 @@ fn send_downstream(sandbox: &mut Sandbox, response: Response, body: Handle<Body>
 }
 
 pub(super) fn module(m: &mut Registrar<'_>) {
-    m.call("new", new);
-    m.call("close", close);
-    m.call("header_names_get", header_names_get);
-    m.call("header_value_get", header_value_get);
-    m.call("header_values_get", header_values_get);
-    m.call("header_values_set", header_values_set);
-    m.call("header_insert", header_insert);
-    m.call("header_append", header_append);
-    m.call("header_remove", header_remove);
-    m.call("version_get", version_get);
-    m.call("version_set", version_set);
+    heads::declare::<GuestResponse>(m);
     m.call("status_get", status_get);
     m.call("status_set", status_set);
-    m.call("framing_headers_mode_set", framing_headers_mode_set);
     m.call("get_addr_dest_ip", get_addr_dest_ip);
     m.call("get_addr_dest_port", get_addr_dest_port);
     m.call_partial("send_downstream", "103 Early Hints is UNSUPPORTED", send_downstream);

@@ -6,7 +6,7 @@ use crate::services::log::Endpoint;
 
 fn endpoint_get(sandbox: &mut Sandbox, name: Str) -> HostResult<Handle<Endpoint>> {
     let endpoint = sandbox.services.logs.get(&name)?;
-    Ok(Handle::from_raw(sandbox.logs.insert(endpoint)?.raw()))
+    Ok(sandbox.logs.insert(endpoint)?)
 }
 
 fn write(sandbox: &mut Sandbox, endpoint: Handle<Endpoint>, record: Bytes64K) -> HostResult<u32> {

@@ -1,5 +1,5 @@
-//! The ABI: one file per module, `fastly_<file name>`. What a call does is in its file; how values
-//! cross is [`abi`](crate::abi)'s business.
+//! The ABI: one file per module, `fastly_<file name>`, and `heads` for what two of them share. What
+//! a call does is in its file; how values cross is [`abi`](crate::abi)'s business.
 
 mod abi;
 mod acl;
@@ -12,6 +12,7 @@ mod device_detection;
 mod dictionary;
 mod erl;
 mod geo;
+mod heads;
 mod http_body;
 mod http_cache;
 mod http_downstream;
