@@ -83,22 +83,26 @@ pub struct ResponseReader<R> {
     buffer: BytesMut,
     state: State,
     persistent: bool,
+    /// How much was there when fields were last found incomplete.
+    tried: usize,
 }
 
 impl<R: AsyncRead + Unpin> ResponseReader<R> {
     /// A reader of the response to the request just sent on `io`.
     pub fn new(io: R) -> Self {
-        Self { io, buffer: BytesMut::new(), state: State::Head, persistent: false }
+        Self { io, buffer: BytesMut::new(), state: State::Head, persistent: false, tried: 0 }
     }
 
     /// The next head. After an informational one (1xx) there is another. `method` is the request's: it
     /// decides whether there is a body.
     pub async fn head(&mut self, method: &Method) -> Result<ResponseHead, ReadError> {
         loop {
-            if !self.buffer.is_empty()
-                && let Some(head) = self.parse_head(method)?
-            {
-                return Ok(head);
+            if self.is_worth_parsing() {
+                if let Some(head) = self.parse_head(method)? {
+                    self.tried = 0;
+                    return Ok(head);
+                }
+                self.tried = self.buffer.len();
             }
             if self.buffer.len() >= MAX_HEAD {
                 return Err(ReadError::TooLarge);
@@ -150,11 +154,14 @@ impl<R: AsyncRead + Unpin> ResponseReader<R> {
                     self.state = State::ChunkSize;
                 }
                 State::Trailers => {
-                    if self.skip_trailers()? {
-                        self.state = State::Done;
-                    } else {
-                        self.fill(PIECE_READ).await?;
+                    if self.is_worth_parsing() {
+                        if self.skip_trailers()? {
+                            self.state = State::Done;
+                            continue;
+                        }
+                        self.tried = self.buffer.len();
                     }
+                    self.fill(PIECE_READ).await?;
                 }
                 State::UntilClose => {
                     if self.buffer.is_empty() {
@@ -190,6 +197,14 @@ impl<R: AsyncRead + Unpin> ResponseReader<R> {
     /// The connection.
     pub fn into_io(self) -> R {
         self.io
+    }
+
+    /// Fields that trickle in are not parsed again for every byte: only when an empty line has come, or
+    /// when there is twice as much as the last time, so that what is no HTTP is seen early.
+    fn is_worth_parsing(&self) -> bool {
+        let new = &self.buffer[self.tried.saturating_sub(3).min(self.buffer.len())..];
+        let has_empty_line = || new.windows(2).any(|pair| pair == b"\n\n") || new.windows(3).any(|three| three == b"\n\r\n");
+        !self.buffer.is_empty() && (self.buffer.len() >= 2 * self.tried || has_empty_line())
     }
 
     async fn fill(&mut self, size: usize) -> Result<(), ReadError> {
