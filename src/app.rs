@@ -139,7 +139,9 @@ fn bind(address: SocketAddr) -> Result<Bound, Exit> {
 fn server_conf(host: &HostConfig) -> ServerConf {
     ServerConf {
         threads: host.threads,
-        work_stealing: true,
+        // A request stays on its connection's thread; guests that compute for long move away from it
+        // (`runtime::execute`).
+        work_stealing: false,
         // The drain service ends the process; pingora's own wait only has to be longer.
         grace_period_seconds: Some(host.drain_timeout.as_secs() + 60),
         graceful_shutdown_timeout_seconds: Some(0),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use wasmtime::{Instance, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -19,6 +19,10 @@ use crate::sandbox::limits::Stopped;
 use crate::sandbox::{DownstreamRequest, MemoryLimiter, Meter, Responder, Sandbox};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
+
+/// CPU time after which a guest leaves the thread of its connection for the threads that guests of
+/// its kind share: one tick of the epoch.
+const LIGHT: Duration = Duration::from_millis(5);
 
 /// Frames of a guest's stack that the log shows.
 const MAX_FRAMES: usize = 16;
@@ -82,7 +86,7 @@ impl Runtime {
             let sandbox_exists = Held::new(&runtime.telemetry.metrics.sandboxes);
             let meter = Arc::new(Meter::default());
             let id = request.id.clone();
-            let running = runtime.execute(&snapshot, request, responder, meter.clone());
+            let running = runtime.execute(snapshot, request, responder, meter.clone());
             // A panic in a hostcall is this request's failure and nobody else's.
             let outcome = match AssertUnwindSafe(running).catch_unwind().await {
                 Ok(outcome) => outcome,
@@ -95,16 +99,40 @@ impl Runtime {
         }))
     }
 
-    async fn execute(&self, snapshot: &Snapshot, request: DownstreamRequest, responder: Responder, meter: Arc<Meter>) -> Outcome {
-        let state = self.state(snapshot, request, responder, meter.clone());
-        let running = OnCpu { work: Box::pin(self.run(snapshot, state)), meter: meter.clone() };
-        let result = match tokio::time::timeout(self.limits.wall, running).await {
-            Ok(result) => result,
-            Err(_) => return Outcome::WallLimit,
+    async fn execute(
+        self: &Arc<Self>,
+        snapshot: Arc<Snapshot>,
+        request: DownstreamRequest,
+        responder: Responder,
+        meter: Arc<Meter>,
+    ) -> Outcome {
+        let state = self.state(&snapshot, request, responder, meter.clone());
+        let runtime = self.clone();
+        let mut running =
+            OnCpu { work: Box::pin(async move { runtime.run(&snapshot, state).await }), meter: meter.clone(), leave_after: Some(LIGHT) };
+        let mut moved = JoinSet::new();
+        let whole = async {
+            if let Stretch::Done(result) = (&mut running).await {
+                return result;
+            }
+            running.leave_after = None;
+            let Some(heavy) = &self.heavy else { return Err(wasmtime::Error::msg("the runtime is going away")) };
+            moved.spawn_on(running, heavy.handle());
+            match moved.join_next().await {
+                Some(Ok(Stretch::Done(result))) => result,
+                // As it would have been on this thread.
+                Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Some(Ok(Stretch::Heavy) | Err(_)) | None => Err(wasmtime::Error::msg("the guest's task ended early")),
+            }
         };
-        match result {
-            Ok(()) => Outcome::Finished,
-            Err(error) => judge(&error, &meter),
+        match tokio::time::timeout(self.limits.wall, whole).await {
+            Ok(Ok(())) => Outcome::Finished,
+            Ok(Err(error)) => judge(&error, &meter),
+            Err(_) => {
+                // Its sandbox must be gone before another may take its place.
+                moved.shutdown().await;
+                Outcome::WallLimit
+            }
         }
     }
 
@@ -224,19 +252,31 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
 }
 
-/// Tells the meter when the guest is on a thread.
+/// How far a guest got on a thread.
+enum Stretch<T> {
+    Done(T),
+    /// It has used so much CPU time that it should go on elsewhere.
+    Heavy,
+}
+
+/// Tells the meter when the guest is on a thread, and ends when it has been for too long.
 struct OnCpu<F> {
     work: Pin<Box<F>>,
     meter: Arc<Meter>,
+    leave_after: Option<Duration>,
 }
 
 impl<F: Future> Future for OnCpu<F> {
-    type Output = F::Output;
+    type Output = Stretch<F::Output>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.meter.resume();
         let polled = self.work.as_mut().poll(context);
         self.meter.pause();
-        polled
+        match (polled, self.leave_after) {
+            (Poll::Ready(output), _) => Poll::Ready(Stretch::Done(output)),
+            (Poll::Pending, Some(limit)) if self.meter.cpu() > limit => Poll::Ready(Stretch::Heavy),
+            (Poll::Pending, _) => Poll::Pending,
+        }
     }
 }

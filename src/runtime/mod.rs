@@ -35,6 +35,8 @@ pub struct Runtime {
     unknown_imports: UnknownImports,
     cache: Option<code_cache::CodeCache>,
     telemetry: Telemetry,
+    /// Where guests go that compute for long; always there until this is dropped.
+    heavy: Option<tokio::runtime::Runtime>,
 }
 
 /// No sandbox came free in time.
@@ -50,6 +52,12 @@ pub struct EngineError(#[from] wasmtime::Error);
 impl Runtime {
     /// The engine with its pool of sandboxes, and the linked ABI.
     pub fn new(config: &HostConfig, telemetry: &Telemetry) -> Result<Self, EngineError> {
+        let heavy = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.threads.max(1))
+            .thread_name("heavy guests")
+            .enable_all()
+            .build()
+            .map_err(|error| wasmtime::Error::msg(format!("starting threads for heavy guests: {error}")))?;
         let engine = engine::build(&config.limits)?;
         engine::tick(&engine)?;
         let mut linker = Linker::new(&engine);
@@ -64,6 +72,7 @@ impl Runtime {
             unknown_imports: config.unknown_imports,
             cache: config.cache_dir.as_deref().and_then(code_cache::CodeCache::open),
             telemetry: telemetry.clone(),
+            heavy: Some(heavy),
         })
     }
 
@@ -81,5 +90,14 @@ impl Runtime {
     /// Sandboxes that are free.
     pub fn free(&self) -> usize {
         self.sandboxes.available_permits()
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        // Dropping it would block, which asynchronous code must not.
+        if let Some(heavy) = self.heavy.take() {
+            heavy.shutdown_background();
+        }
     }
 }

@@ -3,11 +3,14 @@
 //! pingora's pool gives each idle connection a task that watches it, and wakes that task at every
 //! use: two context switches a request. Here a connection is looked at when it is taken, and one
 //! task per pool, which lives only while there are idle connections, drops the dead and the old.
+//!
+//! Threads prefer the connections they used themselves: those wake the thread they were made on.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -39,6 +42,7 @@ struct State {
 struct Idle {
     stream: Stream,
     since: Instant,
+    thread: ThreadId,
 }
 
 impl Pool {
@@ -47,10 +51,16 @@ impl Pool {
         Arc::new(Self { state: Mutex::default(), capacity, keep })
     }
 
-    /// A connection that was alive just now, the one used last.
+    /// A connection that was alive just now: the one that this thread used last, else the one that any did.
     pub fn take(&self) -> Option<Stream> {
+        let thread = thread::current().id();
         loop {
-            let mut idle = self.state.lock().idle.pop_back()?;
+            let mut idle = {
+                let mut state = self.state.lock();
+                let last = state.idle.len().checked_sub(1)?;
+                let own = state.idle.iter().rposition(|idle| idle.thread == thread);
+                state.idle.remove(own.unwrap_or(last))?
+            };
             if clock::now().duration_since(idle.since) < self.keep && is_quiet(&mut idle.stream) {
                 return Some(idle.stream);
             }
@@ -64,7 +74,7 @@ impl Pool {
             if state.idle.len() >= self.capacity {
                 drop(state.idle.pop_front());
             }
-            state.idle.push_back(Idle { stream, since: clock::now() });
+            state.idle.push_back(Idle { stream, since: clock::now(), thread: thread::current().id() });
             std::mem::replace(&mut state.swept, true)
         };
         if !swept {
