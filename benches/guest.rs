@@ -21,6 +21,10 @@ use sidelight::services::backend::Connector;
 use sidelight::telemetry::Telemetry;
 use wasmtime::{Caller, Engine, Linker, Module, Store};
 
+/// The product's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 struct Bench {
     runtime: Arc<Runtime>,
     current: Current,

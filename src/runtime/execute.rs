@@ -110,13 +110,15 @@ impl Runtime {
         let runtime = self.clone();
         let mut running =
             OnCpu { work: Box::pin(async move { runtime.run(&snapshot, state).await }), meter: meter.clone(), leave_after: Some(LIGHT) };
-        let mut moved = JoinSet::new();
+        let mut moved = None;
         let whole = async {
             if let Stretch::Done(result) = (&mut running).await {
                 return result;
             }
             running.leave_after = None;
             let Some(heavy) = &self.heavy else { return Err(wasmtime::Error::msg("the runtime is going away")) };
+            self.telemetry.metrics.guests_heavy.inc();
+            let moved = moved.insert(JoinSet::new());
             moved.spawn_on(running, heavy.handle());
             match moved.join_next().await {
                 Some(Ok(Stretch::Done(result))) => result,
@@ -130,7 +132,9 @@ impl Runtime {
             Ok(Err(error)) => judge(&error, &meter),
             Err(_) => {
                 // Its sandbox must be gone before another may take its place.
-                moved.shutdown().await;
+                if let Some(mut moved) = moved {
+                    moved.shutdown().await;
+                }
                 Outcome::WallLimit
             }
         }

@@ -20,6 +20,8 @@ pub struct Metrics {
     pub guest_cpu: Histogram,
     /// Guests above production's CPU limit.
     pub guest_cpu_over: IntCounter,
+    /// Guests that moved to the threads of heavy guests.
+    pub guests_heavy: IntCounter,
     /// Time to make a sandbox.
     pub instantiate: Histogram,
     /// Hostcalls by status.
@@ -56,6 +58,7 @@ impl Metrics {
             sandboxes: gauge(r, "sidelight_sandboxes", "Sandboxes that exist now."),
             guest_cpu: histogram(r, "sidelight_guest_cpu_seconds", "CPU time of one guest execution.", &DURATION_BUCKETS),
             guest_cpu_over: counter(r, "sidelight_guest_cpu_over_production_total", "Guest executions above production's CPU limit."),
+            guests_heavy: counter(r, "sidelight_guests_heavy_total", "Guest executions that moved to the threads of heavy guests."),
             instantiate: histogram(
                 r,
                 "sidelight_guest_instantiate_seconds",

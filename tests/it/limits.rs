@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::client::{Answer, Connection};
 use crate::harness::{Setup, Sidelight, guest};
 use crate::languages;
+use crate::origin::{Origin, text};
 
 fn misbehave() -> Setup {
     Setup::new(guest("rust", "misbehave"))
@@ -56,6 +57,30 @@ fn others_are_served_while_loops_run() {
     for connection in &mut looping {
         assert_eq!(connection.answer().status, 500);
     }
+}
+
+#[test]
+fn a_guest_that_computes_for_long_moves_and_goes_on() {
+    let origin = Origin::new(|seen| hyper::Response::new(text(seen.body.clone())));
+    let sidelight = misbehave().backend("origin", origin.url()).start();
+    let answer = sidelight.post("/heavy", "heavy");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "heavy"));
+    assert!(answer.whole);
+    assert_eq!(&origin.last().body[..], b"heavy");
+    assert!(sidelight.metric("sidelight_guests_heavy_total") >= 1.0);
+    // A connection it made is as good as any other.
+    assert_eq!(sidelight.post("/heavy", "a").text(), "a");
+    assert_eq!(origin.connections(), 1);
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+}
+
+#[test]
+fn a_guest_that_moved_keeps_its_wall_limit() {
+    let sidelight = misbehave().arg("--wall-limit 200ms --cpu-limit 1m --max-sandboxes 1").start();
+    let answer = sidelight.get("/loop");
+    opaque(&sidelight, &answer, 503, "wall_limit");
+    assert!(sidelight.metric("sidelight_guests_heavy_total") >= 1.0);
+    assert_eq!(sidelight.get("/ok").text(), "ok\n");
 }
 
 #[test]
@@ -151,7 +176,7 @@ languages!(
 
 #[test]
 fn a_client_that_stops_reading_is_let_go() {
-    let origin = crate::origin::Origin::raw(|_| async {
+    let origin = Origin::raw(|_| async {
         let (sender, body) = crate::origin::streamed();
         tokio::spawn(async move { while sender.send(Ok(bytes::Bytes::from(vec![b'x'; 64 << 10]))).await.is_ok() {} });
         hyper::Response::new(body)

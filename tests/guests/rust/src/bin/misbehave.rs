@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::io::{self, Write};
 use std::process;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fastly::http::body::StreamingBody;
 use fastly::http::header::CONTENT_TYPE;
@@ -24,6 +24,7 @@ fn main() -> io::Result<()> {
         "/exit" => process::exit(exit_code(&req)),
         "/silent" => Ok(()),
         "/late" => late(),
+        "/heavy" => heavy(req),
         "/late-trap" => {
             let _body = first_piece()?;
             trap()
@@ -62,6 +63,32 @@ fn exhaust_memory() -> ! {
         }
         block.resize(MIB, 0xa5);
         kept.push(black_box(block));
+    }
+}
+
+/// Computes for so long that the host notices, between using everything a program uses: the client's
+/// body, a backend, a streamed response.
+fn heavy(mut req: Request) -> io::Result<()> {
+    let mut incoming = req.take_body();
+    compute();
+    let mut text = incoming.read_chunks(1024).collect::<io::Result<Vec<_>>>()?.concat();
+    compute();
+    let sent = Request::post("http://origin/heavy").with_body(text.clone()).with_pass(true).send("origin");
+    text = sent.map_err(io::Error::other)?.into_body_bytes();
+    let mut body = plain().stream_to_client();
+    for byte in text {
+        compute();
+        body.write_all(&[byte])?;
+        body.flush()?;
+    }
+    body.finish()
+}
+
+/// Computes for 30 ms.
+fn compute() {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(30) {
+        (0..100_000_u64).for_each(|i| _ = black_box(i));
     }
 }
 
