@@ -36,7 +36,7 @@ guests:
 
 lint:
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --features tools -- -D warnings
 
 unit:
 	cargo test --locked

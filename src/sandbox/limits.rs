@@ -5,7 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::telemetry::clock;
 
-/// CPU time and memory of one execution. Written by the thread that runs the guest, read by any.
+/// CPU time and memory of one execution. While a stretch runs, it belongs to the thread that runs
+/// the guest; between stretches any may read it.
+///
+/// A stretch is timed with the monotonic clock as long as it is short. What takes longer may have
+/// waited for a processor, on a machine with more to do than it can: then the thread's CPU clock
+/// says how much of it the guest had.
 #[derive(Debug)]
 pub struct Meter {
     base: Instant,
@@ -13,6 +18,8 @@ pub struct Meter {
     cpu: AtomicU64,
     /// Start of the running stretch, in nanoseconds since `base` plus one; 0: not running.
     running: AtomicU64,
+    /// The thread's CPU clock at the start of the running stretch or shortly before, in nanoseconds.
+    thread: AtomicU64,
     memory: AtomicUsize,
     memory_refused: AtomicBool,
     stopped: AtomicU8,
@@ -31,6 +38,7 @@ impl Default for Meter {
             base: clock::now(),
             cpu: AtomicU64::new(0),
             running: AtomicU64::new(0),
+            thread: AtomicU64::new(0),
             memory: AtomicUsize::new(0),
             memory_refused: AtomicBool::new(false),
             stopped: AtomicU8::new(0),
@@ -39,28 +47,35 @@ impl Default for Meter {
 }
 
 impl Meter {
-    fn nanos(&self) -> u64 {
-        u64::try_from(clock::now().duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    /// The guest gets a thread.
+    /// The guest gets this thread.
     pub fn resume(&self) {
-        self.running.store(self.nanos() + 1, Ordering::Relaxed);
+        let now = clock::now();
+        self.running.store(nanos(now.duration_since(self.base)) + 1, Ordering::Relaxed);
+        self.thread.store(nanos(clock::thread_cpu_lately(now)), Ordering::Relaxed);
     }
 
     /// The guest gives its thread up.
     pub fn pause(&self) {
-        let since = self.running.swap(0, Ordering::Relaxed);
-        if since > 0 {
-            self.cpu.fetch_add(self.nanos() + 1 - since, Ordering::Relaxed);
-        }
+        self.cpu.fetch_add(self.stretch(), Ordering::Relaxed);
+        self.running.store(0, Ordering::Relaxed);
     }
 
-    /// Time spent on a thread so far, the running stretch included.
+    /// CPU time so far, the running stretch included.
     pub fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu.load(Ordering::Relaxed) + self.stretch())
+    }
+
+    /// Nanoseconds of CPU time in the running stretch, if there is one.
+    fn stretch(&self) -> u64 {
         let since = self.running.load(Ordering::Relaxed);
-        let running = if since > 0 { (self.nanos() + 1).saturating_sub(since) } else { 0 };
-        Duration::from_nanos(self.cpu.load(Ordering::Relaxed) + running)
+        if since == 0 {
+            return 0;
+        }
+        let elapsed = (nanos(clock::now().duration_since(self.base)) + 1).saturating_sub(since);
+        if elapsed <= nanos(clock::LATELY) {
+            return elapsed;
+        }
+        nanos(clock::thread_cpu()).saturating_sub(self.thread.load(Ordering::Relaxed)).min(elapsed)
     }
 
     /// Linear memory in bytes.
@@ -87,6 +102,10 @@ impl Meter {
     pub fn stopped(&self) -> Option<Stopped> {
         (self.stopped.load(Ordering::Relaxed) == 1).then_some(Stopped::Cpu)
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Bounds linear memory and tables.

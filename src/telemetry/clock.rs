@@ -1,6 +1,17 @@
-//! The one place that reads the clock.
+//! The one place that reads the clocks.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// How old a reading of a thread's CPU clock may be where "about now" will do.
+pub const LATELY: Duration = Duration::from_millis(1);
+
+thread_local! {
+    /// The last reading of this thread's CPU clock, and when it was.
+    static READING: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
 
 /// Monotonic time.
 pub fn now() -> Instant {
@@ -12,4 +23,22 @@ pub fn now() -> Instant {
 pub fn unix() -> Duration {
     #[expect(clippy::disallowed_methods, reason = "the one place")]
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// CPU time of this thread since it began: time for which the kernel had it wait for a processor is
+/// not in it. A system call.
+pub fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let reading = Duration::try_from(time).unwrap_or_default();
+    READING.set(Some((now(), reading)));
+    reading
+}
+
+/// As [`thread_cpu`], at `now` or up to [`LATELY`] before it: on a busy thread mostly without the
+/// system call.
+pub fn thread_cpu_lately(now: Instant) -> Duration {
+    match READING.get() {
+        Some((at, reading)) if now.duration_since(at) < LATELY => reading,
+        _ => thread_cpu(),
+    }
 }

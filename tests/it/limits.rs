@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use crate::client::{Answer, Connection};
 use crate::harness::{Setup, Sidelight, guest};
 use crate::languages;
@@ -72,6 +74,23 @@ fn a_guest_that_computes_for_long_moves_and_goes_on() {
     assert_eq!(sidelight.post("/heavy", "a").text(), "a");
     assert_eq!(origin.connections(), 1);
     sidelight.wait_metric("sidelight_sandboxes", 0.0);
+}
+
+#[test]
+fn a_guest_is_not_charged_for_time_it_had_no_processor() {
+    let origin = Origin::new(|seen| hyper::Response::new(text(seen.body.clone())));
+    let sidelight = misbehave().backend("origin", origin.url()).arg("--cpu-limit 2s").start();
+    let mut connection = Connection::open(sidelight.addr);
+    // It computes for 32 times 30 ms.
+    let body = "x".repeat(30);
+    connection.write(format!("POST /heavy HTTP/1.1\r\nHost: a\r\nContent-Length: 30\r\n\r\n{body}").as_bytes());
+    sidelight.wait_metric("sidelight_guests_heavy_total", 1.0);
+    sidelight.signal(Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_secs(3));
+    sidelight.signal(Signal::SIGCONT);
+    let answer = connection.answer();
+    assert_eq!((answer.status, answer.text()), (200, body));
+    sidelight.wait_metric("sidelight_guests_total{outcome=\"finished\"}", 1.0);
 }
 
 #[test]
