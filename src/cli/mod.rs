@@ -3,7 +3,7 @@
 //! `sidelight serve [FASTLY.TOML] [APP.WASM]` is our own spelling. Viceroy's
 //! (`sidelight -v -C FILE --addr HOST:PORT APP.WASM`) is the same without the word.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -67,11 +67,11 @@ struct Serve {
     config: Option<PathBuf>,
 
     /// Where to serve HTTP; port 0 takes a free one.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7676", env = "SIDELIGHT_ADDR")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7676", env = "SIDELIGHT_ADDR", value_parser = address)]
     addr: SocketAddr,
 
     /// Where to serve /metrics and /healthz; nowhere by default.
-    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN")]
+    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN", value_parser = address)]
     admin: Option<SocketAddr>,
 
     /// More log: -v also of libraries, -vv debug, -vvv trace. RUST_LOG wins.
@@ -192,9 +192,21 @@ struct GuestArgs {
     #[arg(long, default_value_t = Environment::default().customer_id, env = "SIDELIGHT_CUSTOMER_ID")]
     customer_id: String,
 
-    /// FASTLY_IS_STAGING: 1 or 0.
+    /// Whether FASTLY_IS_STAGING is 1 (true) or 0 (false).
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, env = "SIDELIGHT_STAGING")]
     staging: bool,
+}
+
+/// An address to listen on, by number or by name; of a name's addresses the first IPv4 one, as
+/// curl and browsers try 127.0.0.1 for `localhost`.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let what = |error: std::io::Error| format!("{error}; expected HOST:PORT, for example 127.0.0.1:7676, [::1]:7676 or localhost:7676");
+    let found: Vec<SocketAddr> = text.to_socket_addrs().map_err(what)?.collect();
+    let preferred = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    preferred.copied().ok_or_else(|| format!("`{text}` has no address"))
 }
 
 /// Reads the arguments and does what they say.

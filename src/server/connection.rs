@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
@@ -135,7 +136,8 @@ struct Exchange<'a> {
 struct Asked {
     method: Method,
     version: Version,
-    keep: bool,
+    /// Whether the connection may carry another request.
+    keep: AtomicBool,
     id: Arc<str>,
 }
 
@@ -145,7 +147,7 @@ impl Exchange<'_> {
         let begun = clock::now();
         let _in_flight = Held::new(&self.edge.telemetry.metrics.requests_in_flight);
         let id: Arc<str> = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned().into();
-        let mut asked = Asked { method: Method::GET, version: Version::HTTP_11, keep: false, id };
+        let mut asked = Asked { method: Method::GET, version: Version::HTTP_11, keep: AtomicBool::new(false), id };
         let failure = match read {
             Ok(Ok(Some(_))) => None,
             Ok(Ok(None)) => return Next::Close,
@@ -162,7 +164,7 @@ impl Exchange<'_> {
         let head = match head {
             Ok(head) => head,
             Err(failure) => {
-                asked.keep = false;
+                *asked.keep.get_mut() = false;
                 self.write(&asked, failure.answer(&asked.id), &writer).await;
                 return Next::Close;
             }
@@ -177,8 +179,9 @@ impl Exchange<'_> {
         let limits = &self.edge.limits;
         // Decides how the body is read; must come before the head is taken.
         let _ = session.is_body_empty();
-        asked.keep = session.will_keepalive() && !self.stopping;
-        if session.get_headers_raw_bytes().len() > limits.head {
+        *asked.keep.get_mut() = session.will_keepalive() && !self.stopping;
+        let raw = session.get_headers_raw_bytes();
+        if raw.len() > limits.head {
             return Err(Failure::HeadTooLarge);
         }
         let empty = RequestHeader::build_no_case(Method::GET, b"/", None).map_err(|_| Failure::BadRequest)?;
@@ -191,6 +194,7 @@ impl Exchange<'_> {
         if head.method == Method::CONNECT {
             return Err(Failure::NotAllowed);
         }
+        delimited(raw.as_ref(), &head)?;
         let uri = absolute(&mut head, self.client.server)?;
         let (method, version, mut headers) = (head.method, head.version, head.headers);
         framing::strip_hop_by_hop(&mut headers);
@@ -221,7 +225,7 @@ impl Exchange<'_> {
             None => respond.await,
             Some(upload) => {
                 let mut respond = std::pin::pin!(respond);
-                let mut upload = std::pin::pin!(upload.run(session, writer));
+                let mut upload = std::pin::pin!(upload.run(session, writer, &asked.keep));
                 let mut uploading = true;
                 let whole = loop {
                     tokio::select! {
@@ -242,7 +246,7 @@ impl Exchange<'_> {
 
     fn next(&self, asked: &Asked, session: &mut HttpSession) -> Next {
         // A body nobody read is in the way of the next request.
-        if asked.keep && session.is_body_done() { Next::Keep } else { Next::Close }
+        if asked.keep.load(Ordering::Relaxed) && session.is_body_done() { Next::Keep } else { Next::Close }
     }
 
     /// Waits for the guest's answer and writes it. False when the connection is of no more use.
@@ -292,7 +296,7 @@ impl Exchange<'_> {
         if !head.headers.contains_key(header::DATE) {
             head.headers.insert(header::DATE, get_cached_date());
         }
-        let keep = asked.keep && framing != BodyFraming::UntilClose;
+        let keep = asked.keep.load(Ordering::Relaxed) && framing != BodyFraming::UntilClose;
         if !keep {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         } else if asked.version == Version::HTTP_10 {
@@ -306,6 +310,26 @@ impl Exchange<'_> {
         }
         written.is_ok() && keep
     }
+}
+
+/// Refuses heads of which others in the path may think otherwise where the message ends, and so
+/// where the next one begins (RFC 9112 §2.2, §6.1, §6.3, §11.2).
+fn delimited(raw: &[u8], head: &::http::request::Parts) -> Result<(), Failure> {
+    if memchr::memchr_iter(b'\n', raw).any(|at| at == 0 || raw.get(at - 1) != Some(&b'\r')) {
+        return Err(Failure::BadRequest);
+    }
+    let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() || length.is_some_and(|value| !value.as_bytes().iter().all(u8::is_ascii_digit)) {
+        return Err(Failure::BadRequest);
+    }
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    let chunked = codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+    // pingora has taken a length beside it out of the headers.
+    let name = header::CONTENT_LENGTH.as_str().as_bytes();
+    let with_length = raw.split(|b| *b == b'\n').any(|line| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)));
+    if chunked && !with_length && head.version == Version::HTTP_11 { Ok(()) } else { Err(Failure::BadRequest) }
 }
 
 fn is_too_large(error: &pingora::Error) -> bool {

@@ -62,8 +62,10 @@ pub fn channel(length: Option<u64>, expects_continue: bool, patience: Duration) 
 }
 
 impl Upload {
-    /// Reads from the client as the body is read, until its end or until nobody wants more.
-    pub async fn run(self, session: &mut HttpSession, writer: &Writer) {
+    /// Reads from the client as the body is read, until its end or until nobody wants more. After a
+    /// body that cannot be read to its end nobody knows where the next request begins: `keep` is
+    /// made false then.
+    pub async fn run(self, session: &mut HttpSession, writer: &Writer, keep: &AtomicBool) {
         tokio::select! {
             () = self.asked.notified() => {}
             () = self.pieces.closed() => return,
@@ -82,6 +84,9 @@ impl Upload {
                 Err(_) => Err(BodyError::Timeout(format!("the client sent nothing for {:?}", self.patience))),
             };
             let failed = piece.is_err();
+            if failed {
+                keep.store(false, Ordering::Relaxed);
+            }
             slot.send(piece);
             if failed {
                 return;

@@ -149,3 +149,16 @@ fn an_address_in_use() {
 fn unknown_arguments() {
     refused(Setup::behaviours("rust").arg("--no-such-flag"), 2, &["--no-such-flag"]);
 }
+
+#[test]
+fn an_address_that_is_none() {
+    refused(Setup::behaviours("rust").arg("--addr 7676"), 2, &["--addr", "expected HOST:PORT", "127.0.0.1:7676"]);
+    refused(Setup::behaviours("rust").arg("--addr no-such-host.invalid:1"), 2, &["--addr", "expected HOST:PORT"]);
+}
+
+#[test]
+fn an_address_may_be_a_name() {
+    let sidelight = Setup::behaviours("rust").arg("--addr localhost:0").start();
+    assert!(sidelight.addr.ip().is_loopback());
+    assert_eq!(sidelight.get("/synthetic").status, 418);
+}
