@@ -14,8 +14,8 @@ use sidelight::config::host::{Environment, Limits, UnknownImports};
 use sidelight::config::{Config, HostConfig};
 use sidelight::hostcalls;
 use sidelight::http::{Body, RequestHead};
-use sidelight::runtime::{Current, Runtime, Snapshot};
-use sidelight::sandbox::{Client, DownstreamRequest, Meter, Responder};
+use sidelight::runtime::{Current, Execution, Runtime, Snapshot, Waiting};
+use sidelight::sandbox::{Client, DownstreamRequest, Parcel, Received, Responder};
 use sidelight::services::Services;
 use sidelight::services::backend::Connector;
 use sidelight::telemetry::Telemetry;
@@ -24,6 +24,8 @@ use wasmtime::{Caller, Engine, Linker, Module, Store};
 /// The product's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const SANDBOXES: usize = 64;
 
 struct Bench {
     runtime: Arc<Runtime>,
@@ -42,7 +44,7 @@ fn load(name: &str) -> Bench {
         threads: 1,
         cache_dir: None,
         drain_timeout: std::time::Duration::from_secs(1),
-        limits: Limits { sandboxes: 64, ..Limits::default() },
+        limits: Limits { sandboxes: SANDBOXES as u32, ..Limits::default() },
         environment: Environment::default(),
         unknown_imports: UnknownImports::default(),
     };
@@ -52,7 +54,13 @@ fn load(name: &str) -> Bench {
     let runtime = Arc::new(Runtime::new(&host, &telemetry).expect("an engine"));
     let guest = runtime.load(&path, &config).expect("a guest; run tests/guests/build.sh rust");
     let services = Services::build(&config, &Arc::new(Connector::new()), &telemetry).unwrap_or_else(|_| panic!("no backend, no fault"));
-    let current = Current::new(Snapshot { generation: 1, config: Arc::new(config), services: Arc::new(services), guest });
+    let current = Current::new(Snapshot {
+        generation: 1,
+        config: Arc::new(config),
+        services: Arc::new(services),
+        guest,
+        waiting: Waiting::default(),
+    });
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     drop(_context);
     Bench { runtime, current, telemetry, client: Arc::new(Client { address, server: address }), tokio }
@@ -61,13 +69,17 @@ fn load(name: &str) -> Bench {
 impl Bench {
     fn request(&self) -> DownstreamRequest {
         let head = RequestHead { uri: "http://edge.test/".parse().expect("a URI"), ..RequestHead::default() };
-        DownstreamRequest {
-            head,
-            raw_head: bytes::Bytes::new(),
-            body: Body::empty(),
-            client: self.client.clone(),
-            id: "00000000-0000-4000-8000-000000000000".into(),
-        }
+        let id = "00000000-0000-4000-8000-000000000000".into();
+        let received = Received { raw_head: bytes::Bytes::new(), client: self.client.clone(), id };
+        DownstreamRequest { head, body: Body::empty(), received: Arc::new(received) }
+    }
+
+    /// A sandbox's state, ready to be instantiated.
+    fn state(&self) -> GuestState {
+        let (responder, _) = Responder::new();
+        let parcel = Parcel { request: self.request(), responder };
+        let execution = Execution::new(parcel.request.received.id.clone());
+        self.runtime.state(&self.current.pin(), parcel, &execution)
     }
 }
 
@@ -76,10 +88,7 @@ fn instantiate(c: &mut Criterion) {
     c.bench_function("instantiate", |b| {
         b.iter(|| {
             bench.tokio.block_on(async {
-                let (responder, _answer) = Responder::new();
-                let snapshot = bench.current.pin();
-                let state = bench.runtime.state(&snapshot, bench.request(), responder, Arc::new(Meter::default()));
-                black_box(bench.runtime.instantiate(&snapshot.guest, state).await.expect("a sandbox"));
+                black_box(bench.runtime.instantiate(&bench.current.pin().guest, bench.state()).await.expect("a sandbox"));
             });
         });
     });
@@ -90,11 +99,21 @@ fn request(c: &mut Criterion) {
     c.bench_function("request/hello", |b| {
         b.iter(|| {
             bench.tokio.block_on(async {
-                let (responder, answer) = Responder::new();
-                let permit = bench.runtime.admit().await.expect("a sandbox");
-                let guest = bench.runtime.start(bench.current.pin(), bench.request(), responder, permit);
-                black_box(answer.await.expect("an answer"));
-                black_box(guest.await.expect("an outcome"));
+                let mut serving = bench.runtime.serve(bench.current.pin(), bench.request()).await.expect("a sandbox");
+                black_box(serving.reply().await.expect("an answer"));
+                // To the guest's end.
+                while bench.runtime.free() < SANDBOXES {
+                    tokio::task::yield_now().await;
+                }
+            });
+        });
+    });
+    let bench = load("hello_reuse");
+    c.bench_function("request/reuse", |b| {
+        b.iter(|| {
+            bench.tokio.block_on(async {
+                let mut serving = bench.runtime.serve(bench.current.pin(), bench.request()).await.expect("a sandbox");
+                black_box(serving.reply().await.expect("an answer"));
             });
         });
     });
@@ -159,8 +178,7 @@ fn hostcall(c: &mut Criterion) {
     for (module, name, args) in cases {
         let compiled = Module::new(&engine, caller(module, name, args)).expect("compiles");
         let (mut store, run) = bench.tokio.block_on(async {
-            let (responder, _answer) = Responder::new();
-            let mut state = bench.runtime.state(&bench.current.pin(), bench.request(), responder, Arc::new(Meter::default()));
+            let mut state = bench.state();
             state.sandbox.add_body(Body::empty()).expect("room");
             let mut store = Store::new(&engine, state);
             let instance = linker.instantiate_async(&mut store, &compiled).await.expect("a sandbox");

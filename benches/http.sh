@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Side by side, on this machine, in one run: a native pingora handler, our hello and pass-through,
+# Side by side, on this machine, in one run: a native pingora handler, our hello (a sandbox for each
+# request, and sandboxes that are reused) and pass-through,
 # nginx static and nginx proxy_pass. They take turns in several rounds, each in a different order, so that
 # a slow minute of the machine is everybody's; prints the medians and the two ratios that count.
 # Needs wrk and nginx. Everything listens on loopback and ends with this script.
@@ -27,7 +28,7 @@ finish() {
 trap finish EXIT
 
 port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-native=$(port); static=$(port); proxy=$(port); hello=$(port); pass=$(port)
+native=$(port); static=$(port); proxy=$(port); hello=$(port); reuse=$(port); pass=$(port)
 
 mkdir -p "$work/www"
 printf 'Hello, world!\n' > "$work/www/index.html"
@@ -60,11 +61,12 @@ nginx -c "$work/nginx.conf" -p "$work" 2>"$work/nginx.log" & pids+=($!)
 target/release/bench-native "127.0.0.1:$native" 2>/dev/null & pids+=($!)
 serve() { RUST_LOG=error target/release/sidelight serve -C "$work/fastly.toml" --addr "127.0.0.1:$1" "tests/guests/out/rust/$2.wasm" & pids+=($!); }
 serve "$hello" hello
+serve "$reuse" hello_reuse
 serve "$pass" passthrough
 
-for p in "$native" "$static" "$proxy" "$hello" "$pass"; do
+for p in "$native" "$static" "$proxy" "$hello" "$reuse" "$pass"; do
   for _ in $(seq 100); do curl -sf -o /dev/null "http://127.0.0.1:$p/" && break; sleep 0.1; done
-  curl -sf -o /dev/null "http://127.0.0.1:$p/" || { echo "nothing answers on port $p (native $native, static $static, proxy $proxy, hello $hello, pass $pass)" >&2; curl -si "http://127.0.0.1:$p/" >&2 || true; cat "$work"/*.log >&2; exit 1; }
+  curl -sf -o /dev/null "http://127.0.0.1:$p/" || { echo "nothing answers on port $p (native $native, static $static, proxy $proxy, hello $hello, reuse $reuse, pass $pass)" >&2; curl -si "http://127.0.0.1:$p/" >&2 || true; cat "$work"/*.log >&2; exit 1; }
 done
 
 measure() { # port -> requests/s
@@ -72,7 +74,7 @@ measure() { # port -> requests/s
   if grep -q 'Non-2xx\|Socket errors' "$work/wrk.txt"; then cat "$work/wrk.txt" >&2; exit 1; fi
   awk '/Requests\/sec/ {print $2}' "$work/wrk.txt"
 }
-all=(native hello static proxy pass)
+all=(reuse native hello static proxy pass)
 for name in "${all[@]}"; do wrk -t"$threads" -c"$connections" -d2s "http://127.0.0.1:${!name}/" >/dev/null; done
 for ((round = 0; round < rounds; round++)); do
   for ((i = 0; i < ${#all[@]}; i++)); do
@@ -86,11 +88,13 @@ median() { sort -n "$work/$1.rates" | awk '{v[NR] = $1} END {print v[int((NR + 1
 # The ratio of every round, lowest and highest.
 spread() { paste "$work/$1.rates" "$work/$2.rates" | awk '{printf "%.2f\n", $1 / $2}' | sort -n | sed -n '1p;$p' | paste -sd- | sed 's/-/ to /'; }
 awk -v n="$(median native)" -v h="$(median hello)" -v s="$(median static)" -v x="$(median proxy)" -v p="$(median pass)" \
+    -v u="$(median reuse)" -v us="$(spread reuse native)" \
     -v hs="$(spread hello native)" -v ps="$(spread pass proxy)" -v c="$connections" -v t="$threads" -v r="$rounds" -v d="$seconds" 'BEGIN {
   printf "%d connections, %d cores, %d rounds of %d s, medians\n\n", c, t, r, d
   printf "| what | requests/s | ratio |\n|---|---|---|\n"
   printf "| native pingora handler | %d | 1 |\n", n
   printf "| sidelight, Rust hello | %d | %.2f of native pingora (rounds: %s) |\n", h, h / n, hs
+  printf "| sidelight, Rust hello, sandboxes reused | %d | %.2f of native pingora (rounds: %s) |\n", u, u / n, us
   printf "| nginx, static file | %d | |\n", s
   printf "| nginx, proxy_pass to that nginx | %d | 1 |\n", x
   printf "| sidelight, Rust pass-through to that nginx | %d | %.2f of nginx proxy_pass (rounds: %s) |\n", p, p / x, ps

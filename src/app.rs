@@ -13,7 +13,7 @@ use pingora::services::background::{BackgroundService, background_service};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, ConfigError, HostConfig};
-use crate::runtime::{Current, LoadError, Runtime, Snapshot};
+use crate::runtime::{Current, LoadError, Runtime, Snapshot, Waiting};
 use crate::server::Edge;
 use crate::server::admin::Admin;
 use crate::server::listener::Bound;
@@ -106,18 +106,24 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
     let guest = runtime.load(program, &config)?;
     tracing::info!(program = %program.display(), sha256 = &guest.digest[..16], ms = clock::now().duration_since(started).as_millis(), "program loaded");
     let name = config.name.clone();
-    let current = Arc::new(Current::new(Snapshot { generation: 1, config: Arc::new(config), services: Arc::new(services), guest }));
+    let current = Arc::new(Current::new(Snapshot {
+        generation: 1,
+        config: Arc::new(config),
+        services: Arc::new(services),
+        guest,
+        waiting: Waiting::default(),
+    }));
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&host));
     server.bootstrap();
     let address = listener.address;
-    let edge = Edge { current, runtime, limits: host.limits.clone(), telemetry: telemetry.clone() };
+    let edge = Edge { current: current.clone(), runtime, limits: host.limits.clone(), telemetry: telemetry.clone() };
     server.add_service(listener.serve("http", edge, host.threads));
     if let Some(admin) = admin {
         tracing::info!("metrics on http://{}/metrics", admin.address);
         server.add_service(admin.serve("admin", HttpServer::new_app(Admin { telemetry: telemetry.clone() }), 1));
     }
-    server.add_service(background_service("drain", Drain { telemetry, limit: host.drain_timeout }));
+    server.add_service(background_service("drain", Drain { telemetry, current, limit: host.drain_timeout }));
     tracing::info!(service = name, "Listening on http://{address}");
     server.run(RunArgs { shutdown_signal: Box::new(Signals) });
     Ok(())
@@ -184,6 +190,7 @@ impl ShutdownSignalWatch for Signals {
 /// Ends the process when everything in flight is done, when time is up, or at a second signal.
 struct Drain {
     telemetry: Telemetry,
+    current: Arc<Current>,
     limit: Duration,
 }
 
@@ -210,6 +217,7 @@ impl BackgroundService for Drain {
         if shutdown.wait_for(|stop| *stop).await.is_err() {
             return;
         }
+        self.current.pin().waiting.close();
         tracing::info!(in_flight = self.in_flight(), "stopping: finishing what is in flight");
         let (mut terminate, mut interrupt) = (listen_for(SignalKind::terminate()), listen_for(SignalKind::interrupt()));
         let code = tokio::select! {

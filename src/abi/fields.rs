@@ -58,11 +58,13 @@ pub fn remove(headers: &mut HeaderMap, name: &Str) -> HostResult<()> {
     }
 }
 
-fn parse_name(name: &[u8]) -> HostResult<HeaderName> {
+/// A field name; INVAL when it is none.
+pub fn parse_name(name: &[u8]) -> HostResult<HeaderName> {
     HeaderName::from_bytes(name).map_err(|_| HostError::inval("not a header name"))
 }
 
-fn parse_value(value: &[u8]) -> HostResult<HeaderValue> {
+/// A field value; INVAL when it is none.
+pub fn parse_value(value: &[u8]) -> HostResult<HeaderValue> {
     HeaderValue::from_bytes(value).map_err(|_| HostError::inval("not a header value"))
 }
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use crate::http::BodyError;
 use crate::http::body::ReaderGone;
 use crate::sandbox::downstream::ClientGone;
-use crate::sandbox::{BadHandle, TableFull, TooMuchHeld};
+use crate::sandbox::{BadHandle, NextError, TableFull, TooMuchHeld};
 use crate::services::backend::SendError;
 use crate::services::log;
 
@@ -155,6 +155,18 @@ impl From<ReaderGone> for HostError {
 impl From<ClientGone> for HostError {
     fn from(error: ClientGone) -> Self {
         Self::Status(Status::Error, error.to_string().into())
+    }
+}
+
+impl From<NextError> for HostError {
+    fn from(error: NextError) -> Self {
+        let status = match error {
+            NextError::Outstanding => Status::LimitExceeded,
+            NextError::Unanswered => Status::Unsupported,
+            NextError::Handle(handle) => return handle.into(),
+            NextError::Full(full) => return full.into(),
+        };
+        Self::Status(status, error.to_string().into())
     }
 }
 

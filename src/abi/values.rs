@@ -358,6 +358,28 @@ impl Lift for CacheOverrideRecord {
     }
 }
 
+/// The options of `next_request`: a mask (bit 1: there is a timeout; no other is known) and a
+/// record of 8 bytes with the timeout in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct NextRequestOptions {
+    /// Longest wait.
+    pub timeout: Option<std::time::Duration>,
+}
+
+impl Lift for NextRequestOptions {
+    const SLOTS: usize = 2;
+    fn lift(slots: &[u32], memory: &GuestMemory<'_>) -> HostResult<Self> {
+        const TIMEOUT: u32 = 2;
+        let mut millis = [0; 8];
+        millis.copy_from_slice(memory.bytes(slots[1], 8)?);
+        if slots[0] & !TIMEOUT != 0 {
+            return Err(HostError::unsupported("an unknown option"));
+        }
+        let timeout = (slots[0] & TIMEOUT != 0).then(|| std::time::Duration::from_millis(u64::from_le_bytes(millis)));
+        Ok(Self { timeout })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, Exit};
 use crate::config::HostConfig;
-use crate::config::host::{Environment, Limits, UnknownImports};
+use crate::config::host::{Environment, Limits, ReuseLimits, UnknownImports};
 use crate::hostcalls;
 use crate::telemetry::logs;
 
@@ -139,6 +139,22 @@ struct LimitArgs {
     /// Linear memory of one sandbox, in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 128, env = "SIDELIGHT_MEMORY_LIMIT", value_parser = clap::value_parser!(u32).range(1..=4096))]
     memory_limit: u32,
+
+    /// Requests one sandbox may serve when its program asks for more than one; 1 is no reuse.
+    #[arg(long, value_name = "N", default_value_t = 100, env = "SIDELIGHT_REUSE_REQUESTS", value_parser = clap::value_parser!(u32).range(1..))]
+    reuse_requests: u32,
+
+    /// How long a program may wait for its next request.
+    #[arg(long, value_name = "TIME", default_value = "10s", env = "SIDELIGHT_REUSE_IDLE", value_parser = humantime::parse_duration)]
+    reuse_idle: Duration,
+
+    /// Age at which a sandbox gets no more requests.
+    #[arg(long, value_name = "TIME", default_value = "2m", env = "SIDELIGHT_REUSE_LIFETIME", value_parser = humantime::parse_duration)]
+    reuse_lifetime: Duration,
+
+    /// Linear memory above which a sandbox gets no more requests, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 128, env = "SIDELIGHT_REUSE_MEMORY", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    reuse_memory: u32,
 
     /// Memory each idle sandbox slot may keep resident, in KiB.
     #[arg(long, value_name = "KIB", default_value_t = 2048, env = "SIDELIGHT_KEEP_RESIDENT", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
@@ -280,6 +296,12 @@ fn host(serve: &Serve) -> HostConfig {
             cpu: limits.cpu_limit,
             cpu_report: limits.cpu_report,
             wall: limits.wall_limit,
+            reuse: ReuseLimits {
+                requests: limits.reuse_requests,
+                idle: limits.reuse_idle,
+                lifetime: limits.reuse_lifetime,
+                memory: (limits.reuse_memory as usize) << 20,
+            },
             keep_resident: (limits.keep_resident as usize) << 10,
             uri: limits.max_uri as usize,
             head: (limits.max_head as usize) << 10,

@@ -35,6 +35,25 @@ pub enum UnknownImports {
     Trap,
 }
 
+/// How long a sandbox may go on with further requests (production does not tell its figures).
+#[derive(Clone, Debug)]
+pub struct ReuseLimits {
+    /// Requests of one sandbox, the first included; 1 is no reuse.
+    pub requests: u32,
+    /// How long a guest may wait for its next request.
+    pub idle: Duration,
+    /// Age at which a sandbox gets no more requests.
+    pub lifetime: Duration,
+    /// Linear memory in bytes above which a sandbox gets no more requests.
+    pub memory: usize,
+}
+
+impl Default for ReuseLimits {
+    fn default() -> Self {
+        Self { requests: 100, idle: Duration::from_secs(10), lifetime: Duration::from_secs(120), memory: 128 << 20 }
+    }
+}
+
 /// Limits. Durations are wall-clock unless they say CPU.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -50,6 +69,8 @@ pub struct Limits {
     pub cpu_report: Duration,
     /// Time after which a guest is stopped, waiting included. Production: 2 min.
     pub wall: Duration,
+    /// Further requests in a sandbox, for guests that ask for them.
+    pub reuse: ReuseLimits,
     /// Memory each free pool slot may keep resident, in bytes.
     pub keep_resident: usize,
     /// Longest request line target, in bytes; more is 414.
@@ -73,6 +94,7 @@ impl Default for Limits {
             cpu: Duration::from_secs(5),
             cpu_report: Duration::from_millis(50),
             wall: Duration::from_secs(120),
+            reuse: ReuseLimits::default(),
             keep_resident: 2 << 20,
             uri: 8192,
             head: 128 << 10,

@@ -26,7 +26,7 @@ async fn select(sandbox: &mut Sandbox, handles: Handles, timeout: u32) -> HostRe
 }
 
 fn is_ready(sandbox: &mut Sandbox, handle: Handle<AsyncItem>) -> HostResult<bool> {
-    Ok(sandbox.items.get_mut(handle)?.is_ready())
+    Ok(sandbox.is_ready(handle)?)
 }
 
 pub(super) fn module(m: &mut Registrar<'_>) {

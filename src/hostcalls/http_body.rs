@@ -1,6 +1,10 @@
 //! `fastly_http_body`: reading, writing and joining bodies.
 
-use crate::abi::{Buf, Bytes64K, Capacity, HostError, HostResult, Registrar, Status};
+use std::sync::LazyLock;
+
+use ::http::{HeaderMap, HeaderValue};
+
+use crate::abi::{Buf, Bytes64K, Capacity, HostError, HostResult, Paged, Registrar, Status, Str, fields};
 use crate::http::Body;
 use crate::sandbox::{AsyncItem, BadHandle, Handle, Sandbox};
 
@@ -19,7 +23,8 @@ async fn read(sandbox: &mut Sandbox, body: BodyHandle, room: Capacity) -> HostRe
     Ok(Buf(body.read(room.0).await?))
 }
 
-/// `end`: 0 the back, 1 the front of what has not been read.
+/// `end`: 0 the back, 1 the front of what has not been read; a body that is being sent has no front
+/// that could be written to.
 async fn write(sandbox: &mut Sandbox, body: BodyHandle, data: Bytes64K, end: u32) -> HostResult<u32> {
     let length = data.0.len();
     let front = match end {
@@ -36,9 +41,9 @@ async fn write(sandbox: &mut Sandbox, body: BodyHandle, data: Bytes64K, end: u32
             }
             sandbox.hold(length)?;
         }
-        AsyncItem::Streaming(_) if front => return Err(HostError::unsupported("the front of a body that is being sent")),
+        AsyncItem::Streaming(_) if front => return Err(BadHandle.into()),
         AsyncItem::Streaming(writer) => writer.write(data.0).await?,
-        AsyncItem::Pending(_) => return Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) => return Err(BadHandle.into()),
     }
     Ok(length as u32)
 }
@@ -50,13 +55,13 @@ async fn append(sandbox: &mut Sandbox, to: BodyHandle, from: BodyHandle) -> Host
     }
     match sandbox.items.get(to)? {
         AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
-        AsyncItem::Pending(_) => return Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) => return Err(BadHandle.into()),
     }
     let moved = sandbox.take_body(from)?;
     match sandbox.items.get_mut(to)? {
         AsyncItem::Body(body) => body.append(moved),
         AsyncItem::Streaming(writer) => writer.append(moved).await?,
-        AsyncItem::Pending(_) => return Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) => return Err(BadHandle.into()),
     }
     Ok(())
 }
@@ -65,12 +70,12 @@ async fn append(sandbox: &mut Sandbox, to: BodyHandle, from: BodyHandle) -> Host
 async fn close(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
     match sandbox.items.get(body)? {
         AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
-        AsyncItem::Pending(_) => return Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) => return Err(BadHandle.into()),
     }
     match sandbox.items.take(body)? {
         // Whether anybody still reads it is not this call's business.
         AsyncItem::Streaming(writer) => drop(writer.finish().await),
-        AsyncItem::Body(_) | AsyncItem::Pending(_) => {}
+        AsyncItem::Body(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) => {}
     }
     Ok(())
 }
@@ -79,7 +84,7 @@ async fn close(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
 fn abandon(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
     match sandbox.items.get(body)? {
         AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
-        AsyncItem::Pending(_) => return Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) => return Err(BadHandle.into()),
     }
     sandbox.items.take(body)?;
     Ok(())
@@ -89,21 +94,53 @@ fn known_length(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<u64> {
     match sandbox.items.get(body)? {
         AsyncItem::Body(body) => body.known_length().ok_or_else(HostError::none),
         AsyncItem::Streaming(_) => Err(HostError::Status(Status::None, "a body that is being sent".into())),
-        AsyncItem::Pending(_) => Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) => Err(BadHandle.into()),
     }
 }
 
+/// Adds a trailer; it goes out behind the body's end.
+fn trailer_append(sandbox: &mut Sandbox, body: BodyHandle, name: Str, value: Str) -> HostResult<()> {
+    let trailers = match sandbox.items.get_mut(body)? {
+        AsyncItem::Body(body) => body.trailers_mut(),
+        AsyncItem::Streaming(writer) => writer.trailers_mut(),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) => return Err(BadHandle.into()),
+    };
+    fields::append(trailers, &name, &value)
+}
+
+/// The trailers of a body that has been read to its end; AGAIN before that.
+fn trailers(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<&HeaderMap> {
+    static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+    match sandbox.items.get(body)? {
+        AsyncItem::Body(body) if body.is_read() => Ok(body.trailers().unwrap_or(&NONE)),
+        AsyncItem::Body(_) => Err(HostError::Status(Status::Again, "the body has not been read to its end".into())),
+        AsyncItem::Streaming(_) => Err(HostError::inval("a body that is being sent")),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) => Err(BadHandle.into()),
+    }
+}
+
+fn trailer_names_get(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<Paged> {
+    Ok(fields::names(trailers(sandbox, body)?))
+}
+
+fn trailer_value_get(sandbox: &mut Sandbox, body: BodyHandle, name: Str) -> HostResult<Buf<HeaderValue>> {
+    fields::value(trailers(sandbox, body)?, &name)
+}
+
+fn trailer_values_get(sandbox: &mut Sandbox, body: BodyHandle, name: Str) -> HostResult<Paged> {
+    fields::values(trailers(sandbox, body)?, &name)
+}
+
 pub(super) fn module(m: &mut Registrar<'_>) {
-    const TRAILERS: &str = "there are no trailers yet";
     m.call("new", new);
     m.wait("read", read);
-    m.wait_partial("write", "the front of a body that is being sent is UNSUPPORTED", write);
+    m.wait("write", write);
     m.wait("append", append);
     m.wait("close", close);
     m.call("abandon", abandon);
     m.call("known_length", known_length);
-    m.unsupported("trailer_append", 5, TRAILERS);
-    m.unsupported("trailer_names_get", 6, TRAILERS);
-    m.unsupported("trailer_value_get", 6, TRAILERS);
-    m.unsupported("trailer_values_get", 8, TRAILERS);
+    m.call("trailer_append", trailer_append);
+    m.call("trailer_names_get", trailer_names_get);
+    m.call("trailer_value_get", trailer_value_get);
+    m.call("trailer_values_get", trailer_values_get);
 }

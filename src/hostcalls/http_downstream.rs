@@ -2,36 +2,54 @@
 
 use std::net::IpAddr;
 
+use crate::abi::values::NextRequestOptions;
 use crate::abi::{Buf, HostError, HostResult, Paged, Registrar};
+use crate::http::Body;
 use crate::http::head::field_names;
-use crate::sandbox::{GuestRequest, Handle, Sandbox};
+use crate::sandbox::{GuestRequest, Handle, Received, RequestPromise, Sandbox};
 
 type Request = Handle<GuestRequest>;
+type Promise = Handle<RequestPromise>;
+
+/// Where a request came from; NONE for one that the guest made itself.
+fn received(sandbox: &Sandbox, request: Request) -> HostResult<&Received> {
+    sandbox.requests.get(request)?.received.as_deref().ok_or_else(HostError::none)
+}
 
 fn downstream_client_ip_addr(sandbox: &mut Sandbox, request: Request) -> HostResult<IpAddr> {
-    sandbox.requests.get(request)?;
-    Ok(sandbox.client.address.ip())
+    Ok(received(sandbox, request)?.client.address.ip())
 }
 
 fn downstream_server_ip_addr(sandbox: &mut Sandbox, request: Request) -> HostResult<IpAddr> {
-    sandbox.requests.get(request)?;
-    Ok(sandbox.client.server.ip())
+    Ok(received(sandbox, request)?.client.server.ip())
 }
 
 fn downstream_client_request_id(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>> {
-    sandbox.requests.get(request)?;
-    Ok(Buf(sandbox.id.to_string()))
+    Ok(Buf(received(sandbox, request)?.id.to_string()))
 }
 
 fn downstream_original_header_count(sandbox: &mut Sandbox, request: Request) -> HostResult<u32> {
-    sandbox.requests.get(request)?;
-    Ok(field_names(&sandbox.raw_head).count() as u32)
+    Ok(field_names(&received(sandbox, request)?.raw_head).count() as u32)
 }
 
 /// As on the wire: order, case and repetitions kept.
 fn downstream_original_header_names(sandbox: &mut Sandbox, request: Request) -> HostResult<Paged> {
-    sandbox.requests.get(request)?;
-    Ok(Paged::new(field_names(&sandbox.raw_head)))
+    Ok(Paged::new(field_names(&received(sandbox, request)?.raw_head)))
+}
+
+/// Prepares to serve a further request in this sandbox.
+fn next_request(sandbox: &mut Sandbox, options: NextRequestOptions) -> HostResult<Promise> {
+    Ok(sandbox.promise(options.timeout)?)
+}
+
+/// The next request and its body; NONE when there will be none.
+async fn next_request_wait(sandbox: &mut Sandbox, promise: Promise) -> HostResult<(Request, Handle<Body>)> {
+    sandbox.next_request(promise).await?;
+    sandbox.take_incoming()?.ok_or_else(HostError::none)
+}
+
+fn next_request_abandon(sandbox: &mut Sandbox, promise: Promise) -> HostResult<()> {
+    Ok(sandbox.abandon_promise(promise)?)
 }
 
 fn no(sandbox: &mut Sandbox, request: Request) -> HostResult<bool> {
@@ -61,7 +79,6 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     const NOT_COMPUTED: &str = "not computed yet: always NONE";
     const NO_DATA: &str = "there is no such data yet: always NONE";
     const NOT_YET: &str = "not available yet";
-    const ONE: &str = "a sandbox serves one request so far";
     m.call("downstream_client_ip_addr", downstream_client_ip_addr);
     m.call("downstream_server_ip_addr", downstream_server_ip_addr);
     m.call("downstream_client_request_id", downstream_client_request_id);
@@ -99,7 +116,7 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.unsupported("downstream_visits_this_pop", 1, NOT_YET);
     m.unsupported("downstream_visits_this_service", 1, NOT_YET);
     m.call_partial("fastly_key_is_valid", "no Fastly-Key can be configured yet: always false", no);
-    m.unsupported("next_request", 3, ONE);
-    m.unsupported("next_request_abandon", 1, ONE);
-    m.unsupported("next_request_wait", 3, ONE);
+    m.call("next_request", next_request);
+    m.call("next_request_abandon", next_request_abandon);
+    m.wait("next_request_wait", next_request_wait);
 }

@@ -6,28 +6,31 @@ use std::sync::Arc;
 use ::http::{Method, Uri};
 
 use super::heads;
+use crate::abi::fields::{parse_name, parse_value};
 use crate::abi::status::ErrorDetail;
 use crate::abi::values::{CacheOverrideRecord, Handles};
 use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, WithDetail};
 use crate::http::Body;
 use crate::http::head::field_names;
-use crate::sandbox::{CacheOverride, GuestRequest, GuestResponse, Handle, PendingRequest, Sandbox};
+use crate::sandbox::{CacheOverride, Edit, Edits, GuestRequest, GuestResponse, Handle, PendingRequest, Sandbox};
 use crate::services::backend::{self, Backend, SendError};
 
 type Request = Handle<GuestRequest>;
 type BodyHandle = Handle<Body>;
 type Answer = (Handle<GuestResponse>, BodyHandle);
 
+/// Changes one response may have waiting.
+const MAX_EDITS: usize = 256;
+
 /// Longest URI, in bytes (production's limit).
 const MAX_URI: usize = 8192;
 
 /// The client's request and its body.
 fn body_downstream_get(sandbox: &mut Sandbox) -> HostResult<(Request, BodyHandle)> {
-    let Some(incoming) = sandbox.incoming.take() else {
-        return Err(HostError::Status(Status::Error, "the client's request has been taken".into()));
-    };
-    let request = sandbox.requests.insert(GuestRequest { head: incoming.head, cache: CacheOverride::default() })?;
-    Ok((request, sandbox.add_body(incoming.body)?))
+    match sandbox.take_incoming()? {
+        Some(taken) => Ok(taken),
+        None => Err(HostError::Status(Status::Error, "the client's request has been taken".into())),
+    }
 }
 
 fn method_get(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>> {
@@ -53,10 +56,14 @@ fn uri_set(sandbox: &mut Sandbox, request: Request, uri: Str) -> HostResult<()> 
     Ok(())
 }
 
-/// `encodings`: a mask, gzip is 1.
+/// `encodings`: a mask, gzip is 1 and the only one.
 fn auto_decompress_response_set(sandbox: &mut Sandbox, request: Request, encodings: u32) -> HostResult<()> {
-    sandbox.requests.get(request)?;
-    if encodings == 0 { Ok(()) } else { Err(HostError::unsupported("decompressing responses")) }
+    let request = sandbox.requests.get_mut(request)?;
+    match encodings {
+        0 | 1 => request.decompress = encodings == 1,
+        _ => return Err(HostError::unsupported("decoding anything but gzip")),
+    }
+    Ok(())
 }
 
 fn cache_override_set(sandbox: &mut Sandbox, request: Request, mask: u32, ttl: u32, stale_while_revalidate: u32) -> HostResult<()> {
@@ -100,11 +107,11 @@ struct Outgoing {
 fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, streaming: bool) -> HostResult<Outgoing> {
     sandbox.requests.get(request)?;
     sandbox.body(body)?;
-    let head = sandbox.requests.take(request)?.head;
+    let GuestRequest { head, decompress, .. } = sandbox.requests.take(request)?;
     let body = if streaming { sandbox.stream_body(body)? } else { sandbox.take_body(body)? };
     let name = String::from_utf8_lossy(name);
     let backend = sandbox.services.backends.get(&name).cloned().ok_or_else(|| SendError::DestinationNotFound(name.into_owned()));
-    Ok(Outgoing { backend, request: backend::Request { head, body } })
+    Ok(Outgoing { backend, request: backend::Request { head, body, decompress } })
 }
 
 /// Sends and waits for the response.
@@ -116,14 +123,14 @@ async fn exchange(sandbox: &mut Sandbox, outgoing: Outgoing) -> Result<backend::
         Err(error) => Err(error),
     };
     if let Err(error) = &sent {
-        tracing::debug!(target: "sidelight::guest", request_id = &*sandbox.id, %error, "send failed");
+        tracing::debug!(target: "sidelight::guest", request_id = sandbox.id(), %error, "send failed");
     }
     sent
 }
 
 fn keep(sandbox: &mut Sandbox, response: backend::Response) -> HostResult<Answer> {
     let backend::Response { head, body, peer } = response;
-    let response = sandbox.responses.insert(GuestResponse { head, peer })?;
+    let response = sandbox.responses.insert(GuestResponse { head, peer, close: false })?;
     Ok((response, sandbox.add_body(body)?))
 }
 
@@ -176,7 +183,7 @@ fn send_async_v2(
 async fn result_of(sandbox: &mut Sandbox, pending: Handle<PendingRequest>) -> HostResult<Result<backend::Response, SendError>> {
     let sent = sandbox.take_pending(pending)?.result().await;
     if let Err(error) = &sent {
-        tracing::debug!(target: "sidelight::guest", request_id = &*sandbox.id, %error, "send failed");
+        tracing::debug!(target: "sidelight::guest", request_id = sandbox.id(), %error, "send failed");
     }
     Ok(sent)
 }
@@ -238,24 +245,55 @@ async fn pending_req_select_v2(sandbox: &mut Sandbox, handles: Handles) -> HostR
     Ok(crate::abi::values::DetailedSelect { detail, index, result: result.map(|(response, body)| (response.raw(), body.raw())) })
 }
 
+/// Queues a change to the head that the client gets if the request is sent there as it comes (see
+/// `send_downstream_pending`). `target`: 0 whatever comes, 1 the backend's response, 2 the host's error.
+fn queue(sandbox: &mut Sandbox, pending: Handle<PendingRequest>, target: u32, edit: Edit) -> HostResult<()> {
+    let Edits { response, error } = &mut sandbox.pending(pending)?.edits;
+    if response.len().max(error.len()) >= MAX_EDITS {
+        return Err(HostError::Status(Status::LimitExceeded, "too many changes to one response".into()));
+    }
+    match target {
+        0 => {
+            response.push(edit.clone());
+            error.push(edit);
+        }
+        1 => response.push(edit),
+        2 => error.push(edit),
+        other => return Err(HostError::inval(format!("{other} is no kind of response"))),
+    }
+    Ok(())
+}
+
+fn pending_req_header_insert(sandbox: &mut Sandbox, pending: Handle<PendingRequest>, name: Str, value: Str, target: u32) -> HostResult<()> {
+    queue(sandbox, pending, target, Edit::Insert(parse_name(&name)?, parse_value(&value)?))
+}
+
+fn pending_req_header_append(sandbox: &mut Sandbox, pending: Handle<PendingRequest>, name: Str, value: Str, target: u32) -> HostResult<()> {
+    queue(sandbox, pending, target, Edit::Append(parse_name(&name)?, parse_value(&value)?))
+}
+
+fn pending_req_header_remove(sandbox: &mut Sandbox, pending: Handle<PendingRequest>, name: Str, target: u32) -> HostResult<()> {
+    queue(sandbox, pending, target, Edit::Remove(parse_name(&name)?))
+}
+
 fn downstream_client_ip_addr(sandbox: &mut Sandbox) -> HostResult<IpAddr> {
-    Ok(sandbox.client.address.ip())
+    Ok(sandbox.received.client.address.ip())
 }
 
 fn downstream_server_ip_addr(sandbox: &mut Sandbox) -> HostResult<IpAddr> {
-    Ok(sandbox.client.server.ip())
+    Ok(sandbox.received.client.server.ip())
 }
 
 fn downstream_client_request_id(sandbox: &mut Sandbox) -> HostResult<Buf<String>> {
-    Ok(Buf(sandbox.id.to_string()))
+    Ok(Buf(sandbox.id().to_owned()))
 }
 
 fn original_header_count(sandbox: &mut Sandbox) -> HostResult<u32> {
-    Ok(field_names(&sandbox.raw_head).count() as u32)
+    Ok(field_names(&sandbox.received.raw_head).count() as u32)
 }
 
 fn original_header_names_get(sandbox: &mut Sandbox) -> HostResult<Paged> {
-    Ok(Paged::new(field_names(&sandbox.raw_head)))
+    Ok(Paged::new(field_names(&sandbox.received.raw_head)))
 }
 
 fn no(_: &mut Sandbox) -> HostResult<bool> {
@@ -287,7 +325,7 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("method_set", method_set);
     m.call("uri_get", uri_get);
     m.call("uri_set", uri_set);
-    m.call_partial("auto_decompress_response_set", "only to switch it off", auto_decompress_response_set);
+    m.call("auto_decompress_response_set", auto_decompress_response_set);
     m.call_partial("cache_override_set", NO_CACHE, cache_override_set);
     m.call_partial("cache_override_v2_set", NO_CACHE, cache_override_v2_set);
     m.call_partial("cache_override_v3_set", NO_CACHE, cache_override_v3_set);
@@ -304,6 +342,10 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.wait("pending_req_poll_v2", pending_req_poll_v2);
     m.wait("pending_req_select", pending_req_select);
     m.wait("pending_req_select_v2", pending_req_select_v2);
+
+    m.call("pending_req_header_insert", pending_req_header_insert);
+    m.call("pending_req_header_append", pending_req_header_append);
+    m.call("pending_req_header_remove", pending_req_header_remove);
 
     m.call("downstream_client_ip_addr", downstream_client_ip_addr);
     m.call("downstream_server_ip_addr", downstream_server_ip_addr);
@@ -326,9 +368,6 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.unsupported("register_dynamic_backend", 6, "there are no dynamic backends yet");
     m.unsupported("inspect", 7, NOT_YET);
     m.unsupported("on_behalf_of", 3, NOT_YET);
-    m.unsupported("pending_req_header_append", 6, NOT_YET);
-    m.unsupported("pending_req_header_insert", 6, NOT_YET);
-    m.unsupported("pending_req_header_remove", 4, NOT_YET);
     m.unsupported("redirect_to_grip_proxy", 2, NOT_YET);
     m.unsupported("redirect_to_grip_proxy_v2", 3, NOT_YET);
     m.unsupported("redirect_to_websocket_proxy", 2, NOT_YET);

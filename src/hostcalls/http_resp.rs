@@ -7,7 +7,7 @@ use ::http::StatusCode;
 use super::heads;
 use crate::abi::{HostError, HostResult, Registrar, Status};
 use crate::http::Body;
-use crate::sandbox::{DownstreamResponse, GuestResponse, Handle, Sandbox};
+use crate::sandbox::{DownstreamResponse, GuestResponse, Handle, PendingRequest, Reply, Sandbox};
 
 type Response = Handle<GuestResponse>;
 
@@ -30,26 +30,51 @@ fn get_addr_dest_port(sandbox: &mut Sandbox, response: Response) -> HostResult<u
     sandbox.responses.get(response)?.peer.map(|peer| peer.port()).ok_or_else(HostError::none)
 }
 
-/// The answer to the client: once. With `streaming`, the body's handle becomes its write end.
+/// The answer to the client: once, and informational heads (103) before it. With `streaming`, the
+/// body's handle becomes its write end.
 fn send_downstream(sandbox: &mut Sandbox, response: Response, body: Handle<Body>, streaming: u32) -> HostResult<()> {
     let status = sandbox.responses.get(response)?.head.status;
     sandbox.body(body)?;
-    if status == StatusCode::EARLY_HINTS {
-        return Err(HostError::unsupported("103 Early Hints"));
-    }
-    if status.is_informational() {
+    if status.is_informational() && status != StatusCode::EARLY_HINTS {
         return Err(HostError::inval("an informational status is no answer"));
     }
-    let Some(responder) = sandbox.responder.take() else {
-        return Err(HostError::Status(Status::Error, "the client has had its answer".into()));
-    };
-    let head = sandbox.responses.take(response)?.head;
+    // A client that is gone is not the guest's fault: production tells it nothing either.
+    if status == StatusCode::EARLY_HINTS {
+        let Some(responder) = &mut sandbox.responder else { return Err(answered()) };
+        let head = sandbox.responses.take(response)?.head;
+        let _ = responder.early(head);
+        sandbox.take_body(body)?;
+        return Ok(());
+    }
+    let Some(responder) = sandbox.responder.take() else { return Err(answered()) };
+    let GuestResponse { head, close, .. } = sandbox.responses.take(response)?;
     let body = match streaming {
         0 => sandbox.take_body(body)?,
         _ => sandbox.stream_body(body)?,
     };
-    // A client that is gone is not the guest's fault: production tells it nothing either.
-    let _ = responder.send(DownstreamResponse { head, body });
+    let _ = responder.send(Reply::Final(DownstreamResponse { head, body, close }));
+    Ok(())
+}
+
+/// The response of a backend becomes the answer when it comes; the guest does not wait for it.
+fn send_downstream_pending(sandbox: &mut Sandbox, pending: Handle<PendingRequest>) -> HostResult<()> {
+    sandbox.pending(pending)?;
+    let Some(responder) = sandbox.responder.take() else { return Err(answered()) };
+    sandbox.take_pending(pending)?.forward(responder);
+    Ok(())
+}
+
+fn answered() -> HostError {
+    HostError::Status(Status::Error, "the client has had its answer".into())
+}
+
+/// `mode`: 0 the host decides, 1 the client's connection ends with this response.
+fn http_keepalive_mode_set(sandbox: &mut Sandbox, response: Response, mode: u32) -> HostResult<()> {
+    sandbox.responses.get_mut(response)?.close = match mode {
+        0 => false,
+        1 => true,
+        other => return Err(HostError::inval(format!("{other} is no keep-alive mode"))),
+    };
     Ok(())
 }
 
@@ -59,7 +84,7 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("status_set", status_set);
     m.call("get_addr_dest_ip", get_addr_dest_ip);
     m.call("get_addr_dest_port", get_addr_dest_port);
-    m.call_partial("send_downstream", "103 Early Hints is UNSUPPORTED", send_downstream);
-    m.unsupported("send_downstream_pending", 1, "not available yet");
-    m.unsupported("http_keepalive_mode_set", 2, "not available yet");
+    m.call("send_downstream", send_downstream);
+    m.call("send_downstream_pending", send_downstream_pending);
+    m.call("http_keepalive_mode_set", http_keepalive_mode_set);
 }

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::task::{Context, Poll, Waker};
 
+use ::http::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -39,6 +40,11 @@ pub trait BodyStream: Send {
 
     /// Bytes still to come, when the sender said so.
     fn remaining(&self) -> Option<u64>;
+
+    /// The trailer section, once, after the end.
+    fn trailers(&mut self) -> Option<Box<HeaderMap>> {
+        None
+    }
 }
 
 enum Part {
@@ -51,14 +57,15 @@ enum Part {
 enum Piece {
     Bytes(Bytes),
     Body(Body),
-    End,
+    End(Option<Box<HeaderMap>>),
 }
 
-/// A message body. Reading consumes it.
+/// A message body and the trailers behind it. Reading consumes the body.
 #[derive(Default)]
 pub struct Body {
     parts: VecDeque<Part>,
     failed: Option<BodyError>,
+    trailers: Option<Box<HeaderMap>>,
 }
 
 impl std::fmt::Debug for Body {
@@ -83,7 +90,7 @@ impl Body {
 
     /// Bytes that come from a stream.
     pub fn stream(stream: Box<dyn BodyStream>) -> Self {
-        Self { parts: VecDeque::from([Part::Stream(stream)]), failed: None }
+        Self { parts: VecDeque::from([Part::Stream(stream)]), failed: None, trailers: None }
     }
 
     /// Adds bytes at the end.
@@ -100,19 +107,58 @@ impl Body {
         }
     }
 
-    /// Moves all of `other` to the end.
+    /// Moves all of `other` to the end, its trailers behind ours.
     pub fn append(&mut self, mut other: Body) {
         self.parts.append(&mut other.parts);
         if self.failed.is_none() {
             self.failed = other.failed;
         }
+        self.add_trailers(other.trailers);
     }
 
-    /// Opens the end for a writer; what is here already comes first.
+    /// Opens the end for a writer; what is here already comes first. Trailers go with the writer.
     pub fn open(&mut self) -> BodyWriter {
         let (sender, receiver) = mpsc::channel(CHANNEL_DEPTH);
         self.parts.push_back(Part::Channel(receiver));
-        BodyWriter { sender }
+        BodyWriter { sender, trailers: self.trailers.take() }
+    }
+
+    /// Whether every byte has been read, so that the trailers are all here.
+    pub fn is_read(&self) -> bool {
+        self.parts.is_empty() && self.failed.is_none()
+    }
+
+    /// The trailers so far.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_deref()
+    }
+
+    /// The trailers so far, to be added to.
+    pub fn trailers_mut(&mut self) -> &mut HeaderMap {
+        self.trailers.get_or_insert_default()
+    }
+
+    /// The trailers, taken away.
+    pub fn take_trailers(&mut self) -> Option<Box<HeaderMap>> {
+        self.trailers.take()
+    }
+
+    fn add_trailers(&mut self, more: Option<Box<HeaderMap>>) {
+        match (&mut self.trailers, more) {
+            (_, None) => {}
+            (None, more) => self.trailers = more,
+            (Some(trailers), Some(more)) => {
+                for (name, value) in more.iter() {
+                    trailers.append(name, value.clone());
+                }
+            }
+        }
+    }
+
+    /// Bytes still to be read, when every part knows. A body with trailers has no length that could be
+    /// told in front.
+    pub fn framed_length(&self) -> Option<u64> {
+        if self.trailers.is_some() { None } else { self.known_length() }
     }
 
     /// Bytes still to be read, when every part knows.
@@ -144,7 +190,7 @@ impl Body {
             Part::Bytes(bytes) => Some(Part::Bytes(bytes.clone())),
             Part::Stream(_) | Part::Channel(_) => None,
         });
-        Some(Self { parts: parts.collect::<Option<_>>()?, failed: self.failed.clone() })
+        Some(Self { parts: parts.collect::<Option<_>>()?, failed: self.failed.clone(), trailers: self.trailers.clone() })
     }
 
     /// The next bytes, never empty; `None` at the end. Cancel-safe. After an error, the same error.
@@ -163,7 +209,9 @@ impl Body {
                 Part::Stream(stream) => match stream.chunk().await {
                     Ok(Some(bytes)) => return Ok(Some(bytes)),
                     Ok(None) => {
+                        let trailers = stream.trailers();
                         self.parts.pop_front();
+                        self.add_trailers(trailers);
                         continue;
                     }
                     Err(error) => error,
@@ -175,14 +223,16 @@ impl Body {
                         while let Some(part) = body.parts.pop_back() {
                             self.parts.push_front(part);
                         }
+                        self.add_trailers(body.trailers);
                         if let Some(error) = body.failed {
                             error
                         } else {
                             continue;
                         }
                     }
-                    Some(Piece::End) => {
+                    Some(Piece::End(trailers)) => {
                         self.parts.pop_front();
+                        self.add_trailers(trailers);
                         continue;
                     }
                     None => BodyError::Incomplete("the writer abandoned it".to_owned()),
@@ -234,6 +284,7 @@ impl Body {
 #[derive(Debug)]
 pub struct BodyWriter {
     sender: mpsc::Sender<Piece>,
+    trailers: Option<Box<HeaderMap>>,
 }
 
 /// Nobody reads the body any more.
@@ -255,9 +306,14 @@ impl BodyWriter {
         self.sender.send(Piece::Body(body)).await.map_err(|_| ReaderGone)
     }
 
+    /// The trailers that will follow the end, to be added to.
+    pub fn trailers_mut(&mut self) -> &mut HeaderMap {
+        self.trailers.get_or_insert_default()
+    }
+
     /// The proper end.
     pub async fn finish(self) -> Result<(), ReaderGone> {
-        self.sender.send(Piece::End).await.map_err(|_| ReaderGone)
+        self.sender.send(Piece::End(self.trailers)).await.map_err(|_| ReaderGone)
     }
 
     /// Whether a write would be taken at once.
@@ -274,6 +330,8 @@ impl BodyWriter {
 
 #[cfg(test)]
 mod tests {
+    use ::http::HeaderValue;
+
     use super::*;
 
     async fn all(mut body: Body) -> Result<Vec<u8>, BodyError> {
@@ -312,6 +370,26 @@ mod tests {
         writer.write(Bytes::from_static(b"four")).await.expect("is read");
         writer.finish().await.expect("is read");
         assert_eq!(all(body).await.expect("reads"), b"one two three four");
+    }
+
+    #[tokio::test]
+    async fn trailers_are_there_when_all_is_read() {
+        let mut body = Body::from(Bytes::from_static(b"a"));
+        body.trailers_mut().insert("x-one", HeaderValue::from_static("1"));
+        assert_eq!((body.known_length(), body.framed_length()), (Some(1), None));
+        let mut writer = body.open();
+        writer.trailers_mut().append("x-two", HeaderValue::from_static("2"));
+        assert_eq!(body.trailers(), None);
+        writer.finish().await.expect("is read");
+        let mut whole = Body::from(Bytes::from_static(b"b"));
+        whole.trailers_mut().append("x-two", HeaderValue::from_static("0"));
+        whole.append(body);
+        assert!(!whole.is_read());
+        while whole.chunk().await.expect("reads").is_some() {}
+        assert!(whole.is_read());
+        let trailers = whole.trailers().expect("trailers");
+        assert_eq!(trailers.get_all("x-two").iter().collect::<Vec<_>>(), ["0", "2"]);
+        assert_eq!(trailers["x-one"], "1");
     }
 
     #[tokio::test]

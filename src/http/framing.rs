@@ -19,8 +19,13 @@ pub enum BodyFraming {
     UntilClose,
 }
 
-/// Removes the fields that speak about the connection a message came on.
+/// Removes the fields that speak about the connection a message came on. That its sender takes trailers
+/// (`TE: trailers`, RFC 9110 §10.1.4) holds from end to end, since this host passes them on.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let takes_trailers = headers.get_all(header::TE).iter().any(|value| {
+        let mut words = value.as_bytes().split(|b| *b == b',').map(|word| word.split(|b| *b == b';').next().unwrap_or_default());
+        words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
     static NAMES: [HeaderName; 6] = [
         HeaderName::from_static("keep-alive"),
         HeaderName::from_static("proxy-connection"),
@@ -38,6 +43,29 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
     for name in &NAMES {
         headers.remove(name);
+    }
+    if takes_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes the fields that have no place behind a body: those that frame, route or describe it (RFC 9110
+/// §6.5.1).
+pub fn strip_from_trailers(trailers: &mut HeaderMap) {
+    static NAMES: [HeaderName; 9] = [
+        header::CONTENT_LENGTH,
+        header::CONTENT_ENCODING,
+        header::CONTENT_TYPE,
+        header::CONTENT_RANGE,
+        header::HOST,
+        header::TRAILER,
+        header::AUTHORIZATION,
+        header::SET_COOKIE,
+        header::EXPECT,
+    ];
+    strip_hop_by_hop(trailers);
+    for name in &NAMES {
+        trailers.remove(name);
     }
 }
 
@@ -149,6 +177,16 @@ mod tests {
             headers(&[("connection", "close, X-Mine"), ("x-mine", "1"), ("keep-alive", "1"), ("upgrade", "h2c"), ("x-stays", "1")]);
         strip_hop_by_hop(&mut given);
         assert_eq!(given, headers(&[("x-stays", "1")]));
+    }
+
+    #[test]
+    fn taking_trailers_is_passed_on() {
+        let mut given = headers(&[("connection", "te"), ("te", "gzip;q=0.5, Trailers;q=1")]);
+        strip_hop_by_hop(&mut given);
+        assert_eq!(given, headers(&[("te", "trailers")]));
+        let mut given = headers(&[("te", "gzip")]);
+        strip_hop_by_hop(&mut given);
+        assert!(given.is_empty());
     }
 
     #[test]

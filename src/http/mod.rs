@@ -2,9 +2,13 @@
 //! or telemetry.
 
 pub mod body;
+pub mod cdn_loop;
+pub mod encoding;
 pub mod framing;
 pub mod head;
 pub mod io;
+pub mod message;
+pub mod request;
 pub mod response;
 pub mod wire;
 

@@ -147,7 +147,13 @@ pub async fn write_message<W: AsyncWrite + Unpin>(
             out.flush().await?;
             return Err(WriteError::Length { got: written, promised });
         }
-        BodyFraming::Chunked => out.put(b"0\r\n\r\n"),
+        BodyFraming::Chunked => {
+            out.put(b"0\r\n");
+            if let Some(trailers) = body.trailers() {
+                fields(&mut out.buffer, trailers);
+            }
+            out.put(b"\r\n");
+        }
         BodyFraming::None | BodyFraming::Length(_) | BodyFraming::UntilClose => {}
     }
     out.flush().await?;
@@ -244,6 +250,14 @@ mod tests {
         assert_eq!(done.expect("writes"), 20_018);
         let big = String::from_utf8(big.to_vec()).expect("text");
         assert_eq!(text, format!("H\r\n\r\n12\r\nhello world, hello\r\n4e20\r\n{big}\r\n0\r\n\r\n"));
+    }
+
+    #[tokio::test]
+    async fn trailers() {
+        let mut body = Body::from(Bytes::from_static(b"abc"));
+        body.trailers_mut().insert("x-sum", "1".parse().expect("a value"));
+        let (done, text) = write(BodyFraming::Chunked, body).await;
+        assert_eq!((done.expect("writes"), text.as_str()), (3, "H\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 1\r\n\r\n"));
     }
 
     #[tokio::test]

@@ -2,21 +2,22 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::task::JoinSet;
 use wasmtime::{Instance, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::engine::TABLE_ELEMENTS;
+use super::reuse::Source;
 use super::{Guest, Runtime, Snapshot, wasi};
 use crate::abi::GuestState;
 use crate::sandbox::limits::Stopped;
-use crate::sandbox::{DownstreamRequest, MemoryLimiter, Meter, Responder, Sandbox};
+use crate::sandbox::{CurrentId, MemoryLimiter, Meter, Parcel, Sandbox};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
 
@@ -70,23 +71,53 @@ impl Outcome {
     }
 }
 
+/// A guest that runs, seen from outside.
+#[derive(Debug)]
+pub struct Execution {
+    /// What it has used.
+    pub meter: Arc<Meter>,
+    current: CurrentId,
+    outcome: OnceLock<Outcome>,
+    ended: Notify,
+}
+
+impl Execution {
+    /// One that begins with the request `id`.
+    pub fn new(id: Arc<str>) -> Arc<Self> {
+        let meter = Arc::new(Meter::default());
+        Arc::new(Self { meter, current: CurrentId::new(id), outcome: OnceLock::new(), ended: Notify::new() })
+    }
+
+    /// How it ended, once it has.
+    pub async fn outcome(&self) -> &Outcome {
+        loop {
+            let ended = self.ended.notified();
+            if let Some(outcome) = self.outcome.get() {
+                return outcome;
+            }
+            ended.await;
+        }
+    }
+
+    fn end(&self, outcome: Outcome) {
+        // Called once.
+        drop(self.outcome.set(outcome));
+        self.ended.notify_waiters();
+    }
+}
+
 impl Runtime {
-    /// Runs the snapshot's guest for `request`, in a task of its own. The answer goes through
-    /// `responder`; the task's result is how the guest ended, which may be later.
-    pub fn start(
-        self: &Arc<Self>,
-        snapshot: Arc<Snapshot>,
-        request: DownstreamRequest,
-        responder: Responder,
-        permit: OwnedSemaphorePermit,
-    ) -> JoinHandle<Outcome> {
+    /// Runs the snapshot's guest for a request, in a task of its own. The answer goes through the
+    /// parcel's responder; the guest may go on for longer, and for further requests.
+    pub fn start(self: &Arc<Self>, snapshot: Arc<Snapshot>, parcel: Parcel, permit: OwnedSemaphorePermit) -> Arc<Execution> {
         let runtime = self.clone();
+        let execution = Execution::new(parcel.request.received.id.clone());
+        let watched = execution.clone();
         // In a box: tokio aligns a task to cache lines, which is dear for a large one.
         tokio::spawn(Box::pin(async move {
             let sandbox_exists = Held::new(&runtime.telemetry.metrics.sandboxes);
-            let meter = Arc::new(Meter::default());
-            let id = request.id.clone();
-            let running = runtime.execute(snapshot, request, responder, meter.clone());
+            let state = runtime.state(&snapshot, parcel, &execution);
+            let running = runtime.execute(snapshot, state, execution.meter.clone());
             // A panic in a hostcall is this request's failure and nobody else's.
             let outcome = match AssertUnwindSafe(running).catch_unwind().await {
                 Ok(outcome) => outcome,
@@ -94,19 +125,13 @@ impl Runtime {
             };
             drop(permit);
             drop(sandbox_exists);
-            runtime.report(&outcome, &meter, &id);
-            outcome
-        }))
+            runtime.report(&outcome, &execution.meter, &execution.current.get());
+            execution.end(outcome);
+        }));
+        watched
     }
 
-    async fn execute(
-        self: &Arc<Self>,
-        snapshot: Arc<Snapshot>,
-        request: DownstreamRequest,
-        responder: Responder,
-        meter: Arc<Meter>,
-    ) -> Outcome {
-        let state = self.state(&snapshot, request, responder, meter.clone());
+    async fn execute(self: &Arc<Self>, snapshot: Arc<Snapshot>, state: GuestState, meter: Arc<Meter>) -> Outcome {
         let runtime = self.clone();
         let mut running =
             OnCpu { work: Box::pin(async move { runtime.run(&snapshot, state).await }), meter: meter.clone(), leave_after: Some(LIGHT) };
@@ -127,15 +152,28 @@ impl Runtime {
                 Some(Ok(Stretch::Heavy) | Err(_)) | None => Err(wasmtime::Error::msg("the guest's task ended early")),
             }
         };
-        match tokio::time::timeout(self.limits.wall, whole).await {
-            Ok(Ok(())) => Outcome::Finished,
-            Ok(Err(error)) => judge(&error, &meter),
-            Err(_) => {
+        match self.within_wall_limit(whole, &meter).await {
+            Some(Ok(())) => Outcome::Finished,
+            Some(Err(error)) => judge(&error, &meter),
+            None => {
                 // Its sandbox must be gone before another may take its place.
                 if let Some(mut moved) = moved {
                     moved.shutdown().await;
                 }
                 Outcome::WallLimit
+            }
+        }
+    }
+
+    /// `None` when a request took too long.
+    async fn within_wall_limit<T>(&self, work: impl Future<Output = T>, meter: &Meter) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        let mut left = self.limits.wall;
+        loop {
+            match tokio::time::timeout(left, &mut work).await {
+                Ok(result) => return Some(result),
+                // The clock may have started again since, for another request.
+                Err(_) => left = self.limits.wall.checked_sub(meter.request_time()).filter(|left| !left.is_zero())?,
             }
         }
     }
@@ -158,7 +196,7 @@ impl Runtime {
         let limit = self.limits.cpu;
         store.epoch_deadline_callback(move |context| {
             let meter = &context.data().sandbox.meter;
-            if meter.cpu() > limit {
+            if meter.request_cpu() > limit {
                 meter.stop(Stopped::Cpu);
                 return Ok(UpdateDeadline::Interrupt);
             }
@@ -170,17 +208,19 @@ impl Runtime {
     }
 
     /// The host state of an execution.
-    pub fn state(&self, snapshot: &Snapshot, request: DownstreamRequest, responder: Responder, meter: Arc<Meter>) -> GuestState {
-        let wasi = wasi::context(&snapshot.guest.variables, &request.id);
+    pub fn state(self: &Arc<Self>, snapshot: &Arc<Snapshot>, parcel: Parcel, execution: &Arc<Execution>) -> GuestState {
+        let Execution { meter, current, .. } = &**execution;
+        let wasi = wasi::context(&snapshot.guest.variables, &parcel.request.received.id, current);
         let limiter = MemoryLimiter::new(self.limits.memory, TABLE_ELEMENTS, meter.clone());
-        let sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), request, responder, meter);
+        let next = Arc::new(Source::new(self, snapshot.clone(), execution.clone()));
+        let sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, meter.clone());
         GuestState { memory: None, wasi, limiter, sandbox }
     }
 
-    fn report(&self, outcome: &Outcome, meter: &Meter, id: &str) {
+    /// Counts the CPU time of a request that is done.
+    pub(super) fn account(&self, id: &str, meter: &Meter) {
         let metrics = &self.telemetry.metrics;
-        let cpu = meter.cpu();
-        metrics.guests.with_label_values(&[outcome.name()]).inc();
+        let cpu = meter.request_cpu();
         metrics.guest_cpu.observe(cpu.as_secs_f64());
         if cpu > self.limits.cpu_report {
             metrics.guest_cpu_over.inc();
@@ -192,6 +232,12 @@ impl Runtime {
                 "a guest used more CPU time than production allows"
             );
         }
+    }
+
+    fn report(&self, outcome: &Outcome, meter: &Meter, id: &str) {
+        self.telemetry.metrics.guests.with_label_values(&[outcome.name()]).inc();
+        self.account(id, meter);
+        let cpu = meter.request_cpu();
         match outcome {
             Outcome::Finished => {
                 tracing::debug!(target: "sidelight::guest", request_id = id, cpu_us = micros(cpu), memory = meter.memory(), "guest finished");
@@ -279,7 +325,7 @@ impl<F: Future> Future for OnCpu<F> {
         self.meter.pause();
         match (polled, self.leave_after) {
             (Poll::Ready(output), _) => Poll::Ready(Stretch::Done(output)),
-            (Poll::Pending, Some(limit)) if self.meter.cpu() > limit => Poll::Ready(Stretch::Heavy),
+            (Poll::Pending, Some(limit)) if self.meter.request_cpu() > limit => Poll::Ready(Stretch::Heavy),
             (Poll::Pending, _) => Poll::Pending,
         }
     }

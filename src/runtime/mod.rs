@@ -1,12 +1,13 @@
 //! Running guests: the engine, loading modules, one execution from instantiation to outcome.
 //!
-//! [`Runtime::admit`] waits for a free sandbox, [`Runtime::start`] runs a guest in a task of its
-//! own. Nothing here knows HTTP connections.
+//! [`Runtime::serve`] gives a request to a guest that waits for one, or to a new sandbox when one is
+//! free or comes free in time. Nothing here knows HTTP connections.
 
 pub mod code_cache;
 pub mod engine;
 pub mod execute;
 pub mod guest;
+pub mod reuse;
 pub mod snapshot;
 pub mod wasi;
 
@@ -19,11 +20,16 @@ use crate::abi::GuestState;
 use crate::config::HostConfig;
 use crate::config::host::{Environment, Limits, UnknownImports};
 use crate::hostcalls;
+use crate::sandbox::downstream::Answer;
+use crate::sandbox::{DownstreamRequest, Parcel, Reply, Responder};
 use crate::telemetry::Telemetry;
 
-pub use execute::Outcome;
+pub use execute::{Execution, Outcome};
 pub use guest::{Guest, LoadError};
+pub use reuse::Waiting;
 pub use snapshot::{Current, Snapshot};
+
+use reuse::WaitingGuest;
 
 /// What every guest of the process shares.
 pub struct Runtime {
@@ -39,10 +45,38 @@ pub struct Runtime {
     heavy: Option<tokio::runtime::Runtime>,
 }
 
-/// No sandbox came free in time.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("no sandbox came free in time")]
-pub struct Overloaded;
+/// A request that got no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unserved {
+    /// No sandbox came free in time.
+    #[error("no sandbox came free in time")]
+    Overloaded,
+    /// The guest ended without answering.
+    #[error("the guest ended without an answer: {0:?}")]
+    Ended(Outcome),
+}
+
+/// A request that a guest works on.
+pub struct Serving {
+    answer: Answer,
+    execution: Arc<Execution>,
+}
+
+impl Serving {
+    /// The guest's next reply.
+    pub async fn reply(&mut self) -> Result<Reply, Unserved> {
+        match self.answer.next().await {
+            Some(reply) => Ok(reply),
+            None => Err(Unserved::Ended(self.execution.outcome().await.clone())),
+        }
+    }
+}
+
+/// What runs a request: a guest that waits for one, or room for a new one.
+enum Place {
+    Waiting(WaitingGuest),
+    New(OwnedSemaphorePermit),
+}
 
 /// The runtime cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -76,15 +110,45 @@ impl Runtime {
         })
     }
 
-    /// Waits, within the queue timeout, until a sandbox is free.
-    pub async fn admit(&self) -> Result<OwnedSemaphorePermit, Overloaded> {
+    /// Has a guest answer a request. Whoever drops what this gives has lost interest in the answer; the
+    /// guest goes on all the same.
+    pub async fn serve(self: &Arc<Self>, snapshot: Arc<Snapshot>, request: DownstreamRequest) -> Result<Serving, Unserved> {
+        let (responder, answer) = Responder::new();
+        let mut parcel = Parcel { request, responder };
+        loop {
+            let guest = match self.place(&snapshot).await? {
+                Place::New(permit) => return Ok(Serving { answer, execution: self.start(snapshot, parcel, permit) }),
+                Place::Waiting(guest) => guest,
+            };
+            parcel = *match guest.deliver(Box::new(parcel)) {
+                Err(refused) => refused,
+                Ok((execution, returned)) => match returned.await {
+                    Ok(untaken) => untaken,
+                    // It has taken it.
+                    Err(_) => return Ok(Serving { answer, execution }),
+                },
+            };
+        }
+    }
+
+    /// Waits, within the queue timeout, for what can run a request.
+    async fn place(&self, snapshot: &Snapshot) -> Result<Place, Unserved> {
+        if let Some(guest) = snapshot.waiting.take() {
+            return Ok(Place::Waiting(guest));
+        }
         if let Ok(permit) = self.sandboxes.clone().try_acquire_owned() {
-            return Ok(permit);
+            return Ok(Place::New(permit));
         }
-        match tokio::time::timeout(self.limits.queue_timeout, self.sandboxes.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(Overloaded),
-        }
+        let waiting = snapshot.waiting.next();
+        let either = async {
+            tokio::select! {
+                biased;
+                Ok(guest) = waiting => Ok(Place::Waiting(guest)),
+                Ok(permit) = self.sandboxes.clone().acquire_owned() => Ok(Place::New(permit)),
+                else => Err(Unserved::Overloaded),
+            }
+        };
+        tokio::time::timeout(self.limits.queue_timeout, either).await.unwrap_or(Err(Unserved::Overloaded))
     }
 
     /// Sandboxes that are free.

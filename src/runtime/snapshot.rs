@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::Guest;
+use super::reuse::Waiting;
 use crate::config::Config;
 use crate::services::Services;
 
@@ -19,6 +20,8 @@ pub struct Snapshot {
     pub services: Arc<Services>,
     /// Program.
     pub guest: Guest,
+    /// Its guests that wait for another request.
+    pub waiting: Waiting,
 }
 
 /// The snapshot that new requests get.

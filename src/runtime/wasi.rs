@@ -14,6 +14,7 @@ use wasmtime_wasi::{WasiCtxBuilder, async_trait};
 use crate::abi::GuestState;
 use crate::config::Config;
 use crate::config::host::Environment;
+use crate::sandbox::CurrentId;
 
 /// `argv[0]`.
 const PROGRAM: &str = "compute-app";
@@ -45,11 +46,11 @@ pub fn variables(environment: &Environment, config: &Config, cache_generation: u
     .collect()
 }
 
-/// WASI for the request `id`.
-pub fn context(variables: &[(String, String)], id: &Arc<str>) -> WasiP1Ctx {
+/// WASI for a sandbox whose first request is `id`, and which works on `current`.
+pub fn context(variables: &[(String, String)], id: &str, current: &CurrentId) -> WasiP1Ctx {
     let mut builder = WasiCtxBuilder::new();
     builder.arg(PROGRAM).envs(variables).env("FASTLY_TRACE_ID", id.replace('-', ""));
-    builder.stdout(LogLines::new("stdout", id)).stderr(LogLines::new("stderr", id));
+    builder.stdout(LogLines::new("stdout", current)).stderr(LogLines::new("stderr", current));
     builder.build_p1()
 }
 
@@ -57,13 +58,13 @@ pub fn context(variables: &[(String, String)], id: &Arc<str>) -> WasiP1Ctx {
 #[derive(Clone)]
 struct LogLines {
     name: &'static str,
-    id: Arc<str>,
+    current: CurrentId,
     unfinished: Vec<u8>,
 }
 
 impl LogLines {
-    fn new(name: &'static str, id: &Arc<str>) -> Self {
-        Self { name, id: id.clone(), unfinished: Vec::new() }
+    fn new(name: &'static str, current: &CurrentId) -> Self {
+        Self { name, current: current.clone(), unfinished: Vec::new() }
     }
 
     fn take(&mut self, bytes: &[u8]) {
@@ -79,7 +80,7 @@ impl LogLines {
         let text = String::from_utf8_lossy(&self.unfinished);
         let text = text.trim_end_matches(['\n', '\r']);
         if !text.is_empty() {
-            tracing::info!(target: "sidelight::guest", stream = self.name, request_id = &*self.id, "{text}");
+            tracing::info!(target: "sidelight::guest", stream = self.name, request_id = &*self.current.get(), "{text}");
         }
         self.unfinished.clear();
     }

@@ -4,9 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::Meter;
+use super::items::Edit;
 use crate::http::{Body, RequestHead, ResponseHead};
+use crate::services::backend::SendError;
 
 /// What is known about a client and its connection.
 #[derive(Clone, Debug)]
@@ -17,33 +21,69 @@ pub struct Client {
     pub server: SocketAddr,
 }
 
-/// A client's request on its way to a guest.
+/// What does not change about a request from a client, whatever the guest makes of its head.
 #[derive(Debug)]
-pub struct DownstreamRequest {
-    /// The head, its URI absolute.
-    pub head: RequestHead,
+pub struct Received {
     /// The head as it came.
     pub raw_head: Bytes,
-    /// The body, read from the client only as it is read here.
-    pub body: Body,
     /// Who asks.
     pub client: Arc<Client>,
     /// Names this request in logs, traces and error answers: a UUID.
     pub id: Arc<str>,
 }
 
-/// A guest's answer.
+/// A client's request on its way to a guest.
 #[derive(Debug)]
+pub struct DownstreamRequest {
+    /// The head, its URI absolute.
+    pub head: RequestHead,
+    /// The body, read from the client only as it is read here.
+    pub body: Body,
+    /// Where it came from.
+    pub received: Arc<Received>,
+}
+
+/// A guest's answer.
+#[derive(Debug, Default)]
 pub struct DownstreamResponse {
     /// The head.
     pub head: ResponseHead,
     /// The body, which the guest may still be writing.
     pub body: Body,
+    /// Whether the guest wants the client's connection to end with it.
+    pub close: bool,
 }
 
-/// The way back to the client; one answer fits through it.
+/// What a guest sends to a client.
 #[derive(Debug)]
-pub struct Responder(oneshot::Sender<DownstreamResponse>);
+pub enum Reply {
+    /// An informational head (RFC 9110 §15.2); another reply follows.
+    Early(ResponseHead),
+    /// The answer.
+    Final(DownstreamResponse),
+    /// The guest gave the client the response of a backend, which failed.
+    Failed {
+        /// Why.
+        error: SendError,
+        /// What the guest wants changed in the error's head.
+        edits: Vec<Edit>,
+    },
+}
+
+/// One reply, and behind an early one the way on.
+#[derive(Debug)]
+struct Link {
+    reply: Reply,
+    next: Option<oneshot::Receiver<Link>>,
+}
+
+/// The way back to the client; one answer fits through it, and early heads before it.
+#[derive(Debug)]
+pub struct Responder(oneshot::Sender<Link>);
+
+/// Where a guest's replies arrive.
+#[derive(Debug)]
+pub struct Answer(Option<oneshot::Receiver<Link>>);
 
 /// The client is gone.
 #[derive(Debug, thiserror::Error)]
@@ -51,15 +91,103 @@ pub struct Responder(oneshot::Sender<DownstreamResponse>);
 pub struct ClientGone;
 
 impl Responder {
-    /// A responder, and where its answer arrives. The receiver fails when the responder is dropped
-    /// unused: the guest ended without an answer.
-    pub fn new() -> (Self, oneshot::Receiver<DownstreamResponse>) {
+    /// A responder, and where its replies arrive. That ends without an answer when the responder is
+    /// dropped unused: the guest ended.
+    pub fn new() -> (Self, Answer) {
         let (sender, receiver) = oneshot::channel();
-        (Self(sender), receiver)
+        (Self(sender), Answer(Some(receiver)))
+    }
+
+    /// Sends an informational head.
+    pub fn early(&mut self, head: ResponseHead) -> Result<(), ClientGone> {
+        let (next, receiver) = oneshot::channel();
+        let sender = std::mem::replace(&mut self.0, next);
+        sender.send(Link { reply: Reply::Early(head), next: Some(receiver) }).map_err(|_| ClientGone)
     }
 
     /// Answers.
-    pub fn send(self, response: DownstreamResponse) -> Result<(), ClientGone> {
-        self.0.send(response).map_err(|_| ClientGone)
+    pub fn send(self, reply: Reply) -> Result<(), ClientGone> {
+        self.0.send(Link { reply, next: None }).map_err(|_| ClientGone)
     }
+}
+
+impl Answer {
+    /// The next reply; `None` when there will be none. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Reply> {
+        let Link { reply, next } = self.0.as_mut()?.await.ok()?;
+        self.0 = next;
+        Some(reply)
+    }
+}
+
+/// The id of the request a sandbox works on now, for whoever logs on its behalf.
+#[derive(Clone, Debug)]
+pub struct CurrentId(Arc<Mutex<Arc<str>>>);
+
+impl CurrentId {
+    /// Starts with `id`.
+    pub fn new(id: Arc<str>) -> Self {
+        Self(Arc::new(Mutex::new(id)))
+    }
+
+    /// The id now.
+    pub fn get(&self) -> Arc<str> {
+        self.0.lock().clone()
+    }
+
+    /// The sandbox went on to another request.
+    pub fn set(&self, id: Arc<str>) {
+        *self.0.lock() = id;
+    }
+}
+
+/// A request and the way to answer it.
+#[derive(Debug)]
+pub struct Parcel {
+    /// The request.
+    pub request: DownstreamRequest,
+    /// The way back.
+    pub responder: Responder,
+}
+
+/// A parcel for a guest that waits for its next request. One that the guest does not take, because
+/// it ends first, goes back to the sender.
+#[derive(Debug)]
+pub struct Delivery {
+    parcel: Option<Box<Parcel>>,
+    back: Option<oneshot::Sender<Box<Parcel>>>,
+}
+
+impl Delivery {
+    /// A delivery, and where it comes back to; the receiver fails once the guest has taken it.
+    pub fn new(parcel: Box<Parcel>) -> (Self, oneshot::Receiver<Box<Parcel>>) {
+        let (back, returned) = oneshot::channel();
+        (Self { parcel: Some(parcel), back: Some(back) }, returned)
+    }
+
+    /// Takes it, for good.
+    pub fn take(mut self) -> Option<Box<Parcel>> {
+        self.parcel.take()
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let (Some(parcel), Some(back)) = (self.parcel.take(), self.back.take()) {
+            // A sender that is gone has lost interest.
+            drop(back.send(parcel));
+        }
+    }
+}
+
+/// Where a sandbox gets further requests from.
+pub trait NextRequests: Send + Sync {
+    /// Starts to wait for a request; `None`: there will be no more for this sandbox.
+    fn wait(&self) -> Option<oneshot::Receiver<Delivery>>;
+
+    /// The guest goes from the request `done` to its next one: what follows counts for that.
+    fn turn(&self, done: &Received, meter: &Meter);
+
+    /// How long a guest may wait for a request.
+    fn patience(&self) -> std::time::Duration;
 }

@@ -112,6 +112,25 @@ impl<T> Table<T> {
         self.slots[index].value.as_mut().ok_or(BadHandle)
     }
 
+    /// What the handles stand for, each thing once, with the position of its first handle. In no
+    /// particular order.
+    pub fn get_many_mut(&mut self, handles: &[u32]) -> Result<Vec<(&mut T, usize)>, BadHandle> {
+        let mut wanted = Vec::with_capacity(handles.len());
+        for (position, raw) in handles.iter().enumerate() {
+            wanted.push((self.slot(Handle::<T>::from_raw(*raw))?, position));
+        }
+        wanted.sort_unstable();
+        wanted.dedup_by_key(|(slot, _)| *slot);
+        let mut found = Vec::with_capacity(wanted.len());
+        let (mut rest, mut passed) = (self.slots.as_mut_slice(), 0);
+        for (slot, position) in wanted {
+            let (before, after) = std::mem::take(&mut rest).split_at_mut(slot + 1 - passed);
+            found.push((before.last_mut().and_then(|slot| slot.value.as_mut()).ok_or(BadHandle)?, position));
+            (rest, passed) = (after, slot + 1);
+        }
+        Ok(found)
+    }
+
     /// Takes the thing out; the handle is dead.
     pub fn take<U>(&mut self, handle: Handle<U>) -> Result<T, BadHandle> {
         let index = self.slot(handle)?;
@@ -151,6 +170,18 @@ mod tests {
         assert_eq!(table.get(first), Err(BadHandle));
         assert_eq!(table.take(first), Err(BadHandle));
         assert_eq!(table.get(second), Ok(&"b"));
+    }
+
+    #[test]
+    fn many_at_once() {
+        let mut table = Table::default();
+        let handles: Vec<u32> = (0..5).map(|i| table.insert(i).expect("room").raw()).collect();
+        let mut found = table.get_many_mut(&[handles[3], handles[0], handles[3], handles[4]]).expect("open");
+        found.sort();
+        assert_eq!(found, [(&mut 0, 1), (&mut 3, 0), (&mut 4, 3)]);
+        assert_eq!(table.get_many_mut(&[]).expect("none").len(), 0);
+        table.take(Handle::<i32>::from_raw(handles[4])).expect("open");
+        assert_eq!(table.get_many_mut(&[handles[0], handles[4]]).err(), Some(BadHandle));
     }
 
     #[test]

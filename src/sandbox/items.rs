@@ -3,10 +3,12 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::Sandbox;
 use super::handles::{BadHandle, Handle, TableFull};
+use super::{DownstreamResponse, GuestRequest, Reply, RequestPromise, Responder, Sandbox};
 use crate::http::Body;
 use crate::http::body::BodyWriter;
 use crate::services::backend::{Backend, Request, Response, SendError};
@@ -20,6 +22,8 @@ pub enum AsyncItem {
     Streaming(BodyWriter),
     /// A request on its way.
     Pending(PendingRequest),
+    /// A further request from a client.
+    Promise(RequestPromise),
 }
 
 /// A request on its way to a backend, worked on by a task of its own.
@@ -27,6 +31,40 @@ pub enum AsyncItem {
 pub struct PendingRequest {
     arriving: oneshot::Receiver<Result<Response, SendError>>,
     arrived: Option<Result<Response, SendError>>,
+    /// Changes to the head that goes to the client, if this is sent there as it comes.
+    pub edits: Edits,
+}
+
+/// A change to a head that is not here yet.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// Replaces a field.
+    Insert(HeaderName, HeaderValue),
+    /// Adds to a field.
+    Append(HeaderName, HeaderValue),
+    /// Removes a field.
+    Remove(HeaderName),
+}
+
+impl Edit {
+    /// Makes the change. A head that has no room stays as it is.
+    pub fn apply(self, headers: &mut HeaderMap) {
+        // Too many fields are refused when the head is read or sent.
+        match self {
+            Self::Insert(name, value) => drop(headers.try_insert(name, value)),
+            Self::Append(name, value) => drop(headers.try_append(name, value)),
+            Self::Remove(name) => drop(headers.remove(name)),
+        }
+    }
+}
+
+/// Changes in the order they were asked for, by what they are for.
+#[derive(Debug, Default)]
+pub struct Edits {
+    /// To the backend's response.
+    pub response: Vec<Edit>,
+    /// To the host's own, if the backend fails.
+    pub error: Vec<Edit>,
 }
 
 impl PendingRequest {
@@ -37,7 +75,7 @@ impl PendingRequest {
             // A receiver that is gone means that the guest lost interest.
             let _ = sender.send(backend.send(request).await);
         });
-        Self { arriving, arrived: None }
+        Self { arriving, arrived: None, edits: Edits::default() }
     }
 
     /// Waits until there is a result. Cancel-safe.
@@ -54,6 +92,22 @@ impl PendingRequest {
         is_ready_now(self.ready())
     }
 
+    /// Gives the result to the client when it comes. The guest may end before that.
+    pub fn forward(mut self, responder: Responder) {
+        tokio::spawn(async move {
+            let Edits { response, error: on_error } = std::mem::take(&mut self.edits);
+            let reply = match self.result().await {
+                Ok(Response { mut head, body, .. }) => {
+                    response.into_iter().for_each(|edit| edit.apply(&mut head.headers));
+                    Reply::Final(DownstreamResponse { head, body, close: false })
+                }
+                Err(error) => Reply::Failed { error, edits: on_error },
+            };
+            // A client that is gone needs no answer.
+            drop(responder.send(reply));
+        });
+    }
+
     /// The result, waiting for it.
     pub async fn result(mut self) -> Result<Response, SendError> {
         self.ready().await;
@@ -62,18 +116,15 @@ impl PendingRequest {
 }
 
 impl AsyncItem {
-    /// Waits until an operation on the item would not block. Cancel-safe.
-    pub async fn ready(&mut self) {
+    /// Waits until an operation on the item would not block. `free`: the guest may get a further
+    /// request now. Cancel-safe.
+    async fn ready(&mut self, free: bool) {
         match self {
             Self::Body(body) => body.ready().await,
             Self::Streaming(writer) => writer.ready().await,
             Self::Pending(pending) => pending.ready().await,
+            Self::Promise(promise) => promise.ready(free).await,
         }
-    }
-
-    /// Whether an operation on the item would not block.
-    pub fn is_ready(&mut self) -> bool {
-        is_ready_now(self.ready())
     }
 }
 
@@ -82,7 +133,18 @@ fn is_ready_now(ready: impl Future<Output = ()>) -> bool {
     ready.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
 }
 
+/// A request from a client, as its guest holds it.
+pub type Incoming = (Handle<GuestRequest>, Handle<Body>);
+
 impl Sandbox {
+    /// Gives the client's request and its body to the guest, once.
+    pub fn take_incoming(&mut self) -> Result<Option<Incoming>, TableFull> {
+        let Some(incoming) = self.incoming.take() else { return Ok(None) };
+        let received = Some(incoming.received);
+        let request = self.requests.insert(GuestRequest { head: incoming.head, received, ..GuestRequest::default() })?;
+        Ok(Some((request, self.add_body(incoming.body)?)))
+    }
+
     /// Keeps a body.
     pub fn add_body(&mut self, body: Body) -> Result<Handle<Body>, TableFull> {
         Ok(Handle::from_raw(self.items.insert(AsyncItem::Body(body))?.raw()))
@@ -92,7 +154,7 @@ impl Sandbox {
     pub fn body(&mut self, handle: Handle<Body>) -> Result<&mut Body, BadHandle> {
         match self.items.get_mut(handle)? {
             AsyncItem::Body(body) => Ok(body),
-            AsyncItem::Streaming(_) | AsyncItem::Pending(_) => Err(BadHandle),
+            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) => Err(BadHandle),
         }
     }
 
@@ -101,7 +163,7 @@ impl Sandbox {
         self.body(handle)?;
         match self.items.take(handle)? {
             AsyncItem::Body(body) => Ok(body),
-            AsyncItem::Streaming(_) | AsyncItem::Pending(_) => Err(BadHandle),
+            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) => Err(BadHandle),
         }
     }
 
@@ -123,7 +185,7 @@ impl Sandbox {
     pub fn pending(&mut self, handle: Handle<PendingRequest>) -> Result<&mut PendingRequest, BadHandle> {
         match self.items.get_mut(handle)? {
             AsyncItem::Pending(pending) => Ok(pending),
-            AsyncItem::Body(_) | AsyncItem::Streaming(_) => Err(BadHandle),
+            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) => Err(BadHandle),
         }
     }
 
@@ -132,25 +194,29 @@ impl Sandbox {
         self.pending(handle)?;
         match self.items.take(handle)? {
             AsyncItem::Pending(pending) => Ok(pending),
-            AsyncItem::Body(_) | AsyncItem::Streaming(_) => Err(BadHandle),
+            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) => Err(BadHandle),
         }
     }
 
-    /// Waits until one of `handles` is ready and gives its position. All of them must be open; none
-    /// is consumed. Cancel-safe.
+    /// Whether an operation on the item would not block.
+    pub fn is_ready(&mut self, handle: Handle<AsyncItem>) -> Result<bool, BadHandle> {
+        let free = self.is_free();
+        Ok(is_ready_now(self.items.get_mut(handle)?.ready(free)))
+    }
+
+    /// Waits until one of `handles` is ready and gives the position of the first that is. All of
+    /// them must be open; none is consumed. Cancel-safe.
     pub async fn select(&mut self, handles: &[u32]) -> Result<usize, BadHandle> {
-        for raw in handles {
-            self.items.get(Handle::<AsyncItem>::from_raw(*raw))?;
+        let free = self.is_free();
+        // The futures live as long as the wait does: the timers in them must.
+        let mut waits: Vec<(usize, BoxFuture<'_, ()>)> = Vec::with_capacity(handles.len());
+        for (item, index) in self.items.get_many_mut(handles)? {
+            waits.push((index, Box::pin(item.ready(free))));
         }
-        poll_fn(|cx| {
-            for (index, raw) in handles.iter().enumerate() {
-                let Ok(item) = self.items.get_mut(Handle::<AsyncItem>::from_raw(*raw)) else { continue };
-                let ready = std::pin::pin!(item.ready());
-                if ready.poll(cx).is_ready() {
-                    return std::task::Poll::Ready(Ok(index));
-                }
-            }
-            std::task::Poll::Pending
+        waits.sort_unstable_by_key(|(index, _)| *index);
+        poll_fn(|cx| match waits.iter_mut().find_map(|(index, wait)| wait.as_mut().poll(cx).is_ready().then_some(*index)) {
+            Some(index) => std::task::Poll::Ready(Ok(index)),
+            None => std::task::Poll::Pending,
         })
         .await
     }

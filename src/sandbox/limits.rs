@@ -20,6 +20,10 @@ pub struct Meter {
     running: AtomicU64,
     /// The thread's CPU clock at the start of the running stretch or shortly before, in nanoseconds.
     thread: AtomicU64,
+    /// Nanoseconds of CPU time before the current request.
+    before: AtomicU64,
+    /// Start of the current request, in nanoseconds since `base`.
+    turned: AtomicU64,
     memory: AtomicUsize,
     memory_refused: AtomicBool,
     stopped: AtomicU8,
@@ -39,6 +43,8 @@ impl Default for Meter {
             cpu: AtomicU64::new(0),
             running: AtomicU64::new(0),
             thread: AtomicU64::new(0),
+            before: AtomicU64::new(0),
+            turned: AtomicU64::new(0),
             memory: AtomicUsize::new(0),
             memory_refused: AtomicBool::new(false),
             stopped: AtomicU8::new(0),
@@ -63,6 +69,22 @@ impl Meter {
     /// CPU time so far, the running stretch included.
     pub fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu.load(Ordering::Relaxed) + self.stretch())
+    }
+
+    /// CPU time for the current request so far.
+    pub fn request_cpu(&self) -> Duration {
+        self.cpu().saturating_sub(Duration::from_nanos(self.before.load(Ordering::Relaxed)))
+    }
+
+    /// Time since the current request began.
+    pub fn request_time(&self) -> Duration {
+        clock::now().duration_since(self.base).saturating_sub(Duration::from_nanos(self.turned.load(Ordering::Relaxed)))
+    }
+
+    /// Another request begins.
+    pub fn turn(&self) {
+        self.before.store(nanos(self.cpu()), Ordering::Relaxed);
+        self.turned.store(nanos(clock::now().duration_since(self.base)), Ordering::Relaxed);
     }
 
     /// Nanoseconds of CPU time in the running stretch, if there is one.

@@ -7,6 +7,7 @@ pub mod downstream;
 pub mod handles;
 pub mod items;
 pub mod limits;
+pub mod next;
 
 use std::sync::Arc;
 
@@ -15,10 +16,13 @@ use crate::http::{RequestHead, ResponseHead};
 use crate::services::Services;
 use crate::services::log::Endpoint;
 
-pub use downstream::{Client, DownstreamRequest, DownstreamResponse, Responder};
+pub use downstream::{
+    Client, CurrentId, Delivery, DownstreamRequest, DownstreamResponse, NextRequests, Parcel, Received, Reply, Responder,
+};
 pub use handles::{BadHandle, Handle, Table, TableFull};
-pub use items::{AsyncItem, PendingRequest};
+pub use items::{AsyncItem, Edit, Edits, PendingRequest};
 pub use limits::{MemoryLimiter, Meter};
+pub use next::{NextError, RequestPromise};
 
 /// A response as a guest holds it, with where it came from.
 #[derive(Debug, Default)]
@@ -27,6 +31,8 @@ pub struct GuestResponse {
     pub head: ResponseHead,
     /// The backend it came from, if one.
     pub peer: Option<std::net::SocketAddr>,
+    /// Whether the client's connection is to end with it.
+    pub close: bool,
 }
 
 /// A request as a guest holds it.
@@ -36,6 +42,10 @@ pub struct GuestRequest {
     pub head: RequestHead,
     /// What the guest said about caching it.
     pub cache: CacheOverride,
+    /// Whether a gzip-coded response is to be decoded.
+    pub decompress: bool,
+    /// For a request from a client: where it came from.
+    pub received: Option<Arc<Received>>,
 }
 
 /// `cache_override_*`: kept for the cache; until there is one, every request goes to its backend,
@@ -72,12 +82,14 @@ pub struct Sandbox {
     pub incoming: Option<DownstreamRequest>,
     /// The way back to the client until the guest has answered.
     pub responder: Option<Responder>,
-    /// What is known about the client and its connection.
-    pub client: Arc<Client>,
-    /// Names the request in logs and traces.
-    pub id: Arc<str>,
-    /// The head of the client's request as it came.
-    pub raw_head: bytes::Bytes,
+    /// The request from a client that the guest works on, as it came.
+    pub received: Arc<Received>,
+    /// Tells others which one that is.
+    pub current: CurrentId,
+    /// Where further requests come from.
+    pub next: Arc<dyn NextRequests>,
+    /// The promise of one, if there is one.
+    promise: Option<Handle<RequestPromise>>,
     /// CPU and memory used.
     pub meter: Arc<Meter>,
     /// Bytes written into bodies since what they hold was last counted.
@@ -94,8 +106,15 @@ const AUDIT_EVERY: usize = 16 << 20;
 const PIECE_COST: usize = 128;
 
 impl Sandbox {
-    /// The state for answering one request.
-    pub fn new(services: Arc<Services>, config: Arc<Config>, request: DownstreamRequest, responder: Responder, meter: Arc<Meter>) -> Self {
+    /// The state for answering a first request.
+    pub fn new(
+        services: Arc<Services>,
+        config: Arc<Config>,
+        parcel: Parcel,
+        current: CurrentId,
+        next: Arc<dyn NextRequests>,
+        meter: Arc<Meter>,
+    ) -> Self {
         Self {
             services,
             config,
@@ -103,14 +122,20 @@ impl Sandbox {
             responses: Table::default(),
             items: Table::default(),
             logs: Table::default(),
-            client: request.client.clone(),
-            id: request.id.clone(),
-            raw_head: request.raw_head.clone(),
-            incoming: Some(request),
-            responder: Some(responder),
+            received: parcel.request.received.clone(),
+            current,
+            next,
+            promise: None,
+            incoming: Some(parcel.request),
+            responder: Some(parcel.responder),
             meter,
             unaudited: 0,
         }
+    }
+
+    /// Names the current request in logs and traces.
+    pub fn id(&self) -> &str {
+        &self.received.id
     }
 
     /// Notes that the guest has put `length` more bytes into a body that nobody reads yet. Too much
@@ -125,7 +150,7 @@ impl Sandbox {
             .iter()
             .map(|item| match item {
                 AsyncItem::Body(body) => body.held(PIECE_COST),
-                AsyncItem::Streaming(_) | AsyncItem::Pending(_) => 0,
+                AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) => 0,
             })
             .sum();
         if held > MAX_HELD {

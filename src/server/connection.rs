@@ -1,7 +1,7 @@
 //! One client connection: HTTP/1.1 requests, one after another.
 //!
-//! pingora's session reads and parses; [`wire`] writes. Both directions of one request are driven
-//! from this task, the guest runs in another.
+//! [`RequestReader`] reads and parses, [`wire`] writes. Both directions of one request are driven from
+//! this task, the guest runs in another.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,30 +11,24 @@ use std::time::Duration;
 use ::http::header::{self, HeaderValue};
 use ::http::uri::{Authority, PathAndQuery, Scheme};
 use ::http::{Method, Uri, Version};
-use bytes::BytesMut;
-use pingora::http::RequestHeader;
+use bytes::{Bytes, BytesMut};
 use pingora::prelude::timeout;
 use pingora::protocols::Stream;
 use pingora::protocols::http::date::get_cached_date;
-use pingora::protocols::http::v1::server::HttpSession;
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use super::Edge;
 use super::respond::Failure;
 use super::upload::{self, Writer};
 use crate::http::framing::{self, BodyFraming};
 use crate::http::io::SharedIo;
-use crate::http::{Body, RequestHead, wire};
-use crate::runtime::Outcome;
-use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, Responder};
+use crate::http::request::{ReadError, RequestLine, RequestReader};
+use crate::http::{Body, RequestHead, cdn_loop, wire};
+use crate::runtime::{Outcome, Unserved};
+use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, Received, Reply};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
-
-/// First read of a request: most heads fit.
-const READ_SIZE: usize = 4 << 10;
 
 /// How much of a response is gathered before its head is written, so that a short one gets a
 /// length.
@@ -51,33 +45,27 @@ pub async fn serve(edge: &Arc<Edge>, stream: Stream, mut shutdown: ShutdownWatch
     let Some(client) = client_of(&stream) else { return };
     let client = Arc::new(client);
     let io = SharedIo::new(stream);
-    let mut first = BytesMut::new();
+    let mut reader = RequestReader::new(io.clone());
     let mut patience = edge.limits.head_timeout;
     loop {
-        if first.is_empty() {
-            first.reserve(READ_SIZE);
-            let mut reader = io.clone();
+        if !reader.has_begun() {
             let arrived = tokio::select! {
                 biased;
-                read = timeout(patience, reader.read_buf(&mut first)) => matches!(read, Ok(Ok(1..))),
+                read = timeout(patience, reader.arrive()) => matches!(read, Ok(Ok(()))),
                 () = stopping(&mut shutdown) => false,
             };
             if !arrived {
                 return;
             }
         }
-        let mut session = HttpSession::new(Box::new(io.clone()));
-        session.set_pipelining_enabled(true);
-        session.set_pipelined_prefix(std::mem::take(&mut first));
-        session.set_total_drain_timeout(Some(LINGER));
-        let request = Exchange { edge, io: &io, client: &client, stopping: *shutdown.borrow() };
-        if request.run(&mut session).await == Next::Close {
-            linger(&io).await;
-            return;
-        }
-        match session.reuse().await {
-            Ok(Some(reusable)) => first = reusable.into_parts().1.unwrap_or_default(),
-            Ok(None) | Err(_) => return,
+        let exchange = Exchange { edge, io: &io, client: &client, stopping: *shutdown.borrow() };
+        match exchange.run(&mut reader).await {
+            Next::Keep => reader.begin(),
+            Next::Close => {
+                linger(&io).await;
+                return;
+            }
+            Next::Gone => return,
         }
         patience = edge.limits.idle_timeout;
     }
@@ -120,8 +108,12 @@ async fn linger(io: &SharedIo) {
 /// What becomes of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
+    /// It may carry another request.
     Keep,
+    /// It ends, in a way that the client can read what it was sent.
     Close,
+    /// There is nobody left.
+    Gone,
 }
 
 /// One request and its response.
@@ -142,26 +134,29 @@ struct Asked {
 }
 
 impl Exchange<'_> {
-    async fn run(&self, session: &mut HttpSession) -> Next {
-        let read = timeout(self.edge.limits.head_timeout, session.read_request()).await;
+    async fn run(&self, reader: &mut RequestReader<SharedIo>) -> Next {
+        let limits = &self.edge.limits;
+        let read = match reader.try_head(limits.head) {
+            Ok(None) => timeout(limits.head_timeout, reader.head(limits.head)).await,
+            Ok(Some(line)) => Ok(Ok(line)),
+            Err(error) => Ok(Err(error)),
+        };
         let begun = clock::now();
         let _in_flight = Held::new(&self.edge.telemetry.metrics.requests_in_flight);
         let id: Arc<str> = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned().into();
         let mut asked = Asked { method: Method::GET, version: Version::HTTP_11, keep: AtomicBool::new(false), id };
-        let failure = match read {
-            Ok(Ok(Some(_))) => None,
-            Ok(Ok(None)) => return Next::Close,
-            Ok(Err(error)) if is_too_large(&error) => Some(Failure::HeadTooLarge),
-            Ok(Err(error)) if *error.etype() == pingora::ErrorType::InvalidHTTPHeader => Some(Failure::BadRequest),
-            Ok(Err(_)) => return Next::Close,
-            Err(_) => Some(Failure::HeadTimeout),
-        };
         let writer = Writer::new(self.io.clone());
-        let head = match failure {
-            Some(failure) => Err(failure),
-            None => self.head(session, &mut asked),
+        let head = match read {
+            Ok(Ok(line)) => self.head(line, &mut asked),
+            Ok(Err(ReadError::TooLarge)) => Err(Failure::HeadTooLarge),
+            Ok(Err(ReadError::Malformed(reason))) => {
+                tracing::debug!(target: "sidelight::client", request_id = &*asked.id, reason, "not a request");
+                Err(Failure::BadRequest)
+            }
+            Ok(Err(ReadError::Closed { .. } | ReadError::Io { .. })) => return Next::Gone,
+            Err(_) => Err(Failure::HeadTimeout),
         };
-        let head = match head {
+        let (head, raw) = match head {
             Ok(head) => head,
             Err(failure) => {
                 *asked.keep.get_mut() = false;
@@ -169,63 +164,55 @@ impl Exchange<'_> {
                 return Next::Close;
             }
         };
-        let next = self.answered(session, head, &asked, &writer).await;
+        let next = self.answered(reader, head, raw, &asked, &writer).await;
         self.edge.telemetry.metrics.request_duration.observe(clock::now().duration_since(begun).as_secs_f64());
         next
     }
 
-    /// Checks the head and takes it out of the session.
-    fn head(&self, session: &mut HttpSession, asked: &mut Asked) -> Result<RequestHead, Failure> {
-        let limits = &self.edge.limits;
-        // Decides how the body is read; must come before the head is taken.
-        let _ = session.is_body_empty();
-        *asked.keep.get_mut() = session.will_keepalive() && !self.stopping;
-        let raw = session.get_headers_raw_bytes();
-        if raw.len() > limits.head {
-            return Err(Failure::HeadTooLarge);
-        }
-        let empty = RequestHeader::build_no_case(Method::GET, b"/", None).map_err(|_| Failure::BadRequest)?;
-        let mut head: ::http::request::Parts = std::mem::replace(session.req_header_mut(), empty).into();
-        asked.method = head.method.clone();
-        asked.version = head.version;
-        if head.uri.path().len() + head.uri.query().map_or(0, str::len) > limits.uri {
+    /// Checks a head and makes it what the guest sees.
+    fn head(&self, mut line: RequestLine, asked: &mut Asked) -> Result<(RequestHead, Bytes), Failure> {
+        *asked.keep.get_mut() = line.persistent && !self.stopping;
+        asked.method = line.method.clone();
+        asked.version = line.version;
+        if line.target.path().len() + line.target.query().map_or(0, str::len) > self.edge.limits.uri {
             return Err(Failure::UriTooLong);
         }
-        if head.method == Method::CONNECT {
+        if line.method == Method::CONNECT {
             return Err(Failure::NotAllowed);
         }
-        delimited(raw.as_ref(), &head)?;
-        let uri = absolute(&mut head, self.client.server)?;
-        let (method, version, mut headers) = (head.method, head.version, head.headers);
-        framing::strip_hop_by_hop(&mut headers);
-        Ok(RequestHead { method, uri, version, headers, ..RequestHead::default() })
+        if cdn_loop::is_loop(&line.headers) {
+            return Err(Failure::Loop);
+        }
+        let uri = absolute(&mut line, self.client.server)?;
+        framing::strip_hop_by_hop(&mut line.headers);
+        let head = RequestHead { method: line.method, uri, version: line.version, headers: line.headers, ..RequestHead::default() };
+        Ok((head, line.raw))
     }
 
     /// Runs the guest and writes its answer, or ours.
-    async fn answered(&self, session: &mut HttpSession, mut head: RequestHead, asked: &Asked, writer: &Writer) -> Next {
-        let Ok(permit) = self.edge.runtime.admit().await else {
-            self.write(asked, Failure::Overloaded.answer(&asked.id), writer).await;
-            return self.next(asked, session);
-        };
+    async fn answered(
+        &self,
+        reader: &mut RequestReader<SharedIo>,
+        mut head: RequestHead,
+        raw_head: Bytes,
+        asked: &Asked,
+        writer: &Writer,
+    ) -> Next {
         let expects_continue =
             head.headers.remove(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let (upload, body) = if session.is_body_empty() {
+        let (upload, body) = if reader.is_done() {
             (None, Body::empty())
         } else {
-            let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-            let (upload, body) = upload::channel(length, expects_continue, self.edge.limits.client_timeout);
+            let (upload, body) = upload::channel(reader.remaining(), expects_continue, self.edge.limits.client_timeout);
             (Some(upload), body)
         };
-        let (responder, answer) = Responder::new();
-        let raw_head = session.get_headers_raw_bytes();
-        let request = DownstreamRequest { head, raw_head, body, client: self.client.clone(), id: asked.id.clone() };
-        let guest = self.edge.runtime.start(self.edge.current.pin(), request, responder, permit);
-        let respond = self.respond(asked, answer, guest, writer);
+        let received = Received { raw_head, client: self.client.clone(), id: asked.id.clone() };
+        let respond = self.respond(asked, DownstreamRequest { head, body, received: Arc::new(received) }, writer);
         let whole = match upload {
             None => respond.await,
             Some(upload) => {
                 let mut respond = std::pin::pin!(respond);
-                let mut upload = std::pin::pin!(upload.run(session, writer, &asked.keep));
+                let mut upload = std::pin::pin!(upload.run(reader, writer, &asked.keep));
                 let mut uploading = true;
                 let whole = loop {
                     tokio::select! {
@@ -241,51 +228,60 @@ impl Exchange<'_> {
                 whole
             }
         };
-        if whole { self.next(asked, session) } else { Next::Close }
-    }
-
-    fn next(&self, asked: &Asked, session: &mut HttpSession) -> Next {
         // A body nobody read is in the way of the next request.
-        if asked.keep.load(Ordering::Relaxed) && session.is_body_done() { Next::Keep } else { Next::Close }
+        if whole && asked.keep.load(Ordering::Relaxed) && reader.is_done() { Next::Keep } else { Next::Close }
     }
 
-    /// Waits for the guest's answer and writes it. False when the connection is of no more use.
-    async fn respond(
-        &self,
-        asked: &Asked,
-        answer: oneshot::Receiver<DownstreamResponse>,
-        guest: JoinHandle<Outcome>,
-        writer: &Writer,
-    ) -> bool {
-        let response = match answer.await {
+    /// Has the request answered and writes the answer. False when the connection is of no more use.
+    async fn respond(&self, asked: &Asked, request: DownstreamRequest, writer: &Writer) -> bool {
+        let response = match self.reply(asked, request, writer).await {
             Ok(response) => response,
-            Err(_) => {
-                let failure = match guest.await {
-                    Ok(outcome) => {
-                        if outcome == Outcome::Finished {
-                            tracing::warn!(target: "sidelight::guest", request_id = &*asked.id, "guest ended without sending a response");
-                        }
-                        Failure::of(&outcome)
-                    }
-                    Err(_) => Failure::Guest,
-                };
-                failure.answer(&asked.id)
+            Err(unserved) => {
+                if let Unserved::Ended(Outcome::Finished) = unserved {
+                    tracing::warn!(target: "sidelight::guest", request_id = &*asked.id, "guest ended without sending a response");
+                }
+                Failure::of(&unserved).answer(&asked.id)
             }
         };
         self.write(asked, response, writer).await
     }
 
+    /// The final reply; informational heads go out on the way to it.
+    async fn reply(&self, asked: &Asked, request: DownstreamRequest, writer: &Writer) -> Result<DownstreamResponse, Unserved> {
+        let mut serving = self.edge.runtime.serve(self.edge.current.pin(), request).await?;
+        loop {
+            match serving.reply().await? {
+                Reply::Final(response) => return Ok(response),
+                // RFC 9110 §15.2: a client of HTTP/1.0 would not understand it.
+                Reply::Early(_) if asked.version != Version::HTTP_11 => {}
+                Reply::Early(mut head) => {
+                    framing::strip_hop_by_hop(&mut head.headers);
+                    head.headers.remove(header::CONTENT_LENGTH);
+                    let head = wire::response_head(head.status, &head.headers);
+                    // A client that is gone shows when the answer is written.
+                    drop(writer.send_early(&head, self.edge.limits.client_timeout).await);
+                }
+                Reply::Failed { error, edits } => {
+                    tracing::warn!(target: "sidelight::guest", request_id = &*asked.id, %error, "the backend's response was for the client");
+                    let mut answer = Failure::of_backend(&error).answer(&asked.id);
+                    edits.into_iter().for_each(|edit| edit.apply(&mut answer.head.headers));
+                    return Ok(answer);
+                }
+            }
+        }
+    }
+
     /// Writes a response. False when the connection is of no more use.
     async fn write(&self, asked: &Asked, response: DownstreamResponse, writer: &Writer) -> bool {
-        let DownstreamResponse { mut head, mut body } = response;
+        let DownstreamResponse { mut head, mut body, close } = response;
         wire::settle(&mut body, SETTLE);
         let chunked_ok = asked.version == Version::HTTP_11;
-        let framing = framing::response(&mut head.headers, head.framing, &asked.method, head.status, body.known_length(), chunked_ok);
+        let framing = framing::response(&mut head.headers, head.framing, &asked.method, head.status, body.framed_length(), chunked_ok);
         let framing = match framing {
             Ok(framing) => framing,
             Err(error) => {
                 tracing::warn!(target: "sidelight::guest", request_id = &*asked.id, %error, "the guest's response cannot be sent");
-                DownstreamResponse { head, body } = Failure::BadAnswer.answer(&asked.id);
+                DownstreamResponse { head, body, .. } = Failure::BadAnswer.answer(&asked.id);
                 BodyFraming::Length(body.known_length().unwrap_or_default())
             }
         };
@@ -296,7 +292,7 @@ impl Exchange<'_> {
         if !head.headers.contains_key(header::DATE) {
             head.headers.insert(header::DATE, get_cached_date());
         }
-        let keep = asked.keep.load(Ordering::Relaxed) && framing != BodyFraming::UntilClose;
+        let keep = asked.keep.load(Ordering::Relaxed) && !close && framing != BodyFraming::UntilClose;
         if !keep {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         } else if asked.version == Version::HTTP_10 {
@@ -312,34 +308,9 @@ impl Exchange<'_> {
     }
 }
 
-/// Refuses heads of which others in the path may think otherwise where the message ends, and so
-/// where the next one begins (RFC 9112 §2.2, §6.1, §6.3, §11.2).
-fn delimited(raw: &[u8], head: &::http::request::Parts) -> Result<(), Failure> {
-    if memchr::memchr_iter(b'\n', raw).any(|at| at == 0 || raw.get(at - 1) != Some(&b'\r')) {
-        return Err(Failure::BadRequest);
-    }
-    let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if lengths.next().is_some() || length.is_some_and(|value| !value.as_bytes().iter().all(u8::is_ascii_digit)) {
-        return Err(Failure::BadRequest);
-    }
-    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-    let Some(coding) = codings.next() else { return Ok(()) };
-    let chunked = codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-    // pingora has taken a length beside it out of the headers.
-    let name = header::CONTENT_LENGTH.as_str().as_bytes();
-    let with_length = raw.split(|b| *b == b'\n').any(|line| line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)));
-    if chunked && !with_length && head.version == Version::HTTP_11 { Ok(()) } else { Err(Failure::BadRequest) }
-}
-
-fn is_too_large(error: &pingora::Error) -> bool {
-    let text = error.to_string();
-    text.contains("larger than") || error.root_cause().to_string().contains("too many headers")
-}
-
 /// The absolute URI of a request, as the guest sees it (RFC 9112 §3.3). `Host` must be there and
 /// well-formed; an absolute target wins over it.
-fn absolute(head: &mut ::http::request::Parts, server: SocketAddr) -> Result<Uri, Failure> {
+fn absolute(head: &mut RequestLine, server: SocketAddr) -> Result<Uri, Failure> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => Some(
@@ -353,7 +324,7 @@ fn absolute(head: &mut ::http::request::Parts, server: SocketAddr) -> Result<Uri
         (None, _) => None,
         (Some(_), Some(_)) => return Err(Failure::BadRequest),
     };
-    let mut parts = std::mem::take(&mut head.uri).into_parts();
+    let mut parts = std::mem::take(&mut head.target).into_parts();
     let authority = match (parts.authority.take(), host) {
         (Some(authority), _) => {
             let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::BadRequest)?;

@@ -6,8 +6,9 @@ use ::http::header::{self, HeaderMap, HeaderValue};
 use bytes::Bytes;
 
 use crate::http::{Body, ResponseHead};
-use crate::runtime::Outcome;
+use crate::runtime::{Outcome, Unserved};
 use crate::sandbox::DownstreamResponse;
+use crate::services::backend::SendError;
 
 /// Why a request got no answer from a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub enum Failure {
     HeadTimeout,
     /// CONNECT.
     NotAllowed,
+    /// The request goes round in circles.
+    Loop,
     /// No sandbox came free in time.
     Overloaded,
     /// The guest failed, or ended without an answer.
@@ -30,19 +33,34 @@ pub enum Failure {
     GuestTimeout,
     /// What the guest answered cannot be sent.
     BadAnswer,
+    /// The guest gave the client the response of a backend that failed.
+    Backend,
+    /// The same, and the failure is that it took too long.
+    BackendTimeout,
 }
 
 impl Failure {
-    /// The failure when a guest ended so, without having answered.
-    pub fn of(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::WallLimit => Self::GuestTimeout,
-            Outcome::Finished
-            | Outcome::Exited(_)
-            | Outcome::Trapped(_)
-            | Outcome::CpuLimit
-            | Outcome::MemoryLimit
-            | Outcome::HostFailed(_) => Self::Guest,
+    /// The failure when a request got no answer from a guest.
+    pub fn of(unserved: &Unserved) -> Self {
+        match unserved {
+            Unserved::Overloaded => Self::Overloaded,
+            Unserved::Ended(Outcome::WallLimit) => Self::GuestTimeout,
+            Unserved::Ended(
+                Outcome::Finished
+                | Outcome::Exited(_)
+                | Outcome::Trapped(_)
+                | Outcome::CpuLimit
+                | Outcome::MemoryLimit
+                | Outcome::HostFailed(_),
+            ) => Self::Guest,
+        }
+    }
+
+    /// The failure when a backend's response was to be the answer and did not come.
+    pub fn of_backend(error: &SendError) -> Self {
+        match error {
+            SendError::DnsTimeout(_) | SendError::ConnectTimeout(_) | SendError::ResponseTimeout(_) => Self::BackendTimeout,
+            _ => Self::Backend,
         }
     }
 
@@ -54,8 +72,11 @@ impl Failure {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Overloaded | Self::GuestTimeout => StatusCode::SERVICE_UNAVAILABLE,
             Self::Guest | Self::BadAnswer => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Backend => StatusCode::BAD_GATEWAY,
+            Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
@@ -72,6 +93,10 @@ impl Failure {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         let text = format!("{} {}\nrequest id: {id}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());
-        DownstreamResponse { head: ResponseHead { status, headers, ..ResponseHead::default() }, body: Body::from(Bytes::from(text)) }
+        DownstreamResponse {
+            head: ResponseHead { status, headers, ..ResponseHead::default() },
+            body: Body::from(Bytes::from(text)),
+            close: false,
+        }
     }
 }

@@ -5,17 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ::http::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::prelude::timeout;
-use pingora::protocols::http::v1::server::HttpSession;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use crate::http::io::SharedIo;
+use crate::http::request::{ReadError, RequestReader};
 use crate::http::{Body, BodyError, BodyStream};
 
-type Piece = Result<Bytes, BodyError>;
+/// What comes from the client.
+enum Piece {
+    Bytes(Bytes),
+    End(Option<Box<HeaderMap>>),
+}
 
 /// The connection's write half, which a `100 Continue` and the response share.
 pub struct Writer {
@@ -35,6 +40,16 @@ impl Writer {
         self.io.lock().await
     }
 
+    /// Sends an informational head, unless the response has begun.
+    pub async fn send_early(&self, head: &[u8], patience: Duration) -> std::io::Result<()> {
+        let send = async {
+            let mut io = self.io.lock().await;
+            io.write_all(head).await?;
+            io.flush().await
+        };
+        timeout(patience, send).await.unwrap_or(Err(std::io::ErrorKind::TimedOut.into()))
+    }
+
     async fn send_continue(&self) -> std::io::Result<()> {
         let mut io = self.io.lock().await;
         if self.answered.load(Ordering::Relaxed) {
@@ -47,7 +62,7 @@ impl Writer {
 
 /// The connection's side of a body.
 pub struct Upload {
-    pieces: mpsc::Sender<Piece>,
+    pieces: mpsc::Sender<Result<Piece, BodyError>>,
     asked: Arc<Notify>,
     expects_continue: bool,
     patience: Duration,
@@ -57,7 +72,7 @@ pub struct Upload {
 pub fn channel(length: Option<u64>, expects_continue: bool, patience: Duration) -> (Upload, Body) {
     let (pieces, receiver) = mpsc::channel(1);
     let asked = Arc::new(Notify::new());
-    let body = ClientBody { pieces: receiver, asked: Some(asked.clone()), remaining: length };
+    let body = ClientBody { pieces: receiver, asked: Some(asked.clone()), remaining: length, trailers: None };
     (Upload { pieces, asked, expects_continue, patience }, Body::stream(Box::new(body)))
 }
 
@@ -65,7 +80,7 @@ impl Upload {
     /// Reads from the client as the body is read, until its end or until nobody wants more. After a
     /// body that cannot be read to its end nobody knows where the next request begins: `keep` is
     /// made false then.
-    pub async fn run(self, session: &mut HttpSession, writer: &Writer, keep: &AtomicBool) {
+    pub async fn run(self, reader: &mut RequestReader<SharedIo>, writer: &Writer, keep: &AtomicBool) {
         tokio::select! {
             () = self.asked.notified() => {}
             () = self.pieces.closed() => return,
@@ -75,12 +90,14 @@ impl Upload {
         }
         loop {
             let Ok(slot) = self.pieces.reserve().await else { return };
-            let piece = match timeout(self.patience, session.read_body_bytes()).await {
-                Ok(Ok(Some(bytes))) if bytes.is_empty() => continue,
-                Ok(Ok(Some(bytes))) => Ok(bytes),
-                Ok(Ok(None)) => return,
-                Ok(Err(error)) if *error.etype() == pingora::ErrorType::InvalidHTTPHeader => Err(BodyError::Malformed(error.to_string())),
-                Ok(Err(error)) => Err(BodyError::Incomplete(error.to_string())),
+            let piece = match timeout(self.patience, reader.chunk()).await {
+                Ok(Ok(Some(bytes))) => Ok(Piece::Bytes(bytes)),
+                Ok(Ok(None)) => {
+                    slot.send(Ok(Piece::End(reader.trailers())));
+                    return;
+                }
+                Ok(Err(error @ (ReadError::Malformed(_) | ReadError::TooLarge))) => Err(BodyError::Malformed(error.to_string())),
+                Ok(Err(error @ (ReadError::Closed { .. } | ReadError::Io { .. }))) => Err(BodyError::Incomplete(error.to_string())),
                 Err(_) => Err(BodyError::Timeout(format!("the client sent nothing for {:?}", self.patience))),
             };
             let failed = piece.is_err();
@@ -97,9 +114,10 @@ impl Upload {
 
 /// The guest's side.
 struct ClientBody {
-    pieces: mpsc::Receiver<Piece>,
+    pieces: mpsc::Receiver<Result<Piece, BodyError>>,
     asked: Option<Arc<Notify>>,
     remaining: Option<u64>,
+    trailers: Option<Box<HeaderMap>>,
 }
 
 #[async_trait]
@@ -108,12 +126,24 @@ impl BodyStream for ClientBody {
         if let Some(asked) = self.asked.take() {
             asked.notify_one();
         }
-        let Some(piece) = self.pieces.recv().await.transpose()? else { return Ok(None) };
-        self.remaining = self.remaining.map(|left| left.saturating_sub(piece.len() as u64));
-        Ok(Some(piece))
+        match self.pieces.recv().await.transpose()? {
+            Some(Piece::Bytes(bytes)) => {
+                self.remaining = self.remaining.map(|left| left.saturating_sub(bytes.len() as u64));
+                Ok(Some(bytes))
+            }
+            Some(Piece::End(trailers)) => {
+                self.trailers = trailers;
+                Ok(None)
+            }
+            None => Err(BodyError::Incomplete("its connection is gone".to_owned())),
+        }
     }
 
     fn remaining(&self) -> Option<u64> {
         self.remaining
+    }
+
+    fn trailers(&mut self) -> Option<Box<HeaderMap>> {
+        self.trailers.take()
     }
 }

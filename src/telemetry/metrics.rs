@@ -16,9 +16,13 @@ pub struct Metrics {
     pub guests: IntCounterVec,
     /// Sandboxes that exist now.
     pub sandboxes: IntGauge,
-    /// CPU time of one guest.
+    /// Sandboxes that wait for another request.
+    pub sandboxes_waiting: IntGauge,
+    /// Requests that a sandbox served after its first.
+    pub sandboxes_reused: IntCounter,
+    /// CPU time of a guest for one request.
     pub guest_cpu: Histogram,
-    /// Guests above production's CPU limit.
+    /// Requests above production's CPU limit.
     pub guest_cpu_over: IntCounter,
     /// Guests that moved to the threads of heavy guests.
     pub guests_heavy: IntCounter,
@@ -56,8 +60,10 @@ impl Metrics {
             ),
             guests: counters(r, "sidelight_guests_total", "Guest executions, by how they ended.", &["outcome"]),
             sandboxes: gauge(r, "sidelight_sandboxes", "Sandboxes that exist now."),
-            guest_cpu: histogram(r, "sidelight_guest_cpu_seconds", "CPU time of one guest execution.", &DURATION_BUCKETS),
-            guest_cpu_over: counter(r, "sidelight_guest_cpu_over_production_total", "Guest executions above production's CPU limit."),
+            sandboxes_waiting: gauge(r, "sidelight_sandboxes_waiting", "Sandboxes that wait for another request."),
+            sandboxes_reused: counter(r, "sidelight_sandboxes_reused_total", "Requests that a sandbox served after its first."),
+            guest_cpu: histogram(r, "sidelight_guest_cpu_seconds", "CPU time of a guest for one request.", &DURATION_BUCKETS),
+            guest_cpu_over: counter(r, "sidelight_guest_cpu_over_production_total", "Requests above production's CPU limit."),
             guests_heavy: counter(r, "sidelight_guests_heavy_total", "Guest executions that moved to the threads of heavy guests."),
             instantiate: histogram(
                 r,

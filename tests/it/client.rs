@@ -13,6 +13,8 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// The pieces of a chunked body.
     pub chunks: Vec<Vec<u8>>,
+    /// The fields behind a chunked body.
+    pub trailers: Vec<(String, String)>,
     /// Whether the body came to its proper end.
     pub whole: bool,
 }
@@ -41,6 +43,7 @@ impl Answer {
 pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
+    trailers: Vec<(String, String)>,
 }
 
 /// Sends bytes on a connection of their own and reads one response.
@@ -56,7 +59,7 @@ impl Connection {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("nodelay");
-        Self { stream, buffer: Vec::new() }
+        Self { stream, buffer: Vec::new(), trailers: Vec::new() }
     }
 
     pub fn write(&mut self, bytes: &[u8]) {
@@ -119,6 +122,7 @@ impl Connection {
             headers: parsed.headers.iter().map(|h| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned())).collect(),
             body: Vec::new(),
             chunks: Vec::new(),
+            trailers: Vec::new(),
             whole: false,
         }
     }
@@ -142,9 +146,23 @@ impl Connection {
     pub fn chunk(&mut self) -> Option<Vec<u8>> {
         let size = self.until(b"\r\n")?;
         let size = usize::from_str_radix(std::str::from_utf8(&size).expect("text").trim(), 16).expect("a chunk size");
+        if size == 0 {
+            self.trailers = self.fields()?;
+            return Some(Vec::new());
+        }
         let mut chunk = self.exactly(size + 2)?;
         chunk.truncate(size);
         Some(chunk)
+    }
+
+    /// The fields behind the last chunk.
+    fn fields(&mut self) -> Option<Vec<(String, String)>> {
+        let mut trailers = Vec::new();
+        loop {
+            let line = String::from_utf8(self.until(b"\r\n")?).expect("text");
+            let Some((name, value)) = line.trim_end().split_once(": ") else { return Some(trailers) };
+            trailers.push((name.to_owned(), value.to_owned()));
+        }
     }
 
     /// The next response to a GET or POST.
@@ -153,6 +171,7 @@ impl Connection {
         if answer.header("transfer-encoding") == Some("chunked") {
             while let Some(chunk) = self.chunk() {
                 if chunk.is_empty() {
+                    answer.trailers = std::mem::take(&mut self.trailers);
                     answer.whole = true;
                     break;
                 }

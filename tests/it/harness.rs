@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -126,6 +127,15 @@ impl Setup {
             files: Vec::new(),
             quiet: false,
         }
+    }
+
+    /// A guest in WebAssembly's text format, for what no SDK does.
+    pub fn wat(text: &str) -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("{}-{}.wat", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::write(&path, text).expect("a file");
+        Self::new(path)
     }
 
     /// A guest program `behaviours` of a language.
@@ -297,6 +307,17 @@ impl Sidelight {
             }
             assert!(Instant::now() < deadline, "{name} is {value}, not {wanted}:\n{}", self.log.text());
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Sidelight {
+    /// Waits until `done` says so.
+    pub fn wait_until(&self, what: &str, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < deadline, "{what} did not come:\n{}", self.log.text());
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -27,6 +28,7 @@ pub struct Seen {
     pub target: String,
     pub headers: Vec<(String, String)>,
     pub body: Bytes,
+    pub trailers: Vec<(String, String)>,
 }
 
 impl Seen {
@@ -45,6 +47,17 @@ pub struct Origin {
 
 pub fn text(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body with trailers behind it; the head must name them in `Trailer`.
+pub fn with_trailers(text: impl Into<Bytes>, trailers: &[(&'static str, &'static str)]) -> Body {
+    let fields = trailers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect();
+    let frames = [Frame::data(text.into()), Frame::trailers(fields)];
+    StreamBody::new(futures_util::stream::iter(frames.map(Ok))).boxed_unsync()
+}
+
+fn pairs(headers: &HeaderMap) -> Vec<(String, String)> {
+    headers.iter().map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned())).collect()
 }
 
 /// A body from a channel; an error cuts it off.
@@ -94,13 +107,12 @@ impl Origin {
             let (keep, answer) = (keep.clone(), answer.clone());
             async move {
                 let (head, body) = request.into_parts();
-                let body = match body.collect().await {
-                    Ok(body) => body.to_bytes(),
-                    Err(error) => Bytes::from(format!("(body failed: {error})")),
+                let (trailers, body) = match body.collect().await {
+                    Ok(body) => (body.trailers().map(pairs).unwrap_or_default(), body.to_bytes()),
+                    Err(error) => (Vec::new(), Bytes::from(format!("(body failed: {error})"))),
                 };
-                let headers =
-                    head.headers.iter().map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned())).collect();
-                let request = Seen { method: head.method.to_string(), target: head.uri.to_string(), headers, body };
+                let headers = pairs(&head.headers);
+                let request = Seen { method: head.method.to_string(), target: head.uri.to_string(), headers, body, trailers };
                 let response = answer(&request);
                 keep.lock().expect("the list").push(request);
                 response

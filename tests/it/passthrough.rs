@@ -3,7 +3,7 @@
 use hyper::Response;
 
 use crate::client::{self, Connection};
-use crate::harness::Setup;
+use crate::harness::{Setup, guest};
 use crate::languages;
 use crate::origin::{self, Origin, text};
 
@@ -183,4 +183,16 @@ fn a_backend_that_stops_in_the_middle_is_not_a_clean_end() {
     let answer = connection.answer();
     assert!(!answer.whole, "{answer:?}");
     assert_eq!(sidelight.get("/synthetic").status, 418);
+}
+
+#[test]
+fn a_request_that_goes_round_in_circles_is_508() {
+    // Its backend is itself.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("an address").port();
+    let sidelight = Setup::new(guest("rust", "passthrough"))
+        .backend("origin", format!("http://127.0.0.1:{port}"))
+        .arg(&format!("--addr 127.0.0.1:{port}"))
+        .start();
+    assert_eq!(sidelight.get("/").status, 508);
+    sidelight.wait_metric("sidelight_requests_total{code=\"508\"}", 9.0);
 }

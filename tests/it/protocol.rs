@@ -225,8 +225,11 @@ fn an_absolute_target_is_understood() {
 }
 
 #[test]
-fn a_target_and_a_host_that_disagree_are_400() {
-    refused("GET http://other.example/echo HTTP/1.1\r\nHost: a\r\n\r\n", 400);
+fn an_absolute_target_wins_over_host() {
+    let sidelight = start();
+    let answer = client::send(sidelight.addr, "GET http://other.example/echo HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!(answer.json()["url"], "http://other.example/echo");
+    assert_eq!(answer.json()["headers"][0][1], "other.example");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
-use ::http::{Method, StatusCode, Uri};
+use ::http::{HeaderMap, Method, StatusCode, Uri};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use pingora::connectors::TransportConnector;
@@ -29,6 +29,7 @@ use crate::http::io::{SharedIo, TlsIo};
 use crate::http::response::{ReadError, ResponseReader};
 use crate::http::wire::{self, WriteError};
 use crate::http::{Body, BodyError, BodyStream, RequestHead, ResponseHead};
+use crate::http::{cdn_loop, encoding};
 
 /// How long a backend may refuse to take request bytes.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
@@ -64,6 +65,8 @@ pub struct Request {
     pub head: RequestHead,
     /// The body, read as the backend takes it.
     pub body: Body,
+    /// Whether a gzip-coded response is decoded.
+    pub decompress: bool,
 }
 
 /// A response whose body may still be coming.
@@ -80,7 +83,11 @@ pub struct Response {
 impl Backend {
     /// Sends a request and waits for the response head.
     pub async fn send(self: Arc<Self>, request: Request) -> Result<Response, SendError> {
-        let result = self.retrying(request).await;
+        let decompress = request.decompress;
+        let mut result = self.retrying(request).await;
+        if decompress && let Ok(response) = &mut result {
+            response.body = encoding::gunzip(&mut response.head.headers, std::mem::take(&mut response.body));
+        }
         self.count(result.as_ref().err());
         result
     }
@@ -109,7 +116,7 @@ impl Backend {
     /// The head as it goes on the wire, and the framing of the body.
     fn prepare(&self, request: &mut Request) -> Result<Prepared, SendError> {
         let head = &mut request.head;
-        let framing = framing::request(&mut head.headers, head.framing, &head.method, request.body.known_length())
+        let framing = framing::request(&mut head.headers, head.framing, &head.method, request.body.framed_length())
             .map_err(|error| SendError::BadRequest(error.to_string()))?;
         let host = match &self.config.override_host {
             Some(host) => Some(host.clone()),
@@ -120,6 +127,7 @@ impl Backend {
             let host = HeaderValue::try_from(host).map_err(|_| SendError::BadRequest("its host is no header value".to_owned()))?;
             head.headers.insert(header::HOST, host);
         }
+        cdn_loop::mark(&mut head.headers);
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let target = if self.config.path_prefix.is_empty() { path.to_owned() } else { format!("{}{path}", self.config.path_prefix) };
         Ok(Prepared { head: wire::request_head(&head.method, &target, &head.headers), method: head.method.clone(), framing })
@@ -233,8 +241,13 @@ impl Backend {
         };
 
         framing::strip_hop_by_hop(&mut response.headers);
-        let mut coming =
-            ResponseBody { reader: Some(reader), backend: self.clone(), reusable: writing.is_none() && upload.is_none(), failed: false };
+        let mut coming = ResponseBody {
+            reader: Some(reader),
+            trailers: None,
+            backend: self.clone(),
+            reusable: writing.is_none() && upload.is_none(),
+            failed: false,
+        };
         let body = match writing {
             None if coming.remaining() == Some(0) => {
                 coming.finish();
@@ -280,6 +293,7 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
 /// A response body read straight from its connection, which goes back to the pool at the end.
 struct ResponseBody {
     reader: Option<ResponseReader<SharedIo>>,
+    trailers: Option<Box<HeaderMap>>,
     backend: Arc<Backend>,
     reusable: bool,
     failed: bool,
@@ -288,7 +302,11 @@ struct ResponseBody {
 impl ResponseBody {
     /// The response is whole: keep the connection if both sides want to.
     fn finish(&mut self) {
-        let Some(reader) = self.reader.take().filter(|reader| self.reusable && reader.is_reusable()) else { return };
+        let Some(mut reader) = self.reader.take() else { return };
+        self.trailers = reader.trailers();
+        if !self.reusable || !reader.is_reusable() {
+            return;
+        }
         if let Some(stream) = reader.into_io().into_stream() {
             self.backend.idle.put(stream);
         }
@@ -321,6 +339,10 @@ impl BodyStream for ResponseBody {
             None => (!self.failed).then_some(0),
         }
     }
+
+    fn trailers(&mut self) -> Option<Box<HeaderMap>> {
+        self.trailers.take()
+    }
 }
 
 /// Goes on writing the request while the response is read through a channel.
@@ -333,7 +355,12 @@ fn relay(mut from: ResponseBody, writing: impl Future<Output = Result<u64, Write
             loop {
                 match from.chunk().await {
                     Ok(Some(bytes)) => to.write(bytes).await.ok()?,
-                    Ok(None) => return to.finish().await.ok(),
+                    Ok(None) => {
+                        if let Some(trailers) = from.trailers() {
+                            *to.trailers_mut() = *trailers;
+                        }
+                        return to.finish().await.ok();
+                    }
                     // Dropping the writer tells the reader that this was not all.
                     Err(_) => return None,
                 }
@@ -369,6 +396,10 @@ impl BodyStream for Relayed {
 
     fn remaining(&self) -> Option<u64> {
         self.remaining
+    }
+
+    fn trailers(&mut self) -> Option<Box<HeaderMap>> {
+        self.body.take_trailers()
     }
 }
 
