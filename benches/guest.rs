@@ -11,7 +11,7 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sidelight::abi::GuestState;
 use sidelight::config::host::{Environment, Limits, UnknownImports};
-use sidelight::config::{Config, HostConfig};
+use sidelight::config::{Config, HostConfig, Targets};
 use sidelight::hostcalls;
 use sidelight::http::{Body, RequestHead};
 use sidelight::runtime::{Current, Execution, Runtime, Snapshot, Waiting};
@@ -46,6 +46,7 @@ fn load(name: &str) -> Bench {
         drain_timeout: std::time::Duration::from_secs(1),
         limits: Limits { sandboxes: SANDBOXES as u32, ..Limits::default() },
         environment: Environment::default(),
+        dynamic_targets: Targets::default(),
         unknown_imports: UnknownImports::default(),
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/out/rust").join(format!("{name}.wasm"));

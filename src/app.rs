@@ -86,7 +86,7 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
         tracing::debug!("a TLS provider was installed before");
     }
     let telemetry = Telemetry::new();
-    let config = match manifest {
+    let mut config = match manifest {
         Some(path) => {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| Exit::Manifest(format!("{}: {error}\n  hint: -C FILE says where it is", path.display())))?;
@@ -94,6 +94,7 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
         }
         None => Config::bare(),
     };
+    config.dynamic_targets = host.dynamic_targets.clone();
     for note in &config.notes {
         tracing::warn!("{note}");
     }

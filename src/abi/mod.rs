@@ -4,6 +4,7 @@
 //! A hostcall is an ordinary function of a [`Sandbox`](crate::sandbox::Sandbox) and typed values;
 //! [`register`] turns it into a wasm import. Guest pointers exist in this module only.
 
+pub mod backend;
 pub mod fields;
 pub mod legacy;
 pub mod memory;

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use crate::http::BodyError;
 use crate::http::body::ReaderGone;
 use crate::sandbox::downstream::ClientGone;
-use crate::sandbox::{BadHandle, NextError, TableFull, TooMuchHeld};
+use crate::sandbox::{BadHandle, NextError, RegisterError, TableFull, TooMuchHeld};
 use crate::services::backend::SendError;
 use crate::services::log;
 
@@ -170,6 +170,17 @@ impl From<NextError> for HostError {
     }
 }
 
+impl From<RegisterError> for HostError {
+    fn from(error: RegisterError) -> Self {
+        let status = match &error {
+            RegisterError::NameInUse(_) => Status::Error,
+            RegisterError::TooMany => Status::LimitExceeded,
+            RegisterError::NotAllowed(_) => Status::Unsupported,
+        };
+        Self::Status(status, error.to_string().into())
+    }
+}
+
 impl From<log::Error> for HostError {
     fn from(error: log::Error) -> Self {
         let status = match &error {
@@ -197,6 +208,7 @@ impl From<SendError> for HostError {
             | E::ConnectTimeout(_)
             | E::TlsCertificate { .. }
             | E::TlsAlert { .. }
+            | E::TlsConfiguration(_)
             | E::TlsProtocol(_)
             | E::ResponseTimeout(_)
             | E::Internal(_) => Status::Error,
@@ -231,6 +243,7 @@ impl From<&SendError> for ErrorDetail {
             E::Terminated(_) => 8,
             E::ConnectTimeout(_) => 9,
             E::TlsCertificate { .. } => 11,
+            E::TlsConfiguration(_) => 12,
             E::Incomplete(_) => 13,
             E::HeadTooLarge => 14,
             E::ResponseTimeout(_) => 16,
@@ -257,6 +270,7 @@ impl From<&SendError> for ErrorDetail {
             | E::BadRequest(_)
             | E::RequestBody(_)
             | E::Internal(_)
+            | E::TlsConfiguration(_)
             | E::TlsProtocol(_) => None,
         };
         Self { tag, tls_alert }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, Exit};
-use crate::config::HostConfig;
 use crate::config::host::{Environment, Limits, ReuseLimits, UnknownImports};
+use crate::config::{HostConfig, Targets};
 use crate::hostcalls;
 use crate::telemetry::logs;
 
@@ -89,6 +89,11 @@ struct Serve {
     /// Accepted for Viceroy's sake: the guest's standard error is always logged.
     #[arg(long, hide = true)]
     log_stderr: bool,
+
+    /// Where dynamic backends may point: any, none, or a list of public (addresses of the public
+    /// Internet), networks, addresses, names and *.names, with commas.
+    #[arg(long, value_name = "RULES", default_value = "public", env = "SIDELIGHT_DYNAMIC_BACKENDS")]
+    dynamic_backends: Targets,
 
     /// What to do about imports that are not part of the ABI.
     #[arg(long, value_enum, default_value_t = UnknownImport::LinkError)]
@@ -317,6 +322,7 @@ fn host(serve: &Serve) -> HostConfig {
             customer_id: guest.customer_id.clone(),
             staging: guest.staging,
         },
+        dynamic_targets: serve.dynamic_backends.clone(),
         unknown_imports: match serve.unknown_import_behavior {
             UnknownImport::LinkError => UnknownImports::LinkError,
             UnknownImport::Trap => UnknownImports::Trap,

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Targets;
+
 /// Decided settings of the process. They cannot change while it runs.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
@@ -21,6 +23,8 @@ pub struct HostConfig {
     pub limits: Limits,
     /// What the guest is told about where it runs.
     pub environment: Environment,
+    /// Where dynamic backends may point.
+    pub dynamic_targets: Targets,
     /// An import that no host function answers: refuse the module, or trap when it is called.
     pub unknown_imports: UnknownImports,
 }

@@ -8,6 +8,7 @@ pub mod diagnostics;
 pub mod host;
 pub mod manifest;
 pub mod resolve;
+pub mod targets;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use diagnostics::ConfigError;
 pub use host::HostConfig;
+pub use targets::Targets;
 
 /// One Compute service: what `fastly.toml` and the command line together say about it.
 #[derive(Clone, Debug)]
@@ -25,12 +27,14 @@ pub struct Config {
     pub service_id: String,
     /// Named static backends.
     pub backends: BTreeMap<String, Backend>,
+    /// Where dynamic backends may point.
+    pub dynamic_targets: Targets,
     /// Things in the manifest that load but have no effect yet; logged at start.
     pub notes: Vec<String>,
 }
 
-/// A static backend: where requests sent to its name go, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A backend, static or dynamic: where requests sent to its name go, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Backend {
     /// The name the guest sends to.
     pub name: String,
@@ -52,17 +56,68 @@ pub struct Backend {
     pub between_bytes_timeout: Duration,
     /// How long an idle connection stays in the pool.
     pub keepalive_time: Duration,
+    /// Limits of that pool.
+    pub pool: PoolLimits,
+    /// TCP keepalive.
+    pub tcp_keepalive: TcpKeepalive,
+    /// Whether IPv6 addresses are tried before IPv4 ones.
+    pub prefer_ipv6: bool,
     /// A fixed answer for `is_healthy`, as the manifest's `health` gives it.
     pub health: Health,
+    /// Whether a guest made it.
+    pub dynamic: bool,
+}
+
+/// Limits of the connections that are kept for a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PoolLimits {
+    /// Idle connections; 0 is as many as the host allows.
+    pub connections: u32,
+    /// Requests on one connection; 0 is no limit.
+    pub uses: u32,
+    /// Age of a connection; zero is no limit.
+    pub lifetime: Duration,
+}
+
+/// TCP keepalive (RFC 9293 §3.8.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TcpKeepalive {
+    /// Whether probes are sent.
+    pub enabled: bool,
+    /// Silence before the first, in seconds.
+    pub time: u32,
+    /// Time between probes, in seconds.
+    pub interval: u32,
+    /// How many without an answer end the connection.
+    pub probes: u32,
+}
+
+/// TLS versions, as the ABI numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TlsVersion {
+    /// TLS 1.0, which nothing here speaks.
+    V1_0 = 0,
+    /// TLS 1.1, which nothing here speaks.
+    V1_1 = 1,
+    /// TLS 1.2.
+    V1_2 = 2,
+    /// TLS 1.3.
+    V1_3 = 3,
 }
 
 /// TLS towards a backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BackendTls {
     /// The server name to send; `None` sends none.
     pub sni: Option<String>,
-    /// The name the certificate must be valid for.
-    pub cert_host: String,
+    /// The name the certificate must be valid for; `None`: any name, of a trusted certificate.
+    pub cert_host: Option<String>,
+    /// Oldest version.
+    pub min: TlsVersion,
+    /// Newest version.
+    pub max: TlsVersion,
+    /// OpenSSL's names of cipher suites up to TLS 1.2, separated by colons; `None`: all of rustls's.
+    pub ciphers: Option<String>,
     /// Trust these roots instead of the system's when not empty.
     pub ca: Vec<Pem>,
     /// Certificate and key to present.
@@ -70,7 +125,7 @@ pub struct BackendTls {
 }
 
 /// PEM text, or the file that holds it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Pem {
     /// The text itself.
     Inline(String),
@@ -89,7 +144,7 @@ impl std::fmt::Debug for Pem {
 }
 
 /// A client certificate chain and its private key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientCertificate {
     /// Certificate chain, leaf first.
     pub certificate: Pem,
@@ -98,7 +153,7 @@ pub struct ClientCertificate {
 }
 
 /// The fixed health a manifest gives a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Health {
     /// No statement.
     #[default]

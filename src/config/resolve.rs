@@ -8,13 +8,16 @@ use ::http::Uri;
 use toml::Spanned;
 
 use super::diagnostics::{ConfigError, Problem};
-use super::{Backend, BackendTls, ClientCertificate, Config, Health, Pem, manifest};
+use super::{Backend, BackendTls, ClientCertificate, Config, Health, Pem, PoolLimits, Targets, TcpKeepalive, TlsVersion, manifest};
 
 /// Production's defaults for a backend (fastly:compute WIT, `backend` interface).
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(15);
-const BETWEEN_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
-const KEEPALIVE_TIME: Duration = Duration::from_secs(600);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// As above.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(15);
+/// As above.
+pub const BETWEEN_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// As above.
+pub const KEEPALIVE_TIME: Duration = Duration::from_secs(600);
 
 impl Config {
     /// Reads and decides a manifest. `file` names it in errors; relative paths resolve against its
@@ -40,13 +43,20 @@ impl Config {
             name,
             service_id: manifest.service_id.filter(|id| !id.is_empty()).unwrap_or_else(|| "0000000000000000000000".to_owned()),
             backends,
+            dynamic_targets: Targets::default(),
             notes: resolve.notes,
         })
     }
 
     /// A service without a manifest: no backends, no stores.
     pub fn bare() -> Self {
-        Self { name: "service".to_owned(), service_id: "0000000000000000000000".to_owned(), backends: BTreeMap::new(), notes: Vec::new() }
+        Self {
+            name: "service".to_owned(),
+            service_id: "0000000000000000000000".to_owned(),
+            backends: BTreeMap::new(),
+            dynamic_targets: Targets::default(),
+            notes: Vec::new(),
+        }
     }
 }
 
@@ -112,12 +122,24 @@ impl Resolve {
             port,
             path_prefix,
             override_host,
-            tls: tls.then(|| BackendTls { sni: sni_name.filter(|_| from.use_sni.unwrap_or(true)), cert_host, ca, client }),
+            tls: tls.then(|| BackendTls {
+                sni: sni_name.filter(|_| from.use_sni.unwrap_or(true)),
+                cert_host: Some(cert_host),
+                min: TlsVersion::V1_2,
+                max: TlsVersion::V1_3,
+                ciphers: None,
+                ca,
+                client,
+            }),
             connect_timeout: CONNECT_TIMEOUT,
             first_byte_timeout: from.first_byte_timeout_ms.map_or(FIRST_BYTE_TIMEOUT, Duration::from_millis),
             between_bytes_timeout: from.between_bytes_timeout_ms.map_or(BETWEEN_BYTES_TIMEOUT, Duration::from_millis),
             keepalive_time: KEEPALIVE_TIME,
+            pool: PoolLimits::default(),
+            tcp_keepalive: TcpKeepalive::default(),
+            prefer_ipv6: true,
             health,
+            dynamic: false,
         })
     }
 
@@ -235,7 +257,7 @@ mod tests {
         assert_eq!(backend.first_byte_timeout, Duration::from_secs(15));
         assert_eq!(backend.between_bytes_timeout, Duration::from_secs(10));
         let tls = backend.tls.as_ref().expect("https");
-        assert_eq!((tls.sni.as_deref(), tls.cert_host.as_str()), (Some("example.com"), "example.com"));
+        assert_eq!((tls.sni.as_deref(), tls.cert_host.as_deref()), (Some("example.com"), Some("example.com")));
     }
 
     #[test]

@@ -6,12 +6,8 @@ use crate::abi::{Buf, HostError, HostResult, Registrar, Str};
 use crate::config;
 use crate::sandbox::Sandbox;
 
-/// TLS versions as the ABI numbers them: 2 is TLS 1.2, 3 is TLS 1.3.
-const TLS_1_2: u32 = 2;
-const TLS_1_3: u32 = 3;
-
 fn find<'a>(sandbox: &'a Sandbox, name: &Str) -> HostResult<&'a config::Backend> {
-    let backend = sandbox.services.backends.get(name.text()?);
+    let backend = sandbox.backend(name.text()?);
     Ok(backend.ok_or_else(|| HostError::inval("no backend of that name"))?.config())
 }
 
@@ -20,12 +16,11 @@ fn millis(duration: Duration) -> u32 {
 }
 
 fn exists(sandbox: &mut Sandbox, name: Str) -> HostResult<bool> {
-    Ok(sandbox.services.backends.get(name.text()?).is_some())
+    Ok(sandbox.backend(name.text()?).is_some())
 }
 
 fn is_dynamic(sandbox: &mut Sandbox, name: Str) -> HostResult<bool> {
-    find(sandbox, &name)?;
-    Ok(false)
+    Ok(find(sandbox, &name)?.dynamic)
 }
 
 /// 0 unknown, 1 healthy, 2 unhealthy.
@@ -70,22 +65,32 @@ fn is_ssl(sandbox: &mut Sandbox, name: Str) -> HostResult<bool> {
 }
 
 fn get_ssl_min_version(sandbox: &mut Sandbox, name: Str) -> HostResult<u32> {
-    find(sandbox, &name)?.tls.as_ref().map(|_| TLS_1_2).ok_or_else(HostError::none)
+    find(sandbox, &name)?.tls.as_ref().map(|tls| tls.min as u32).ok_or_else(HostError::none)
 }
 
 fn get_ssl_max_version(sandbox: &mut Sandbox, name: Str) -> HostResult<u32> {
-    find(sandbox, &name)?.tls.as_ref().map(|_| TLS_1_3).ok_or_else(HostError::none)
+    find(sandbox, &name)?.tls.as_ref().map(|tls| tls.max as u32).ok_or_else(HostError::none)
 }
 
-/// TCP keepalive is off for static backends: nothing in the manifest turns it on.
-fn no_tcp_keepalive(sandbox: &mut Sandbox, name: Str) -> HostResult<u32> {
-    find(sandbox, &name)?;
-    Ok(0)
+fn get_tcp_keepalive_enable(sandbox: &mut Sandbox, name: Str) -> HostResult<bool> {
+    Ok(find(sandbox, &name)?.tcp_keepalive.enabled)
+}
+
+fn get_tcp_keepalive_interval(sandbox: &mut Sandbox, name: Str) -> HostResult<u32> {
+    Ok(find(sandbox, &name)?.tcp_keepalive.interval)
+}
+
+fn get_tcp_keepalive_probes(sandbox: &mut Sandbox, name: Str) -> HostResult<u32> {
+    Ok(find(sandbox, &name)?.tcp_keepalive.probes)
+}
+
+fn get_tcp_keepalive_time(sandbox: &mut Sandbox, name: Str) -> HostResult<u32> {
+    Ok(find(sandbox, &name)?.tcp_keepalive.time)
 }
 
 pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("exists", exists);
-    m.call_partial("is_dynamic", "there are no dynamic backends yet", is_dynamic);
+    m.call("is_dynamic", is_dynamic);
     m.call_partial("is_healthy", "the manifest's fixed health; there are no health checks yet", is_healthy);
     m.call("get_host", get_host);
     m.call("get_override_host", get_override_host);
@@ -97,8 +102,8 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("is_ssl", is_ssl);
     m.call("get_ssl_min_version", get_ssl_min_version);
     m.call("get_ssl_max_version", get_ssl_max_version);
-    m.call("get_tcp_keepalive_enable", no_tcp_keepalive);
-    m.call("get_tcp_keepalive_interval", no_tcp_keepalive);
-    m.call("get_tcp_keepalive_probes", no_tcp_keepalive);
-    m.call("get_tcp_keepalive_time", no_tcp_keepalive);
+    m.call("get_tcp_keepalive_enable", get_tcp_keepalive_enable);
+    m.call("get_tcp_keepalive_interval", get_tcp_keepalive_interval);
+    m.call("get_tcp_keepalive_probes", get_tcp_keepalive_probes);
+    m.call("get_tcp_keepalive_time", get_tcp_keepalive_time);
 }

@@ -2,17 +2,21 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use ::http::{Method, Uri};
+use ::http::uri::Authority;
+use ::http::{HeaderValue, Method, Uri};
 
 use super::heads;
+use crate::abi::backend::BackendRecord;
 use crate::abi::fields::{parse_name, parse_value};
 use crate::abi::status::ErrorDetail;
 use crate::abi::values::{CacheOverrideRecord, Handles};
 use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, WithDetail};
+use crate::config::{self, resolve};
 use crate::http::Body;
 use crate::http::head::field_names;
-use crate::sandbox::{CacheOverride, Edit, Edits, GuestRequest, GuestResponse, Handle, PendingRequest, Sandbox};
+use crate::sandbox::{BadHandle, CacheOverride, Edit, Edits, GuestRequest, GuestResponse, Handle, PendingRequest, Sandbox};
 use crate::services::backend::{self, Backend, SendError};
 
 type Request = Handle<GuestRequest>;
@@ -110,7 +114,7 @@ fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, s
     let GuestRequest { head, decompress, .. } = sandbox.requests.take(request)?;
     let body = if streaming { sandbox.stream_body(body)? } else { sandbox.take_body(body)? };
     let name = String::from_utf8_lossy(name);
-    let backend = sandbox.services.backends.get(&name).cloned().ok_or_else(|| SendError::DestinationNotFound(name.into_owned()));
+    let backend = sandbox.backend(&name).cloned().ok_or_else(|| SendError::DestinationNotFound(name.into_owned()));
     Ok(Outgoing { backend, request: backend::Request { head, body, decompress } })
 }
 
@@ -245,6 +249,71 @@ async fn pending_req_select_v2(sandbox: &mut Sandbox, handles: Handles) -> HostR
     Ok(crate::abi::values::DetailedSelect { detail, index, result: result.map(|(response, body)| (response.raw(), body.raw())) })
 }
 
+/// Makes a backend that requests of this sandbox can be sent to. `target` is a host, with a port if it is not
+/// the usual one.
+fn register_dynamic_backend(sandbox: &mut Sandbox, name: Str, target: Str, record: BackendRecord) -> HostResult<()> {
+    let name = name.text()?.to_owned();
+    if name.is_empty() {
+        return Err(HostError::inval("a backend needs a name"));
+    }
+    let target: Authority = target.text()?.parse().map_err(|_| HostError::inval("the target is no host"))?;
+    if target.as_str().contains('@') || target.host().is_empty() {
+        return Err(HostError::inval("the target is no host"));
+    }
+    if record.override_host.as_ref().is_some_and(|host| HeaderValue::from_str(host).is_err()) {
+        return Err(HostError::inval("the host to set is no header value"));
+    }
+    if record.grpc || record.healthcheck {
+        return Err(HostError::unsupported("gRPC and health checks of dynamic backends"));
+    }
+    if record.client.is_some() {
+        // There are no secrets yet, so this is the handle of none.
+        return Err(BadHandle.into());
+    }
+    let port = target.port_u16().unwrap_or(if record.tls { 443 } else { 80 });
+    let host = target.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let pooled = record.pooled;
+    Ok(sandbox.register(settings(name, host, port, record), pooled)?)
+}
+
+/// What a record leaves out is as in production (fastly:compute WIT, `dynamic-backend-options`).
+fn settings(name: String, host: String, port: u16, record: BackendRecord) -> config::Backend {
+    let millis = |given: Option<u32>, default: Duration| given.map_or(default, |given| Duration::from_millis(given.into()));
+    let tls = record.tls.then(|| config::BackendTls {
+        sni: match record.sni {
+            Some(sni) => Some(sni),
+            None => record.cert_host.clone().or_else(|| Some(host.clone())),
+        }
+        // An address is no server name (RFC 6066 §3).
+        .filter(|sni| !sni.is_empty() && sni.parse::<IpAddr>().is_err()),
+        cert_host: record.cert_host,
+        min: record.tls_min.unwrap_or(config::TlsVersion::V1_2),
+        max: record.tls_max.unwrap_or(config::TlsVersion::V1_3),
+        ciphers: record.ciphers,
+        ca: record.ca.map(config::Pem::Inline).into_iter().collect(),
+        client: None,
+    });
+    let [http, enabled, interval, probes, time] = record.keepalive.unwrap_or_default();
+    let [connections, uses, lifetime] = record.pool.unwrap_or_default();
+    config::Backend {
+        name,
+        host,
+        port,
+        path_prefix: String::new(),
+        override_host: record.override_host,
+        tls,
+        connect_timeout: millis(record.connect_timeout, resolve::CONNECT_TIMEOUT),
+        first_byte_timeout: millis(record.first_byte_timeout, resolve::FIRST_BYTE_TIMEOUT),
+        between_bytes_timeout: millis(record.between_bytes_timeout, resolve::BETWEEN_BYTES_TIMEOUT),
+        keepalive_time: millis(record.keepalive.map(|_| http).filter(|time| *time > 0), resolve::KEEPALIVE_TIME),
+        pool: config::PoolLimits { connections, uses, lifetime: Duration::from_millis(lifetime.into()) },
+        tcp_keepalive: config::TcpKeepalive { enabled: enabled != 0, time, interval, probes },
+        prefer_ipv6: !record.prefer_ipv4,
+        health: config::Health::Unknown,
+        dynamic: true,
+    }
+}
+
 /// Queues a change to the head that the client gets if the request is sent there as it comes (see
 /// `send_downstream_pending`). `target`: 0 whatever comes, 1 the backend's response, 2 the host's error.
 fn queue(sandbox: &mut Sandbox, pending: Handle<PendingRequest>, target: u32, edit: Edit) -> HostResult<()> {
@@ -365,7 +434,7 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("original_header_count", original_header_count);
     m.call("original_header_names_get", original_header_names_get);
 
-    m.unsupported("register_dynamic_backend", 6, "there are no dynamic backends yet");
+    m.call_partial("register_dynamic_backend", "no client certificates, gRPC or health checks yet", register_dynamic_backend);
     m.unsupported("inspect", 7, NOT_YET);
     m.unsupported("on_behalf_of", 3, NOT_YET);
     m.unsupported("redirect_to_grip_proxy", 2, NOT_YET);

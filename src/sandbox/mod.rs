@@ -3,19 +3,23 @@
 //! Hostcalls work on a [`Sandbox`]; it knows neither guest memory nor the network. What it needs
 //! from above it names in [`downstream`].
 
+pub mod backends;
 pub mod downstream;
 pub mod handles;
 pub mod items;
 pub mod limits;
 pub mod next;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::Config;
 use crate::http::{RequestHead, ResponseHead};
 use crate::services::Services;
+use crate::services::backend::Backend;
 use crate::services::log::Endpoint;
 
+pub use backends::RegisterError;
 pub use downstream::{
     Client, CurrentId, Delivery, DownstreamRequest, DownstreamResponse, NextRequests, Parcel, Received, Reply, Responder,
 };
@@ -78,6 +82,8 @@ pub struct Sandbox {
     pub items: Table<AsyncItem>,
     /// Log endpoints the guest has opened.
     pub logs: Table<Endpoint>,
+    /// Backends the guest has made.
+    dynamic: HashMap<String, Arc<Backend>>,
     /// The client's request until the guest takes it.
     pub incoming: Option<DownstreamRequest>,
     /// The way back to the client until the guest has answered.
@@ -122,6 +128,7 @@ impl Sandbox {
             responses: Table::default(),
             items: Table::default(),
             logs: Table::default(),
+            dynamic: HashMap::new(),
             received: parcel.request.received.clone(),
             current,
             next,

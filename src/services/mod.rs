@@ -35,7 +35,7 @@ pub enum BuildError {
 impl Services {
     /// Opens everything `config` names. Connections come from `connector`, which outlives reloads.
     pub fn build(config: &Config, connector: &Arc<backend::Connector>, telemetry: &Telemetry) -> Result<Self, Vec<BuildError>> {
-        let backends = Backends::build(&config.backends, connector, telemetry)?;
+        let backends = Backends::build(config, connector, telemetry)?;
         Ok(Self { backends, logs: log::Endpoints::new(telemetry) })
     }
 }

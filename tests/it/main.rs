@@ -10,6 +10,7 @@
 )]
 
 mod abi;
+mod backends;
 mod bad_input;
 mod client;
 mod echo;

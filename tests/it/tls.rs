@@ -17,13 +17,13 @@ use tokio_rustls::TlsAcceptor;
 use crate::harness::Setup;
 use crate::origin::RUNTIME;
 
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub pem: String,
     der: CertificateDer<'static>,
 }
 
-struct Leaf {
+pub struct Leaf {
     pem: String,
     key_pem: String,
     der: CertificateDer<'static>,
@@ -31,7 +31,7 @@ struct Leaf {
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -39,7 +39,7 @@ impl Authority {
         Self { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
     }
 
-    fn leaf(&self, names: &[&str]) -> Leaf {
+    pub fn leaf(&self, names: &[&str]) -> Leaf {
         let key = KeyPair::generate().expect("a key");
         let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).expect("parameters");
         let certificate = params.signed_by(&key, &self.issuer).expect("signs");
@@ -48,7 +48,7 @@ impl Authority {
 }
 
 /// An https origin; answers with the SNI it got and whether a client certificate came.
-fn origin(leaf: &Leaf, client_roots: Option<&Authority>) -> (SocketAddr, Arc<Mutex<Vec<Option<String>>>>) {
+pub fn origin(leaf: &Leaf, client_roots: Option<&Authority>) -> (SocketAddr, Arc<Mutex<Vec<Option<String>>>>) {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().expect("versions");
     let builder = match client_roots {

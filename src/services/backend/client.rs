@@ -15,21 +15,23 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use pingora::connectors::TransportConnector;
 use pingora::prelude::timeout;
-use pingora::protocols::Stream;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
 use pingora::protocols::l4::stream::Stream as L4Stream;
+use pingora::protocols::{Stream, TcpKeepalive};
 use pingora::upstreams::peer::{Peer, PeerOptions};
 use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::error::SendError;
-use super::{Backend, tls};
+use super::pool::Life;
+use super::{Backend, NotAllowed, tls};
 use crate::http::framing::{self, BodyFraming};
 use crate::http::io::{SharedIo, TlsIo};
 use crate::http::response::{ReadError, ResponseReader};
 use crate::http::wire::{self, WriteError};
 use crate::http::{Body, BodyError, BodyStream, RequestHead, ResponseHead};
 use crate::http::{cdn_loop, encoding};
+use crate::telemetry::clock;
 
 /// How long a backend may refuse to take request bytes.
 const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
@@ -97,20 +99,31 @@ impl Backend {
     async fn retrying(self: &Arc<Self>, mut request: Request) -> Result<Response, SendError> {
         let prepared = self.prepare(&mut request)?;
         let mut kept = self.idle.take();
+        if kept.as_ref().is_some_and(|(_, life)| self.is_spent(life)) {
+            kept = None;
+        }
         let mut again = request.head.method.is_idempotent().then(|| request.body.duplicate()).flatten();
         let mut body = request.body;
         loop {
-            let (stream, was_kept) = match kept.take() {
-                Some(stream) => (stream, true),
+            let ((stream, mut life), was_kept) = match kept.take() {
+                Some(kept) => (kept, true),
                 // Rare, and large: not a part of every exchange's future.
-                None => (Box::pin(self.connect()).await?, false),
+                None => ((Box::pin(self.connect()).await?, Life::default()), false),
             };
+            life.uses += 1;
             if was_kept { &self.counters.reused } else { &self.counters.new }.inc();
-            match self.exchange(stream, &prepared, body).await {
+            match self.exchange(stream, life, &prepared, body).await {
                 Err(Failed { error: _, unanswered: true }) if was_kept && let Some(same) = again.take() => body = same,
                 result => return result.map_err(|failed| failed.error),
             }
         }
+    }
+
+    /// Whether a connection has reached a limit of the pool.
+    fn is_spent(&self, life: &Life) -> bool {
+        let limits = &self.config.pool;
+        (limits.uses > 0 && life.uses >= limits.uses)
+            || (!limits.lifetime.is_zero() && clock::now().duration_since(life.since) >= limits.lifetime)
     }
 
     /// The head as it goes on the wire, and the framing of the body.
@@ -151,10 +164,16 @@ impl Backend {
         let config = &self.config;
         let resolving = std::sync::atomic::AtomicBool::new(true);
         let work = async {
-            let addresses = resolve(&config.host, config.port).await?;
+            let mut addresses = resolve(&config.host, config.port).await?;
             resolving.store(false, std::sync::atomic::Ordering::Relaxed);
+            addresses.sort_by_key(|address| address.is_ipv6() != config.prefer_ipv6);
             let mut failure = None;
             for address in addresses {
+                if self.targets.as_ref().is_some_and(|targets| !targets.allow_address(address.ip())) {
+                    let not_allowed = NotAllowed(format!("{} ({})", config.host, address.ip()));
+                    failure = Some(SendError::Unroutable(not_allowed.to_string()));
+                    continue;
+                }
                 match self.connect_to(address).await {
                     Ok(stream) => return Ok(stream),
                     Err(error) => failure = Some(error),
@@ -170,13 +189,27 @@ impl Backend {
     }
 
     async fn connect_to(&self, address: SocketAddr) -> Result<Stream, SendError> {
+        let mut options = PeerOptions::new();
+        let keepalive = &self.config.tcp_keepalive;
+        options.tcp_keepalive = keepalive.enabled.then(|| TcpKeepalive {
+            idle: Duration::from_secs(keepalive.time.max(1).into()),
+            interval: Duration::from_secs(keepalive.interval.max(1).into()),
+            count: keepalive.probes.max(1) as usize,
+            #[cfg(target_os = "linux")]
+            user_timeout: Duration::ZERO,
+        });
+        let client = match &self.tls {
+            None => None,
+            Some(Ok(client)) => Some(client),
+            Some(Err(reason)) => return Err(SendError::TlsConfiguration(reason.clone())),
+        };
         let stream = self
             .connector
             .transport
-            .new_stream(&BackendPeer { addr: PeerAddr::Inet(address), options: PeerOptions::new() })
+            .new_stream(&BackendPeer { addr: PeerAddr::Inet(address), options })
             .await
             .map_err(|error| SendError::connecting(&address.to_string(), &error))?;
-        let Some(client) = &self.tls else { return Ok(stream) };
+        let Some(client) = client else { return Ok(stream) };
         let l4 = stream.into_any().downcast::<L4Stream>().map_err(|_| SendError::Internal("no TCP stream to put TLS on".to_owned()))?;
         let name = ServerName::try_from(client.name().to_owned()).map_err(|error| SendError::Internal(error.to_string()))?;
         let tls =
@@ -185,7 +218,7 @@ impl Backend {
     }
 
     /// One request and response on `stream`.
-    async fn exchange(self: &Arc<Self>, stream: Stream, prepared: &Prepared, mut body: Body) -> Result<Response, Failed> {
+    async fn exchange(self: &Arc<Self>, stream: Stream, life: Life, prepared: &Prepared, mut body: Body) -> Result<Response, Failed> {
         let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|addr| addr.as_inet().copied()));
         let io = SharedIo::new(stream);
         let mut reader = ResponseReader::new(io.clone());
@@ -243,6 +276,7 @@ impl Backend {
         framing::strip_hop_by_hop(&mut response.headers);
         let mut coming = ResponseBody {
             reader: Some(reader),
+            life,
             trailers: None,
             backend: self.clone(),
             reusable: writing.is_none() && upload.is_none(),
@@ -293,6 +327,7 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
 /// A response body read straight from its connection, which goes back to the pool at the end.
 struct ResponseBody {
     reader: Option<ResponseReader<SharedIo>>,
+    life: Life,
     trailers: Option<Box<HeaderMap>>,
     backend: Arc<Backend>,
     reusable: bool,
@@ -304,11 +339,11 @@ impl ResponseBody {
     fn finish(&mut self) {
         let Some(mut reader) = self.reader.take() else { return };
         self.trailers = reader.trailers();
-        if !self.reusable || !reader.is_reusable() {
+        if !self.reusable || !reader.is_reusable() || self.backend.is_spent(&self.life) {
             return;
         }
         if let Some(stream) = reader.into_io().into_stream() {
-            self.backend.idle.put(stream);
+            self.backend.idle.put(stream, self.life);
         }
     }
 }

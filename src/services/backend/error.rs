@@ -49,6 +49,9 @@ pub enum SendError {
         /// Its text.
         reason: String,
     },
+    /// The backend's TLS settings cannot work.
+    #[error("TLS settings: {0}")]
+    TlsConfiguration(String),
     /// The TLS handshake failed otherwise.
     #[error("TLS: {0}")]
     TlsProtocol(String),
@@ -88,6 +91,7 @@ impl SendError {
             Self::ConnectTimeout(_) => "connection_timeout",
             Self::TlsCertificate { .. } => "tls_certificate_error",
             Self::TlsAlert { .. } => "tls_alert_received",
+            Self::TlsConfiguration(_) => "tls_configuration_error",
             Self::TlsProtocol(_) => "tls_protocol_error",
             Self::Incomplete(_) => "http_incomplete_response",
             Self::HeadTooLarge => "http_response_header_section_too_large",

@@ -2,17 +2,20 @@
 //!
 //! [`client`] does one exchange over a pooled connection, [`tls`] builds what a TLS handshake needs.
 
+mod ciphers;
 pub mod client;
 pub mod error;
 pub mod pool;
 pub mod tls;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus::IntCounter;
 
 use crate::config;
+use crate::config::targets::{Targets, Verdict};
 use crate::telemetry::Telemetry;
 
 use super::BuildError;
@@ -22,15 +25,33 @@ pub use error::SendError;
 /// Idle connections kept for one backend.
 const MAX_IDLE: usize = 256;
 
+/// Dynamic backends that are remembered, so that sandboxes that make the same share its connections.
+const MAX_SHARED: usize = 1024;
+
+/// The name of all dynamic backends in metrics: guests choose theirs.
+const DYNAMIC: &str = "dynamic";
+
 /// The backends of one service, by name.
 pub struct Backends {
     by_name: HashMap<String, Arc<Backend>>,
+    shared: Mutex<HashMap<config::Backend, Arc<Backend>>>,
+    targets: Arc<Targets>,
+    connector: Arc<Connector>,
+    telemetry: Telemetry,
 }
+
+/// A dynamic backend may not point where it would.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("a dynamic backend may not point to `{0}`; --dynamic-backends says where one may")]
+pub struct NotAllowed(pub String);
 
 /// One backend, ready to be sent to.
 pub struct Backend {
     config: config::Backend,
-    tls: Option<tls::Client>,
+    /// What TLS needs, or why the settings for it cannot work.
+    tls: Option<Result<tls::Client, String>>,
+    /// Where it may lead, when that depends on the address.
+    targets: Option<Arc<Targets>>,
     /// Connections are shared only within one backend of one set of settings.
     idle: Arc<pool::Pool>,
     connector: Arc<Connector>,
@@ -38,6 +59,7 @@ pub struct Backend {
 }
 
 struct Counters {
+    label: String,
     telemetry: Telemetry,
     ok: IntCounter,
     new: IntCounter,
@@ -46,20 +68,56 @@ struct Counters {
 
 impl Backends {
     /// Builds every backend; all faults are reported together.
-    pub fn build(
-        configs: &BTreeMap<String, config::Backend>,
-        connector: &Arc<Connector>,
-        telemetry: &Telemetry,
-    ) -> Result<Self, Vec<BuildError>> {
+    pub fn build(config: &config::Config, connector: &Arc<Connector>, telemetry: &Telemetry) -> Result<Self, Vec<BuildError>> {
         let mut by_name = HashMap::new();
         let mut errors = Vec::new();
-        for (name, config) in configs {
-            match Backend::build(config.clone(), connector, telemetry) {
-                Ok(backend) => drop(by_name.insert(name.clone(), Arc::new(backend))),
+        for (name, settings) in &config.backends {
+            let tls = settings.tls.as_ref().map(|tls| tls::Client::build(tls, connector.system_roots())).transpose();
+            match tls {
+                Ok(tls) => {
+                    let backend = Backend::new(settings.clone(), name, tls.map(Ok), None, connector, telemetry);
+                    by_name.insert(name.clone(), Arc::new(backend));
+                }
                 Err(source) => errors.push(BuildError::Backend { name: name.clone(), source }),
             }
         }
-        if errors.is_empty() { Ok(Self { by_name }) } else { Err(errors) }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let targets = Arc::new(config.dynamic_targets.clone());
+        Ok(Self { by_name, shared: Mutex::default(), targets, connector: connector.clone(), telemetry: telemetry.clone() })
+    }
+
+    /// A dynamic backend: one that was made before with the same name and settings, or a new one.
+    /// TLS settings that cannot work are found out when it is used. Without `pooled`, its
+    /// connections are shared with nobody.
+    pub fn dynamic(&self, settings: config::Backend, pooled: bool) -> Result<Arc<Backend>, NotAllowed> {
+        let targets = match self.targets.judge(&settings.host) {
+            Verdict::Allowed => None,
+            Verdict::Depends => Some(self.targets.clone()),
+            Verdict::Denied => return Err(NotAllowed(settings.host)),
+        };
+        let make = |settings: &config::Backend| {
+            let tls = settings.tls.as_ref().map(|tls| tls::Client::build(tls, self.connector.system_roots()));
+            let tls = tls.map(|built| built.map_err(|error| error.to_string()));
+            Arc::new(Backend::new(settings.clone(), DYNAMIC, tls, targets, &self.connector, &self.telemetry))
+        };
+        if !pooled {
+            return Ok(make(&settings));
+        }
+        let mut shared = self.shared.lock();
+        if let Some(known) = shared.get(&settings) {
+            return Ok(known.clone());
+        }
+        if shared.len() >= MAX_SHARED {
+            // Those nobody uses now; their idle connections end with them.
+            shared.retain(|_, backend| Arc::strong_count(backend) > 1);
+        }
+        let backend = make(&settings);
+        if shared.len() < MAX_SHARED {
+            shared.insert(settings, backend.clone());
+        }
+        Ok(backend)
     }
 
     /// The backend of that name.
@@ -69,17 +127,28 @@ impl Backends {
 }
 
 impl Backend {
-    fn build(config: config::Backend, connector: &Arc<Connector>, telemetry: &Telemetry) -> Result<Self, tls::TlsConfigError> {
-        let tls = config.tls.as_ref().map(|settings| tls::Client::build(settings, connector.system_roots())).transpose()?;
+    fn new(
+        config: config::Backend,
+        label: &str,
+        tls: Option<Result<tls::Client, String>>,
+        targets: Option<Arc<Targets>>,
+        connector: &Arc<Connector>,
+        telemetry: &Telemetry,
+    ) -> Self {
         let metrics = &telemetry.metrics;
         let counters = Counters {
-            ok: metrics.backend_requests.with_label_values(&[&config.name, "ok"]),
-            new: metrics.backend_connections.with_label_values(&[&config.name, "new"]),
-            reused: metrics.backend_connections.with_label_values(&[&config.name, "reused"]),
+            label: label.to_owned(),
+            ok: metrics.backend_requests.with_label_values(&[label, "ok"]),
+            new: metrics.backend_connections.with_label_values(&[label, "new"]),
+            reused: metrics.backend_connections.with_label_values(&[label, "reused"]),
             telemetry: telemetry.clone(),
         };
-        let idle = pool::Pool::new(MAX_IDLE, config.keepalive_time);
-        Ok(Self { idle, tls, connector: connector.clone(), config, counters })
+        let most = match config.pool.connections {
+            0 => MAX_IDLE,
+            limit => MAX_IDLE.min(limit as usize),
+        };
+        let idle = pool::Pool::new(most, config.keepalive_time);
+        Self { idle, tls, targets, connector: connector.clone(), config, counters }
     }
 
     /// Its settings.
@@ -91,7 +160,7 @@ impl Backend {
         match error {
             None => self.counters.ok.inc(),
             Some(error) => {
-                self.counters.telemetry.metrics.backend_requests.with_label_values(&[&self.config.name, error.name()]).inc();
+                self.counters.telemetry.metrics.backend_requests.with_label_values(&[&self.counters.label, error.name()]).inc();
             }
         }
     }

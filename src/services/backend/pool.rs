@@ -22,6 +22,21 @@ use crate::telemetry::clock;
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// What a connection has behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    /// When it was made.
+    pub since: Instant,
+    /// Requests it has carried.
+    pub uses: u32,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Self { since: clock::now(), uses: 0 }
+    }
+}
+
 /// Idle connections of one backend.
 pub struct Pool {
     state: Mutex<State>,
@@ -41,6 +56,7 @@ struct State {
 
 struct Idle {
     stream: Stream,
+    life: Life,
     since: Instant,
     thread: ThreadId,
 }
@@ -52,7 +68,7 @@ impl Pool {
     }
 
     /// A connection that was alive just now: the one that this thread used last, else the one that any did.
-    pub fn take(&self) -> Option<Stream> {
+    pub fn take(&self) -> Option<(Stream, Life)> {
         let thread = thread::current().id();
         loop {
             let mut idle = {
@@ -62,19 +78,19 @@ impl Pool {
                 state.idle.remove(own.unwrap_or(last))?
             };
             if clock::now().duration_since(idle.since) < self.keep && is_quiet(&mut idle.stream) {
-                return Some(idle.stream);
+                return Some((idle.stream, idle.life));
             }
         }
     }
 
     /// Keeps a connection between exchanges. Must be called within a runtime.
-    pub fn put(self: &Arc<Self>, stream: Stream) {
+    pub fn put(self: &Arc<Self>, stream: Stream, life: Life) {
         let swept = {
             let mut state = self.state.lock();
             if state.idle.len() >= self.capacity {
                 drop(state.idle.pop_front());
             }
-            state.idle.push_back(Idle { stream, since: clock::now(), thread: thread::current().id() });
+            state.idle.push_back(Idle { stream, life, since: clock::now(), thread: thread::current().id() });
             std::mem::replace(&mut state.swept, true)
         };
         if !swept {
@@ -129,9 +145,9 @@ mod tests {
         let pool = Pool::new(8, Duration::from_secs(60));
         let (mut stream, _far) = pair().await;
         for _ in 0..10 {
-            pool.put(stream);
+            pool.put(stream, Life::default());
             tokio::task::yield_now().await;
-            stream = pool.take().expect("a live connection");
+            (stream, _) = pool.take().expect("a live connection");
         }
         assert_eq!(Arc::weak_count(&pool), 1);
     }
@@ -140,10 +156,10 @@ mod tests {
     async fn a_connection_with_something_to_read_is_not_given_out() {
         let pool = Pool::new(8, Duration::from_secs(60));
         let (closed, far) = pair().await;
-        pool.put(closed);
+        pool.put(closed, Life::default());
         drop(far);
         let (talking, mut far) = pair().await;
-        pool.put(talking);
+        pool.put(talking, Life::default());
         far.write_all(b"x").await.expect("a connection");
         // Until the runtime has heard of both.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -156,9 +172,9 @@ mod tests {
         let (first, _first) = pair().await;
         let (second, _second) = pair().await;
         let id = second.id();
-        pool.put(first);
-        pool.put(second);
-        assert_eq!(pool.take().map(|stream| stream.id()), Some(id));
+        pool.put(first, Life::default());
+        pool.put(second, Life::default());
+        assert_eq!(pool.take().map(|(stream, _)| stream.id()), Some(id));
         assert!(pool.take().is_none());
     }
 }

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::server::ParsedCertificate;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
-use crate::config::{BackendTls, Pem};
+use super::ciphers;
+use crate::config::{BackendTls, Pem, TlsVersion};
 
 /// Settings that cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,12 @@ pub enum TlsConfigError {
     /// There are no roots to check a certificate with.
     #[error("no root certificates: none in the system's store (SSL_CERT_FILE, SSL_CERT_DIR) and none given by ca_certificate")]
     NoRoots,
+    /// No version of TLS that this host speaks is allowed.
+    #[error("this host speaks TLS 1.2 and 1.3, and the settings allow neither")]
+    Versions,
+    /// No cipher suite that this host has is allowed.
+    #[error("none of the cipher suites `{0}` is one of this host's, and TLS 1.3 is not allowed")]
+    Ciphers(String),
     /// rustls does not take the settings.
     #[error("{0}")]
     Rustls(#[from] Error),
@@ -44,7 +53,18 @@ pub struct Client {
 impl Client {
     /// Builds from settings. `system` are the machine's roots, used when the settings give none.
     pub fn build(settings: &BackendTls, system: &Arc<RootCertStore>) -> Result<Self, TlsConfigError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut provider = rustls::crypto::ring::default_provider();
+        let versions = versions(settings);
+        if versions.is_empty() {
+            return Err(TlsConfigError::Versions);
+        }
+        if let Some(list) = &settings.ciphers {
+            provider.cipher_suites.retain(|suite| suite.tls13().is_some() || ciphers::allows(list, suite.suite()));
+            if !provider.cipher_suites.iter().any(|suite| versions.contains(&suite.version())) {
+                return Err(TlsConfigError::Ciphers(list.clone()));
+            }
+        }
+        let provider = Arc::new(provider);
         let mut digest = Sha256::new();
         let roots = if settings.ca.is_empty() {
             system.clone()
@@ -62,7 +82,7 @@ impl Client {
         }
         let verifier = Verifier::new(roots, settings, &provider)?;
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
+            .with_protocol_versions(&versions)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
         let mut config = match &settings.client {
@@ -74,7 +94,8 @@ impl Client {
             }
         };
         config.enable_sni = settings.sni.is_some();
-        let name = settings.sni.clone().unwrap_or_else(|| settings.cert_host.clone());
+        // A handshake wants a name, even if none is sent and none is checked.
+        let name = settings.sni.clone().or_else(|| settings.cert_host.clone()).unwrap_or_else(|| "backend.invalid".to_owned());
         Ok(Self { config: Arc::new(config), name, identity: digest.finalize().into() })
     }
 
@@ -125,19 +146,35 @@ fn private_key(pem: &Pem, digest: &mut Sha256) -> Result<PrivateKeyDer<'static>,
     PrivateKeyDer::from_pem_slice(&text).map_err(|_| TlsConfigError::Pem("client_certificate.key", "private key"))
 }
 
-/// Checks the chain as usual, but against the configured name, which may differ from the SNI.
+fn versions(settings: &BackendTls) -> Vec<&'static SupportedProtocolVersion> {
+    let mut versions = Vec::with_capacity(2);
+    for (ours, version) in [(&TLS12, TlsVersion::V1_2), (&TLS13, TlsVersion::V1_3)] {
+        if (settings.min..=settings.max).contains(&version) {
+            versions.push(ours);
+        }
+    }
+    versions
+}
+
+/// Checks the chain as usual, but against the configured name, which may differ from the SNI, or
+/// against none.
 #[derive(Debug)]
 struct Verifier {
     inner: Arc<WebPkiServerVerifier>,
-    name: ServerName<'static>,
+    name: Option<ServerName<'static>>,
+    roots: Arc<RootCertStore>,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Verifier {
     fn new(roots: Arc<RootCertStore>, settings: &BackendTls, provider: &Arc<CryptoProvider>) -> Result<Self, TlsConfigError> {
-        let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build().map_err(|_| TlsConfigError::NoRoots)?;
-        let name = ServerName::try_from(settings.cert_host.clone())
-            .map_err(|_| Error::General(format!("`{}` is no certificate name", settings.cert_host)))?;
-        Ok(Self { inner, name })
+        let inner =
+            WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone()).build().map_err(|_| TlsConfigError::NoRoots)?;
+        let name = match &settings.cert_host {
+            Some(name) => Some(ServerName::try_from(name.clone()).map_err(|_| Error::General(format!("`{name}` is no certificate name")))?),
+            None => None,
+        };
+        Ok(Self { inner, name, roots, algorithms: provider.signature_verification_algorithms })
     }
 }
 
@@ -150,7 +187,14 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.inner.verify_server_cert(end_entity, intermediates, &self.name, ocsp, now)
+        match &self.name {
+            Some(name) => self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now),
+            None => {
+                let certificate = ParsedCertificate::try_from(end_entity)?;
+                verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, self.algorithms.all)?;
+                Ok(ServerCertVerified::assertion())
+            }
+        }
     }
 
     fn verify_tls12_signature(

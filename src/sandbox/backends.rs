@@ -1,0 +1,47 @@
+//! Backends as one sandbox sees them: the service's, and those its guest has made.
+
+use std::sync::Arc;
+
+use super::Sandbox;
+use crate::config;
+use crate::services::backend::{Backend, NotAllowed};
+
+/// Backends a guest may make (production's limit for a service).
+const MAX_DYNAMIC: usize = 200;
+
+/// Why a guest cannot have a backend.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// There is one of that name.
+    #[error("there is a backend `{0}` already")]
+    NameInUse(String),
+    /// It has enough.
+    #[error("more than {MAX_DYNAMIC} dynamic backends")]
+    TooMany,
+    /// It may not point there.
+    #[error(transparent)]
+    NotAllowed(#[from] NotAllowed),
+}
+
+impl Sandbox {
+    /// The backend of that name, the guest's own included.
+    pub fn backend(&self, name: &str) -> Option<&Arc<Backend>> {
+        self.services.backends.get(name).or_else(|| self.dynamic.get(name))
+    }
+
+    /// Makes a backend, for this sandbox only.
+    pub fn register(&mut self, settings: config::Backend, pooled: bool) -> Result<(), RegisterError> {
+        let name = settings.name.clone();
+        if self.backend(&name).is_some() {
+            return Err(RegisterError::NameInUse(name));
+        }
+        if self.dynamic.len() >= MAX_DYNAMIC {
+            return Err(RegisterError::TooMany);
+        }
+        let backend = self.services.backends.dynamic(settings, pooled).inspect_err(|error| {
+            tracing::warn!(target: "sidelight::guest", request_id = self.id(), "{error}");
+        })?;
+        self.dynamic.insert(name, backend);
+        Ok(())
+    }
+}
