@@ -40,6 +40,7 @@ fn load(name: &str) -> Bench {
     let telemetry = Telemetry::new();
     let host = HostConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        tls: None,
         admin: None,
         threads: 1,
         cache_dir: None,
@@ -64,7 +65,7 @@ fn load(name: &str) -> Bench {
     });
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     drop(_context);
-    Bench { runtime, current, telemetry, client: Arc::new(Client { address, server: address }), tokio }
+    Bench { runtime, current, telemetry, client: Arc::new(Client { address, server: address, tls: None }), tokio }
 }
 
 impl Bench {

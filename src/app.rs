@@ -14,9 +14,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, ConfigError, HostConfig};
 use crate::runtime::{Current, LoadError, Runtime, Snapshot, Waiting};
-use crate::server::Edge;
 use crate::server::admin::Admin;
 use crate::server::listener::Bound;
+use crate::server::tls::{Secure, TlsError};
+use crate::server::{Edge, Plain};
 use crate::services::backend::Connector;
 use crate::services::{BuildError, Services};
 use crate::telemetry::{Telemetry, clock};
@@ -46,6 +47,9 @@ pub enum Exit {
         /// What to do.
         hint: &'static str,
     },
+    /// TLS for clients cannot work.
+    #[error("TLS cannot be served\n{0}")]
+    Tls(#[from] TlsError),
     /// Something of ours.
     #[error("{0}")]
     Internal(String),
@@ -59,7 +63,7 @@ impl Exit {
     pub fn code(&self) -> u8 {
         match self {
             Self::Internal(_) => 1,
-            Self::Usage(_) => 2,
+            Self::Usage(_) | Self::Tls(_) => 2,
             Self::Manifest(_) => 3,
             Self::Module(_) => 4,
             Self::Listen { .. } => 5,
@@ -99,6 +103,7 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
         tracing::warn!("{note}");
     }
     let listener = bind(host.listen)?;
+    let secure = host.tls.as_ref().map(|tls| bind(tls.address)).transpose()?;
     let admin = host.admin.map(bind).transpose()?;
     let connector = Arc::new(Connector::new());
     let services = Services::build(&config, &connector, &telemetry)?;
@@ -118,8 +123,12 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&host));
     server.bootstrap();
     let address = listener.address;
-    let edge = Edge { current: current.clone(), runtime, limits: host.limits.clone(), telemetry: telemetry.clone() };
-    server.add_service(listener.serve("http", edge, host.threads));
+    let edge = Arc::new(Edge { current: current.clone(), runtime, limits: host.limits.clone(), telemetry: telemetry.clone() });
+    server.add_service(listener.serve("http", Plain(edge.clone()), host.threads));
+    if let (Some(secure), Some(tls)) = (secure, &host.tls) {
+        tracing::info!("Listening on https://{}", secure.address);
+        server.add_service(secure.serve("https", Secure::build(edge, tls)?, host.threads));
+    }
     if let Some(admin) = admin {
         tracing::info!("metrics on http://{}/metrics", admin.address);
         server.add_service(admin.serve("admin", HttpServer::new_app(Admin { telemetry: telemetry.clone() }), 1));

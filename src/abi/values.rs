@@ -233,6 +233,18 @@ impl Lower for std::net::IpAddr {
     }
 }
 
+/// A digest of 16 bytes, for a buffer of 16, and the length.
+#[derive(Clone, Copy, Debug)]
+pub struct Digest16(pub [u8; 16]);
+
+impl Lower for Digest16 {
+    const SLOTS: usize = 2;
+    fn lower(self, slots: &[u32], memory: &mut GuestMemory<'_>) -> HostResult<()> {
+        memory.put(slots[0], &self.0)?;
+        memory.put_u32(slots[1], 16)
+    }
+}
+
 #[cold]
 fn too_small() -> HostError {
     HostError::Status(Status::BufferLength, "the guest's buffer is too small".into())

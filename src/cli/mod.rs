@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, Exit};
-use crate::config::host::{Environment, Limits, ReuseLimits, UnknownImports};
+use crate::config::host::{ClientCertificates, Environment, Limits, ReuseLimits, TlsListener, UnknownImports};
 use crate::config::{HostConfig, Targets};
 use crate::hostcalls;
 use crate::telemetry::logs;
@@ -74,6 +74,9 @@ struct Serve {
     #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN", value_parser = address)]
     admin: Option<SocketAddr>,
 
+    #[command(flatten)]
+    tls: TlsArgs,
+
     /// More log: -v also of libraries, -vv debug, -vvv trace. RUST_LOG wins.
     #[arg(short, long = "verbose", action = clap::ArgAction::Count)]
     verbose: u8,
@@ -112,6 +115,46 @@ struct Serve {
 
     #[command(flatten)]
     guest: GuestArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "TLS for clients")]
+struct TlsArgs {
+    /// Where to serve HTTPS; nowhere by default.
+    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_TLS_ADDR", value_parser = address, requires = "tls_cert")]
+    tls_addr: Option<SocketAddr>,
+
+    /// Certificate chain, PEM; several times for several hosts. The first serves unknown names.
+    #[arg(long, value_name = "FILE", env = "SIDELIGHT_TLS_CERT", value_delimiter = ',', requires = "tls_addr")]
+    tls_cert: Vec<PathBuf>,
+
+    /// Its private key, PEM, in the order of the certificates [default: in the certificate's file].
+    #[arg(long, value_name = "FILE", env = "SIDELIGHT_TLS_KEY", value_delimiter = ',', requires = "tls_cert")]
+    tls_key: Vec<PathBuf>,
+
+    /// Ask clients for certificates of these issuers, PEM; programs learn what came.
+    #[arg(long, value_name = "FILE", env = "SIDELIGHT_CLIENT_CA", requires = "tls_addr")]
+    client_ca: Option<PathBuf>,
+
+    /// Refuse clients without a good certificate.
+    #[arg(long, env = "SIDELIGHT_CLIENT_CERT_REQUIRED", requires = "client_ca")]
+    client_cert_required: bool,
+}
+
+impl TlsArgs {
+    fn listener(&self) -> Result<Option<TlsListener>, Exit> {
+        let Some(address) = self.tls_addr else { return Ok(None) };
+        if !self.tls_key.is_empty() && self.tls_key.len() != self.tls_cert.len() {
+            let (keys, certificates) = (self.tls_key.len(), self.tls_cert.len());
+            return Err(Exit::Usage(format!(
+                "--tls-key is given {keys} times and --tls-cert {certificates} times: give one key for each certificate"
+            )));
+        }
+        let keys = if self.tls_key.is_empty() { &self.tls_cert } else { &self.tls_key };
+        let certificates = self.tls_cert.iter().cloned().zip(keys.iter().cloned()).collect();
+        let clients = self.client_ca.clone().map(|roots| ClientCertificates { roots, required: self.client_cert_required });
+        Ok(Some(TlsListener { address, certificates, clients }))
+    }
 }
 
 #[derive(Args, Debug)]
@@ -244,7 +287,7 @@ pub fn run() -> ExitCode {
     #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
     let filter = std::env::var("RUST_LOG").ok();
     logs::start(serve.verbose, serve.log_format, filter.as_deref());
-    let outcome = files(&serve).and_then(|(manifest, program)| app::serve(manifest.as_deref(), &program, host(&serve)));
+    let outcome = files(&serve).and_then(|(manifest, program)| app::serve(manifest.as_deref(), &program, host(&serve)?));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
@@ -284,12 +327,13 @@ fn files(serve: &Serve) -> Result<(Option<PathBuf>, PathBuf), Exit> {
     Ok((manifest, program))
 }
 
-fn host(serve: &Serve) -> HostConfig {
+fn host(serve: &Serve) -> Result<HostConfig, Exit> {
     let limits = &serve.limits;
     let guest = &serve.guest;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    HostConfig {
+    Ok(HostConfig {
         listen: serve.addr,
+        tls: serve.tls.listener()?,
         admin: serve.admin,
         threads: limits.threads.map_or(cores, usize::from),
         cache_dir: if serve.no_cache { None } else { serve.cache_dir.clone().or_else(default_cache_dir) },
@@ -327,7 +371,7 @@ fn host(serve: &Serve) -> HostConfig {
             UnknownImport::LinkError => UnknownImports::LinkError,
             UnknownImport::Trap => UnknownImports::Trap,
         },
-    }
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]

@@ -11,6 +11,8 @@ use super::Targets;
 pub struct HostConfig {
     /// Where HTTP is served. Port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where HTTPS is served.
+    pub tls: Option<TlsListener>,
     /// Where metrics and probes are served; `None`: nowhere.
     pub admin: Option<SocketAddr>,
     /// Threads that run guests and connections.
@@ -27,6 +29,26 @@ pub struct HostConfig {
     pub dynamic_targets: Targets,
     /// An import that no host function answers: refuse the module, or trap when it is called.
     pub unknown_imports: UnknownImports,
+}
+
+/// HTTPS for clients.
+#[derive(Clone, Debug)]
+pub struct TlsListener {
+    /// Where. Port 0 takes a free one.
+    pub address: SocketAddr,
+    /// PEM files: certificate chain and key. The first is for clients that name no other's host.
+    pub certificates: Vec<(PathBuf, PathBuf)>,
+    /// Whether clients are asked for certificates.
+    pub clients: Option<ClientCertificates>,
+}
+
+/// Certificates of clients.
+#[derive(Clone, Debug)]
+pub struct ClientCertificates {
+    /// PEM file of those who may issue them.
+    pub roots: PathBuf,
+    /// Whether a client without a good one is refused; otherwise the guest is told.
+    pub required: bool,
 }
 
 /// What to do about imports that are not part of the ABI.

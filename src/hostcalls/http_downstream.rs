@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::abi::values::NextRequestOptions;
+use super::client;
+use crate::abi::values::{Digest16, NextRequestOptions};
 use crate::abi::{Buf, HostError, HostResult, Paged, Registrar};
 use crate::http::Body;
 use crate::http::head::field_names;
@@ -37,6 +38,38 @@ fn downstream_original_header_names(sandbox: &mut Sandbox, request: Request) -> 
     Ok(Paged::new(field_names(&received(sandbox, request)?.raw_head)))
 }
 
+fn downstream_tls_cipher_openssl_name(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>> {
+    client::cipher(received(sandbox, request)?)
+}
+
+fn downstream_tls_protocol(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<&'static str>> {
+    client::protocol(received(sandbox, request)?)
+}
+
+fn downstream_tls_client_hello(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<bytes::Bytes>> {
+    client::hello(received(sandbox, request)?)
+}
+
+fn downstream_tls_client_servername(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>> {
+    client::server_name(received(sandbox, request)?)
+}
+
+fn downstream_tls_raw_client_certificate(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>> {
+    client::certificate(received(sandbox, request)?)
+}
+
+fn downstream_tls_client_cert_verify_result(sandbox: &mut Sandbox, request: Request) -> HostResult<u32> {
+    client::certificate_check(received(sandbox, request)?)
+}
+
+fn downstream_tls_ja4(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>> {
+    client::ja4(received(sandbox, request)?)
+}
+
+fn downstream_tls_ja3_md5(sandbox: &mut Sandbox, request: Request) -> HostResult<Digest16> {
+    client::ja3(received(sandbox, request)?)
+}
+
 /// Prepares to serve a further request in this sandbox.
 fn next_request(sandbox: &mut Sandbox, options: NextRequestOptions) -> HostResult<Promise> {
     Ok(sandbox.promise(options.timeout)?)
@@ -67,14 +100,7 @@ fn no_number(sandbox: &mut Sandbox, request: Request) -> HostResult<u32> {
     Err(HostError::none())
 }
 
-/// The parameters of a digest of 16 bytes: where it goes, and where its length does.
-fn no_digest(sandbox: &mut Sandbox, request: Request) -> HostResult<IpAddr> {
-    sandbox.requests.get(request)?;
-    Err(HostError::none())
-}
-
 pub(super) fn module(m: &mut Registrar<'_>) {
-    const PLAIN: &str = "there is no TLS listener yet: always NONE, as on a plain connection";
     const NO_ANALYSIS: &str = "nothing is analysed yet: always false";
     const NOT_COMPUTED: &str = "not computed yet: always NONE";
     const NO_DATA: &str = "there is no such data yet: always NONE";
@@ -82,17 +108,17 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("downstream_client_ip_addr", downstream_client_ip_addr);
     m.call("downstream_server_ip_addr", downstream_server_ip_addr);
     m.call("downstream_client_request_id", downstream_client_request_id);
-    m.call_partial("downstream_tls_cipher_openssl_name", PLAIN, no_text);
-    m.call_partial("downstream_tls_protocol", PLAIN, no_text);
-    m.call_partial("downstream_tls_client_hello", PLAIN, no_text);
-    m.call_partial("downstream_tls_client_servername", PLAIN, no_text);
-    m.call_partial("downstream_tls_raw_client_certificate", PLAIN, no_text);
-    m.call_partial("downstream_tls_client_cert_verify_result", PLAIN, no_number);
-    m.call_partial("downstream_tls_ja4", PLAIN, no_text);
+    m.call("downstream_tls_cipher_openssl_name", downstream_tls_cipher_openssl_name);
+    m.call("downstream_tls_protocol", downstream_tls_protocol);
+    m.call("downstream_tls_client_hello", downstream_tls_client_hello);
+    m.call("downstream_tls_client_servername", downstream_tls_client_servername);
+    m.call("downstream_tls_raw_client_certificate", downstream_tls_raw_client_certificate);
+    m.call("downstream_tls_client_cert_verify_result", downstream_tls_client_cert_verify_result);
+    m.call("downstream_tls_ja4", downstream_tls_ja4);
     m.call_partial("downstream_bot_analyzed", NO_ANALYSIS, no);
     m.call_partial("downstream_bot_detected", NO_ANALYSIS, no);
     m.call_partial("downstream_client_ddos_detected", NO_ANALYSIS, no);
-    m.call_partial("downstream_tls_ja3_md5", PLAIN, no_digest);
+    m.call("downstream_tls_ja3_md5", downstream_tls_ja3_md5);
     m.call_partial("downstream_client_h2_fingerprint", NOT_COMPUTED, no_text);
     m.call_partial("downstream_client_oh_fingerprint", NOT_COMPUTED, no_text);
     m.call_partial("downstream_bot_category", NO_DATA, no_text);

@@ -7,11 +7,11 @@ use std::time::Duration;
 use ::http::uri::Authority;
 use ::http::{HeaderValue, Method, Uri};
 
-use super::heads;
+use super::{client, heads};
 use crate::abi::backend::BackendRecord;
 use crate::abi::fields::{parse_name, parse_value};
 use crate::abi::status::ErrorDetail;
-use crate::abi::values::{CacheOverrideRecord, Handles};
+use crate::abi::values::{CacheOverrideRecord, Digest16, Handles};
 use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, WithDetail};
 use crate::config::{self, resolve};
 use crate::http::Body;
@@ -357,6 +357,34 @@ fn downstream_client_request_id(sandbox: &mut Sandbox) -> HostResult<Buf<String>
     Ok(Buf(sandbox.id().to_owned()))
 }
 
+fn downstream_tls_cipher_openssl_name(sandbox: &mut Sandbox) -> HostResult<Buf<String>> {
+    client::cipher(&sandbox.received)
+}
+
+fn downstream_tls_protocol(sandbox: &mut Sandbox) -> HostResult<Buf<&'static str>> {
+    client::protocol(&sandbox.received)
+}
+
+fn downstream_tls_client_hello(sandbox: &mut Sandbox) -> HostResult<Buf<bytes::Bytes>> {
+    client::hello(&sandbox.received)
+}
+
+fn downstream_tls_raw_client_certificate(sandbox: &mut Sandbox) -> HostResult<Buf<String>> {
+    client::certificate(&sandbox.received)
+}
+
+fn downstream_tls_client_cert_verify_result(sandbox: &mut Sandbox) -> HostResult<u32> {
+    client::certificate_check(&sandbox.received)
+}
+
+fn downstream_tls_ja4(sandbox: &mut Sandbox) -> HostResult<Buf<String>> {
+    client::ja4(&sandbox.received)
+}
+
+fn downstream_tls_ja3_md5(sandbox: &mut Sandbox) -> HostResult<Digest16> {
+    client::ja3(&sandbox.received)
+}
+
 fn original_header_count(sandbox: &mut Sandbox) -> HostResult<u32> {
     Ok(field_names(&sandbox.received.raw_head).count() as u32)
 }
@@ -373,20 +401,10 @@ fn no_text(_: &mut Sandbox) -> HostResult<Buf<&'static str>> {
     Err(HostError::none())
 }
 
-fn no_number(_: &mut Sandbox) -> HostResult<u32> {
-    Err(HostError::none())
-}
-
-/// The parameters of a digest of 16 bytes: where it goes, and where its length does.
-fn no_digest(_: &mut Sandbox) -> HostResult<IpAddr> {
-    Err(HostError::none())
-}
-
 pub(super) fn module(m: &mut Registrar<'_>) {
     heads::declare::<GuestRequest>(m);
     const NO_CACHE: &str = "kept, but there is no cache yet that heeds it";
     const UNCACHED: &str = "there is no cache yet: always asks the backend";
-    const PLAIN: &str = "there is no TLS listener yet: always NONE, as on a plain connection";
     const NOT_COMPUTED: &str = "not computed yet: always NONE";
     const NOT_YET: &str = "not available yet";
     m.call("body_downstream_get", body_downstream_get);
@@ -420,13 +438,13 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("downstream_server_ip_addr", downstream_server_ip_addr);
     m.call("downstream_client_request_id", downstream_client_request_id);
     m.call_partial("downstream_client_ddos_detected", "nothing is analysed yet: always false", no);
-    m.call_partial("downstream_tls_cipher_openssl_name", PLAIN, no_text);
-    m.call_partial("downstream_tls_protocol", PLAIN, no_text);
-    m.call_partial("downstream_tls_client_hello", PLAIN, no_text);
-    m.call_partial("downstream_tls_raw_client_certificate", PLAIN, no_text);
-    m.call_partial("downstream_tls_client_cert_verify_result", PLAIN, no_number);
-    m.call_partial("downstream_tls_ja4", PLAIN, no_text);
-    m.call_partial("downstream_tls_ja3_md5", PLAIN, no_digest);
+    m.call("downstream_tls_cipher_openssl_name", downstream_tls_cipher_openssl_name);
+    m.call("downstream_tls_protocol", downstream_tls_protocol);
+    m.call("downstream_tls_client_hello", downstream_tls_client_hello);
+    m.call("downstream_tls_raw_client_certificate", downstream_tls_raw_client_certificate);
+    m.call("downstream_tls_client_cert_verify_result", downstream_tls_client_cert_verify_result);
+    m.call("downstream_tls_ja4", downstream_tls_ja4);
+    m.call("downstream_tls_ja3_md5", downstream_tls_ja3_md5);
     m.call_partial("downstream_client_h2_fingerprint", NOT_COMPUTED, no_text);
     m.call_partial("downstream_client_oh_fingerprint", NOT_COMPUTED, no_text);
     m.call_partial("downstream_compliance_region", NOT_COMPUTED, no_text);

@@ -1,4 +1,5 @@
-//! The ABI: one file per module, `fastly_<file name>`, and `heads` for what two of them share. What
+//! The ABI: one file per module, `fastly_<file name>`, and `heads` and `client` for what two of
+//! them share. What
 //! a call does is in its file; how values cross is [`abi`](crate::abi)'s business.
 
 mod abi;
@@ -6,6 +7,7 @@ mod acl;
 mod async_io;
 mod backend;
 mod cache;
+mod client;
 mod compute_runtime;
 mod config_store;
 mod device_detection;

@@ -16,9 +16,11 @@ use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest, UniqueID, UniqueIDType,
 };
-use rustls::ClientConfig;
+use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::client_hello;
 
 /// A handle on a connection; clones share it.
 #[derive(Debug, Clone)]
@@ -107,21 +109,86 @@ impl GetSocketDigest for SharedIo {
 
 impl Peek for SharedIo {}
 
-/// A TLS connection to a backend.
-///
-/// pingora's own client handshake flattens its error to text; ours keeps the cause, so that a guest
-/// learns whether it was the certificate, an alert or something else.
+/// A TCP connection that keeps the first bytes that are read from it, for as long as it is told to.
 #[derive(Debug)]
-pub struct TlsIo(tokio_rustls::client::TlsStream<L4Stream>);
+pub struct Tap {
+    l4: L4Stream,
+    kept: Option<Vec<u8>>,
+}
+
+/// What a tap keeps at most: the largest ClientHello that is looked at, in small records.
+const MAX_KEPT: usize = 2 * client_hello::MAX;
+
+impl AsyncRead for Tap {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.l4).poll_read(cx, buf);
+        if let Some(kept) = self.kept.as_mut().filter(|kept| kept.len() < MAX_KEPT) {
+            kept.extend_from_slice(&buf.filled()[before..]);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Tap {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
+        Pin::new(&mut self.l4).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.l4).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.l4).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<Result<usize>> {
+        Pin::new(&mut self.l4).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.l4.is_write_vectored()
+    }
+}
+
+/// A TLS connection, to a backend or from a client.
+///
+/// pingora's own handshakes flatten an error to text; ours keep the cause, so that a guest learns
+/// whether it was the certificate, an alert or something else. They also keep what a client sent first.
+#[derive(Debug)]
+pub struct TlsIo(tokio_rustls::TlsStream<Tap>);
 
 impl TlsIo {
-    /// Does the handshake over a fresh TCP connection.
+    /// Does a client's handshake over a fresh TCP connection.
     pub async fn connect(config: Arc<ClientConfig>, name: ServerName<'static>, l4: L4Stream) -> Result<Self> {
-        tokio_rustls::TlsConnector::from(config).connect(name, l4).await.map(Self)
+        let tls = tokio_rustls::TlsConnector::from(config).connect(name, Tap { l4, kept: None }).await?;
+        Ok(Self(tls.into()))
+    }
+
+    /// Does a server's handshake over a fresh TCP connection. Also gives what the client sent at first.
+    pub async fn accept(config: Arc<ServerConfig>, l4: L4Stream) -> Result<(Self, Vec<u8>)> {
+        let tls = tokio_rustls::TlsAcceptor::from(config).accept(Tap { l4, kept: Some(Vec::new()) }).await?;
+        let mut tls = tokio_rustls::TlsStream::from(tls);
+        let sent = tls.get_mut().0.kept.take().unwrap_or_default();
+        Ok((Self(tls), sent))
+    }
+
+    /// The session.
+    pub fn session(&self) -> &rustls::CommonState {
+        self.0.get_ref().1
+    }
+
+    /// The name the client asked for, on a server's side.
+    pub fn server_name(&self) -> Option<&str> {
+        match &self.0 {
+            tokio_rustls::TlsStream::Server(server) => server.get_ref().1.server_name(),
+            tokio_rustls::TlsStream::Client(_) => None,
+        }
     }
 
     fn l4(&self) -> &L4Stream {
-        self.0.get_ref().0
+        &self.0.get_ref().0.l4
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod cdn_loop;
+pub mod client_hello;
 pub mod encoding;
 pub mod framing;
 pub mod head;

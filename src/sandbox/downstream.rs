@@ -19,6 +19,48 @@ pub struct Client {
     pub address: SocketAddr,
     /// The address it connected to.
     pub server: SocketAddr,
+    /// What TLS says of it, if it came that way.
+    pub tls: Option<ClientTls>,
+}
+
+/// What is known of a client's TLS connection.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub protocol: &'static str,
+    /// OpenSSL's name of the cipher suite.
+    pub cipher: String,
+    /// The name the client asked for.
+    pub server_name: Option<String>,
+    /// The handshake message the client began with, its header included.
+    pub hello: Bytes,
+    /// JA3 fingerprint: an MD5.
+    pub ja3: Option<[u8; 16]>,
+    /// JA4 fingerprint.
+    pub ja4: Option<String>,
+    /// The client's certificate chain, as PEM.
+    pub certificate: Option<String>,
+    /// What checking it gave.
+    pub verified: CertificateCheck,
+}
+
+/// What checking a client certificate gave, as the ABI numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateCheck {
+    /// It is good.
+    Ok = 0,
+    /// It is broken, or its signature is wrong.
+    Bad = 1,
+    /// It has been revoked.
+    Revoked = 2,
+    /// Its time is over, or has not come.
+    Expired = 3,
+    /// Nobody known has issued it.
+    UnknownIssuer = 4,
+    /// There is none.
+    Missing = 5,
+    /// Something else is wrong with it.
+    Unknown = 6,
 }
 
 /// What does not change about a request from a client, whatever the guest makes of its head.

@@ -21,7 +21,8 @@ use crate::services::log::Endpoint;
 
 pub use backends::RegisterError;
 pub use downstream::{
-    Client, CurrentId, Delivery, DownstreamRequest, DownstreamResponse, NextRequests, Parcel, Received, Reply, Responder,
+    CertificateCheck, Client, ClientTls, CurrentId, Delivery, DownstreamRequest, DownstreamResponse, NextRequests, Parcel, Received, Reply,
+    Responder,
 };
 pub use handles::{BadHandle, Handle, Table, TableFull};
 pub use items::{AsyncItem, Edit, Edits, PendingRequest};

@@ -26,7 +26,7 @@ use crate::http::io::SharedIo;
 use crate::http::request::{ReadError, RequestLine, RequestReader};
 use crate::http::{Body, RequestHead, cdn_loop, wire};
 use crate::runtime::{Outcome, Unserved};
-use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, Received, Reply};
+use crate::sandbox::{Client, ClientTls, DownstreamRequest, DownstreamResponse, Received, Reply};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
 
@@ -40,9 +40,9 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
 /// Serves a connection to its end.
-pub async fn serve(edge: &Arc<Edge>, stream: Stream, mut shutdown: ShutdownWatch) {
+pub async fn serve(edge: &Arc<Edge>, stream: Stream, tls: Option<ClientTls>, mut shutdown: ShutdownWatch) {
     let _open = Held::new(&edge.telemetry.metrics.connections);
-    let Some(client) = client_of(&stream) else { return };
+    let Some(client) = client_of(&stream, tls) else { return };
     let client = Arc::new(client);
     let io = SharedIo::new(stream);
     let mut reader = RequestReader::new(io.clone());
@@ -76,12 +76,12 @@ async fn stopping(shutdown: &mut ShutdownWatch) {
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
-fn client_of(stream: &Stream) -> Option<Client> {
+fn client_of(stream: &Stream, tls: Option<ClientTls>) -> Option<Client> {
     let digest = stream.get_socket_digest()?;
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
     let address = digest.peer_addr().and_then(|addr| addr.as_inet().copied()).unwrap_or(unknown);
     let server = digest.local_addr().and_then(|addr| addr.as_inet().copied()).unwrap_or(unknown);
-    Some(Client { address, server })
+    Some(Client { address, server, tls })
 }
 
 /// Ends our half and takes what still comes, for a moment.
@@ -183,7 +183,8 @@ impl Exchange<'_> {
         if cdn_loop::is_loop(&line.headers) {
             return Err(Failure::Loop);
         }
-        let uri = absolute(&mut line, self.client.server)?;
+        let scheme = if self.client.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        let uri = absolute(&mut line, scheme, self.client.server)?;
         framing::strip_hop_by_hop(&mut line.headers);
         let head = RequestHead { method: line.method, uri, version: line.version, headers: line.headers, ..RequestHead::default() };
         Ok((head, line.raw))
@@ -310,7 +311,7 @@ impl Exchange<'_> {
 
 /// The absolute URI of a request, as the guest sees it (RFC 9112 §3.3). `Host` must be there and
 /// well-formed; an absolute target wins over it.
-fn absolute(head: &mut RequestLine, server: SocketAddr) -> Result<Uri, Failure> {
+fn absolute(head: &mut RequestLine, scheme: Scheme, server: SocketAddr) -> Result<Uri, Failure> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => Some(
@@ -342,5 +343,5 @@ fn absolute(head: &mut RequestLine, server: SocketAddr) -> Result<Uri, Failure> 
         None => PathAndQuery::from_static("/"),
         Some(_) => return Err(Failure::BadRequest),
     };
-    Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build().map_err(|_| Failure::BadRequest)
+    Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().map_err(|_| Failure::BadRequest)
 }

@@ -1,7 +1,7 @@
 //! Clients: connections in, HTTP/1.1, and back out what guests answer.
 //!
 //! ```text
-//! listener ─▶ connection (one task each, requests one after another) ─▶ runtime
+//! listener ─▶ (tls ─▶) connection (one task each, requests one after another) ─▶ runtime
 //!                 │ request: bytes flow as the guest asks for them
 //!                 └ response: bytes flow as the guest writes them
 //! ```
@@ -10,6 +10,7 @@ pub mod admin;
 pub mod connection;
 pub mod listener;
 pub mod respond;
+pub mod tls;
 pub mod upload;
 
 use std::sync::Arc;
@@ -35,10 +36,13 @@ pub struct Edge {
     pub telemetry: Telemetry,
 }
 
+/// Serves clients without TLS.
+pub struct Plain(pub Arc<Edge>);
+
 #[async_trait]
-impl ServerApp for Edge {
+impl ServerApp for Plain {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        connection::serve(self, stream, shutdown.clone()).await;
+        connection::serve(&self.0, stream, None, shutdown.clone()).await;
         None
     }
 }

@@ -34,6 +34,8 @@ pub struct Metrics {
     pub backend_requests: IntCounterVec,
     /// Connections to backends: new or reused.
     pub backend_connections: IntCounterVec,
+    /// TLS handshakes with clients that failed.
+    pub tls_handshakes_failed: IntCounter,
     /// Open client connections.
     pub connections: IntGauge,
     /// Log lines guests wrote.
@@ -79,6 +81,7 @@ impl Metrics {
                 "Connections used for backend requests: new or reused.",
                 &["backend", "kind"],
             ),
+            tls_handshakes_failed: counter(r, "sidelight_tls_handshakes_failed_total", "TLS handshakes with clients that failed."),
             connections: gauge(r, "sidelight_connections", "Open client connections."),
             log_records: counters(r, "sidelight_log_records_total", "Records guests wrote to log endpoints.", &["result"]),
             registry,

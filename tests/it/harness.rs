@@ -312,6 +312,11 @@ impl Sidelight {
 }
 
 impl Sidelight {
+    /// Where it serves HTTPS.
+    pub fn secure_addr(&self) -> SocketAddr {
+        self.log.wait("HTTPS address", |line| address_after(line, "Listening on https://"))
+    }
+
     /// Waits until `done` says so.
     pub fn wait_until(&self, what: &str, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;

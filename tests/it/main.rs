@@ -29,4 +29,5 @@ mod shutdown;
 mod streaming;
 mod synthetic;
 mod tls;
+mod tls_clients;
 mod upload;

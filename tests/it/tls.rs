@@ -1,6 +1,7 @@
 //! TLS towards backends: roots, names, SNI, client certificates.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -20,28 +21,36 @@ use crate::origin::RUNTIME;
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
-    der: CertificateDer<'static>,
+    pub der: CertificateDer<'static>,
 }
 
 pub struct Leaf {
-    pem: String,
-    key_pem: String,
-    der: CertificateDer<'static>,
-    key_der: Vec<u8>,
+    pub pem: String,
+    pub key_pem: String,
+    pub der: CertificateDer<'static>,
+    pub key_der: Vec<u8>,
 }
 
 impl Authority {
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("parameters");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Each has a name of its own, as those who issue certificates do.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        params.distinguished_name.push(DnType::CommonName, format!("authority {}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let key = KeyPair::generate().expect("a key");
         let certificate = params.self_signed(&key).expect("signs");
         Self { pem: certificate.pem(), der: certificate.der().clone(), issuer: Issuer::new(params, key) }
     }
 
     pub fn leaf(&self, names: &[&str]) -> Leaf {
+        self.leaf_with(names, |_| {})
+    }
+
+    pub fn leaf_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Leaf {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).expect("parameters");
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).expect("parameters");
+        change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("signs");
         Leaf { pem: certificate.pem(), key_pem: key.serialize_pem(), der: certificate.der().clone(), key_der: key.serialize_der() }
     }

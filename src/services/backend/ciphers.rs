@@ -12,6 +12,12 @@ const NAMES: [(CipherSuite, &str); 6] = [
     (CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256, "ECDHE-RSA-CHACHA20-POLY1305"),
 ];
 
+/// OpenSSL's name of a suite. Those of TLS 1.3 have the registry's.
+pub fn name(suite: CipherSuite) -> String {
+    let known = NAMES.iter().find(|(known, _)| *known == suite).map(|(_, name)| (*name).to_owned());
+    known.unwrap_or_else(|| format!("{suite:?}").replacen("TLS13_", "TLS_", 1))
+}
+
 /// Words of OpenSSL's cipher lists that all of ours belong to.
 const GROUPS: [&str; 6] = ["ALL", "DEFAULT", "HIGH", "ECDHE", "EECDH", "TLSV1.2"];
 
@@ -46,6 +52,13 @@ fn matches(word: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(name(CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256), "ECDHE-RSA-AES128-GCM-SHA256");
+        assert_eq!(name(CipherSuite::TLS13_AES_128_GCM_SHA256), "TLS_AES_128_GCM_SHA256");
+        assert_eq!(name(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256), "TLS_CHACHA20_POLY1305_SHA256");
+    }
 
     #[test]
     fn lists() {

@@ -2,7 +2,7 @@
 //!
 //! [`client`] does one exchange over a pooled connection, [`tls`] builds what a TLS handshake needs.
 
-mod ciphers;
+pub mod ciphers;
 pub mod client;
 pub mod error;
 pub mod pool;
