@@ -48,6 +48,7 @@ fn load(name: &str) -> Bench {
         limits: Limits { sandboxes: SANDBOXES as u32, ..Limits::default() },
         environment: Environment::default(),
         dynamic_targets: Targets::default(),
+        grip_proxy: None,
         unknown_imports: UnknownImports::default(),
     };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/out/rust").join(format!("{name}.wasm"));

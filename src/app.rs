@@ -99,6 +99,7 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
         None => Config::bare(),
     };
     config.dynamic_targets = host.dynamic_targets.clone();
+    config.grip_proxy = host.grip_proxy.or(config.grip_proxy);
     for note in &config.notes {
         tracing::warn!("{note}");
     }

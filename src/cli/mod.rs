@@ -98,6 +98,14 @@ struct Serve {
     #[arg(long, value_name = "RULES", default_value = "public", env = "SIDELIGHT_DYNAMIC_BACKENDS")]
     dynamic_backends: Targets,
 
+    /// Where a Pushpin takes HTTP, for programs that hand clients to Fanout.
+    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_GRIP_PROXY", value_parser = address)]
+    grip_proxy: Option<SocketAddr>,
+
+    /// Viceroy's spelling: --grip-proxy 127.0.0.1:PORT.
+    #[arg(long, value_name = "PORT", hide = true, conflicts_with = "grip_proxy")]
+    local_pushpin_proxy_port: Option<u16>,
+
     /// What to do about imports that are not part of the ABI.
     #[arg(long, value_enum, default_value_t = UnknownImport::LinkError)]
     unknown_import_behavior: UnknownImport,
@@ -367,6 +375,7 @@ fn host(serve: &Serve) -> Result<HostConfig, Exit> {
             staging: guest.staging,
         },
         dynamic_targets: serve.dynamic_backends.clone(),
+        grip_proxy: serve.grip_proxy.or(serve.local_pushpin_proxy_port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))),
         unknown_imports: match serve.unknown_import_behavior {
             UnknownImport::LinkError => UnknownImports::LinkError,
             UnknownImport::Trap => UnknownImports::Trap,

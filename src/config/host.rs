@@ -27,6 +27,8 @@ pub struct HostConfig {
     pub environment: Environment,
     /// Where dynamic backends may point.
     pub dynamic_targets: Targets,
+    /// A Pushpin's HTTP address; it goes before the manifest's.
+    pub grip_proxy: Option<SocketAddr>,
     /// An import that no host function answers: refuse the module, or trap when it is called.
     pub unknown_imports: UnknownImports,
 }

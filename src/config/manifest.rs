@@ -70,12 +70,39 @@ pub struct LocalServer {
     /// Fastly-Key values to call valid.
     #[serde(default)]
     pub fake_valid_fastly_keys: Option<IgnoredAny>,
-    /// Settings of a GRIP proxy.
+    /// A Pushpin that speaks GRIP.
     #[serde(default)]
-    pub pushpin: Option<IgnoredAny>,
+    pub pushpin: Option<Pushpin>,
     /// WebSocket hand-off.
     #[serde(default)]
-    pub websockets_passthrough: Option<IgnoredAny>,
+    pub websockets_passthrough: Option<Switch>,
+}
+
+/// `pushpin`. The Fastly CLI starts one by this; here it must be running.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pushpin {
+    /// Whether it is used.
+    #[serde(default)]
+    pub enable: bool,
+    /// Where its program is: the Fastly CLI's business.
+    #[serde(default)]
+    pub pushpin_path: Option<String>,
+    /// Its HTTP port on this machine; default 7677.
+    #[serde(default)]
+    pub proxy_port: Option<Spanned<u16>>,
+    /// Where it takes messages: publishers' business.
+    #[serde(default)]
+    pub publish_port: Option<u16>,
+}
+
+/// Something that is on or off.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Switch {
+    /// Which.
+    #[serde(default)]
+    pub enable: bool,
 }
 
 /// `[local_server.backends.NAME]`.

@@ -11,6 +11,7 @@ pub mod resolve;
 pub mod targets;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +30,10 @@ pub struct Config {
     pub backends: BTreeMap<String, Backend>,
     /// Where dynamic backends may point.
     pub dynamic_targets: Targets,
+    /// A Pushpin's HTTP address, for programs that hand clients to Fanout.
+    pub grip_proxy: Option<SocketAddr>,
+    /// Whether programs may hand WebSockets to backends.
+    pub websockets: bool,
     /// Things in the manifest that load but have no effect yet; logged at start.
     pub notes: Vec<String>,
 }
@@ -66,6 +71,29 @@ pub struct Backend {
     pub health: Health,
     /// Whether a guest made it.
     pub dynamic: bool,
+}
+
+impl Backend {
+    /// Plain HTTP to an address, everything else as in production.
+    pub fn plain(name: &str, address: SocketAddr) -> Self {
+        Self {
+            name: name.to_owned(),
+            host: address.ip().to_string(),
+            port: address.port(),
+            path_prefix: String::new(),
+            override_host: None,
+            tls: None,
+            connect_timeout: resolve::CONNECT_TIMEOUT,
+            first_byte_timeout: resolve::FIRST_BYTE_TIMEOUT,
+            between_bytes_timeout: resolve::BETWEEN_BYTES_TIMEOUT,
+            keepalive_time: resolve::KEEPALIVE_TIME,
+            pool: PoolLimits::default(),
+            tcp_keepalive: TcpKeepalive::default(),
+            prefer_ipv6: true,
+            health: Health::Unknown,
+            dynamic: false,
+        }
+    }
 }
 
 /// Limits of the connections that are kept for a backend.

@@ -1,6 +1,7 @@
 //! Manifest → [`Config`]: defaults and cross-checks live here, and nowhere else.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(15);
 pub const BETWEEN_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 /// As above.
 pub const KEEPALIVE_TIME: Duration = Duration::from_secs(600);
+
+/// Where the Fastly CLI has Pushpin take HTTP.
+const GRIP_PROXY_PORT: u16 = 7677;
 
 impl Config {
     /// Reads and decides a manifest. `file` names it in errors; relative paths resolve against its
@@ -44,6 +48,11 @@ impl Config {
             service_id: manifest.service_id.filter(|id| !id.is_empty()).unwrap_or_else(|| "0000000000000000000000".to_owned()),
             backends,
             dynamic_targets: Targets::default(),
+            grip_proxy: local.pushpin.filter(|pushpin| pushpin.enable).map(|pushpin| {
+                let port = pushpin.proxy_port.map_or(GRIP_PROXY_PORT, |port| *port.get_ref());
+                SocketAddr::from(([127, 0, 0, 1], port))
+            }),
+            websockets: local.websockets_passthrough.is_none_or(|switch| switch.enable),
             notes: resolve.notes,
         })
     }
@@ -55,6 +64,8 @@ impl Config {
             service_id: "0000000000000000000000".to_owned(),
             backends: BTreeMap::new(),
             dynamic_targets: Targets::default(),
+            grip_proxy: None,
+            websockets: true,
             notes: Vec::new(),
         }
     }
@@ -231,8 +242,6 @@ impl Resolve {
             ("device_detection", local.device_detection.is_some()),
             ("shielding_sites", local.shielding_sites.is_some()),
             ("fake_valid_fastly_keys", local.fake_valid_fastly_keys.is_some()),
-            ("pushpin", local.pushpin.is_some()),
-            ("websockets_passthrough", local.websockets_passthrough.is_some()),
         ];
         for (key, _) in given.iter().filter(|(_, given)| *given) {
             self.notes.push(format!("local_server.{key} is not supported yet and has no effect"));

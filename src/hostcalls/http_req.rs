@@ -16,7 +16,9 @@ use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, With
 use crate::config::{self, resolve};
 use crate::http::Body;
 use crate::http::head::field_names;
-use crate::sandbox::{BadHandle, CacheOverride, Edit, Edits, GuestRequest, GuestResponse, Handle, PendingRequest, Sandbox};
+use crate::sandbox::{
+    BadHandle, CacheOverride, Edit, EditTarget, GuestRequest, GuestResponse, HandOff, Handle, PendingRequest, Reply, Sandbox,
+};
 use crate::services::backend::{self, Backend, SendError};
 
 type Request = Handle<GuestRequest>;
@@ -115,7 +117,7 @@ fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, s
     let body = if streaming { sandbox.stream_body(body)? } else { sandbox.take_body(body)? };
     let name = String::from_utf8_lossy(name);
     let backend = sandbox.backend(&name).cloned().ok_or_else(|| SendError::DestinationNotFound(name.into_owned()));
-    Ok(Outgoing { backend, request: backend::Request { head, body, decompress } })
+    Ok(Outgoing { backend, request: backend::Request { head, body, decompress, upgrade: None } })
 }
 
 /// Sends and waits for the response.
@@ -133,7 +135,7 @@ async fn exchange(sandbox: &mut Sandbox, outgoing: Outgoing) -> Result<backend::
 }
 
 fn keep(sandbox: &mut Sandbox, response: backend::Response) -> HostResult<Answer> {
-    let backend::Response { head, body, peer } = response;
+    let backend::Response { head, body, peer, .. } = response;
     let response = sandbox.responses.insert(GuestResponse { head, peer, close: false })?;
     Ok((response, sandbox.add_body(body)?))
 }
@@ -317,19 +319,17 @@ fn settings(name: String, host: String, port: u16, record: BackendRecord) -> con
 /// Queues a change to the head that the client gets if the request is sent there as it comes (see
 /// `send_downstream_pending`). `target`: 0 whatever comes, 1 the backend's response, 2 the host's error.
 fn queue(sandbox: &mut Sandbox, pending: Handle<PendingRequest>, target: u32, edit: Edit) -> HostResult<()> {
-    let Edits { response, error } = &mut sandbox.pending(pending)?.edits;
-    if response.len().max(error.len()) >= MAX_EDITS {
+    let target = match target {
+        0 => EditTarget::Any,
+        1 => EditTarget::Response,
+        2 => EditTarget::Error,
+        other => return Err(HostError::inval(format!("{other} is no kind of response"))),
+    };
+    let edits = &mut sandbox.pending(pending)?.edits;
+    if edits.len() >= MAX_EDITS {
         return Err(HostError::Status(Status::LimitExceeded, "too many changes to one response".into()));
     }
-    match target {
-        0 => {
-            response.push(edit.clone());
-            error.push(edit);
-        }
-        1 => response.push(edit),
-        2 => error.push(edit),
-        other => return Err(HostError::inval(format!("{other} is no kind of response"))),
-    }
+    edits.push(target, edit);
     Ok(())
 }
 
@@ -343,6 +343,55 @@ fn pending_req_header_append(sandbox: &mut Sandbox, pending: Handle<PendingReque
 
 fn pending_req_header_remove(sandbox: &mut Sandbox, pending: Handle<PendingRequest>, name: Str, target: u32) -> HostResult<()> {
     queue(sandbox, pending, target, Edit::Remove(parse_name(&name)?))
+}
+
+/// The client's request goes to a backend, and with it the client: no other answer is possible, and the
+/// guest may end. Given to a `proxy`, the request names the backend it is for.
+fn hand_off(sandbox: &mut Sandbox, request: Option<Request>, name: &Str, proxy: Option<Arc<Backend>>) -> HostResult<()> {
+    let head = request.map(|request| Ok::<_, BadHandle>(sandbox.requests.get(request)?.head.clone())).transpose()?;
+    let backend = sandbox.backend(name.text()?).ok_or_else(|| HostError::inval("no backend of that name"))?;
+    let route = HeaderValue::from_bytes(name).map_err(|_| HostError::inval("the backend's name is no header value"))?;
+    let (backend, route) = match proxy {
+        None => (backend.clone(), None),
+        Some(proxy) => (proxy, Some(route)),
+    };
+    let Some(responder) = sandbox.responder.take() else {
+        return Err(HostError::Status(Status::Error, "the client has been answered".into()));
+    };
+    // A client that is gone needs no answer.
+    drop(responder.send(Reply::HandOff(Box::new(HandOff { head, backend, route }))));
+    Ok(())
+}
+
+fn hand_websocket(sandbox: &mut Sandbox, request: Option<Request>, name: &Str) -> HostResult<()> {
+    if !sandbox.config.websockets {
+        return Err(HostError::unsupported("WebSocket hand-off is switched off: local_server.websockets_passthrough"));
+    }
+    hand_off(sandbox, request, name, None)
+}
+
+fn hand_grip(sandbox: &mut Sandbox, request: Option<Request>, name: &Str) -> HostResult<()> {
+    let Some(proxy) = sandbox.services.backends.grip_proxy().cloned() else {
+        tracing::warn!(target: "sidelight::guest", request_id = sandbox.id(), "a client was to be handed to Fanout, and there is no GRIP proxy: --grip-proxy says where a Pushpin is");
+        return Err(HostError::unsupported("there is no GRIP proxy"));
+    };
+    hand_off(sandbox, request, name, Some(proxy))
+}
+
+fn redirect_to_websocket_proxy(sandbox: &mut Sandbox, backend: Str) -> HostResult<()> {
+    hand_websocket(sandbox, None, &backend)
+}
+
+fn redirect_to_websocket_proxy_v2(sandbox: &mut Sandbox, request: Request, backend: Str) -> HostResult<()> {
+    hand_websocket(sandbox, Some(request), &backend)
+}
+
+fn redirect_to_grip_proxy(sandbox: &mut Sandbox, backend: Str) -> HostResult<()> {
+    hand_grip(sandbox, None, &backend)
+}
+
+fn redirect_to_grip_proxy_v2(sandbox: &mut Sandbox, request: Request, backend: Str) -> HostResult<()> {
+    hand_grip(sandbox, Some(request), &backend)
 }
 
 fn downstream_client_ip_addr(sandbox: &mut Sandbox) -> HostResult<IpAddr> {
@@ -455,9 +504,9 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call_partial("register_dynamic_backend", "no client certificates, gRPC or health checks yet", register_dynamic_backend);
     m.unsupported("inspect", 7, NOT_YET);
     m.unsupported("on_behalf_of", 3, NOT_YET);
-    m.unsupported("redirect_to_grip_proxy", 2, NOT_YET);
-    m.unsupported("redirect_to_grip_proxy_v2", 3, NOT_YET);
-    m.unsupported("redirect_to_websocket_proxy", 2, NOT_YET);
-    m.unsupported("redirect_to_websocket_proxy_v2", 3, NOT_YET);
-    m.unsupported("upgrade_websocket", 2, NOT_YET);
+    m.call("redirect_to_grip_proxy", redirect_to_grip_proxy);
+    m.call("redirect_to_grip_proxy_v2", redirect_to_grip_proxy_v2);
+    m.call("redirect_to_websocket_proxy", redirect_to_websocket_proxy);
+    m.call("redirect_to_websocket_proxy_v2", redirect_to_websocket_proxy_v2);
+    m.call("upgrade_websocket", redirect_to_websocket_proxy);
 }

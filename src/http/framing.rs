@@ -49,6 +49,16 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether the sender wants the connection to become a WebSocket (RFC 6455 §4.1), and how it spells that.
+pub fn websocket(headers: &HeaderMap) -> Option<HeaderValue> {
+    let protocol = headers.get(header::UPGRADE)?;
+    let named = headers.get_all(header::CONNECTION).iter().any(|value| {
+        let mut words = value.as_bytes().split(|b| *b == b',');
+        words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    });
+    (named && protocol.as_bytes().eq_ignore_ascii_case(b"websocket")).then(|| protocol.clone())
+}
+
 /// Removes the fields that have no place behind a body: those that frame, route or describe it (RFC 9110
 /// §6.5.1).
 pub fn strip_from_trailers(trailers: &mut HeaderMap) {
@@ -177,6 +187,15 @@ mod tests {
             headers(&[("connection", "close, X-Mine"), ("x-mine", "1"), ("keep-alive", "1"), ("upgrade", "h2c"), ("x-stays", "1")]);
         strip_hop_by_hop(&mut given);
         assert_eq!(given, headers(&[("x-stays", "1")]));
+    }
+
+    #[test]
+    fn websockets() {
+        let asks = |pairs| websocket(&headers(pairs)).is_some();
+        assert!(asks(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]));
+        assert!(!asks(&[("connection", "keep-alive"), ("upgrade", "websocket")]));
+        assert!(!asks(&[("connection", "upgrade"), ("upgrade", "h2c")]));
+        assert!(!asks(&[("connection", "upgrade")]));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::io::AsyncRead;
 
 pub use super::message::ReadError;
 
+use super::head::RequestHead;
 use super::message::{HEAD_READ, Lines, MAX_FIELDS, MessageReader, State, fields_of, lines_of, malformed, names};
 
 /// A request head as it came.
@@ -90,6 +91,26 @@ impl<R: AsyncRead + Unpin> RequestReader<R> {
     pub fn begin(&mut self) {
         self.message.begin();
     }
+
+    /// Takes what has been read behind this request.
+    pub fn take_rest(&mut self) -> Bytes {
+        self.message.buffer.split().freeze()
+    }
+}
+
+/// A head that was read before, once more: its fields are all there, those of the connection too. The URI
+/// is the target, in whichever form it came.
+pub fn reread(raw: &Bytes) -> Option<RequestHead> {
+    let start = raw.iter().position(|byte| !byte.is_ascii_whitespace())?;
+    let end = start + memchr::memchr(b'\n', &raw[start..])? + 1;
+    let mut words = raw[start..end].split(|byte| *byte == b' ');
+    let method = Method::from_bytes(words.next()?).ok()?;
+    let uri = Uri::try_from(words.next()?).ok()?;
+    let fields = raw.slice(end..);
+    let mut parsed = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let Ok(Status::Complete((_, parsed))) = httparse::parse_headers(&fields, &mut parsed) else { return None };
+    let lines = lines_of(&fields, parsed);
+    Some(RequestHead { method, uri, headers: fields_of(&fields, &lines).ok()?, ..RequestHead::default() })
 }
 
 fn parse_head<R>(message: &mut MessageReader<R>, max: usize) -> Result<Option<RequestLine>, ReadError> {
@@ -238,6 +259,13 @@ mod tests {
         refused("GET / HTTP/1.1\n\n").await;
         refused("GET / HTTP/2.0\r\n\r\n").await;
         refused("GET /\r\n\r\n").await;
+    }
+
+    #[test]
+    fn once_more() {
+        let raw = Bytes::from_static(b"\r\nGET /a?b HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nx: 1\r\nx: 2\r\n\r\n");
+        let head = reread(&raw).expect("a head");
+        assert_eq!((head.method, head.uri.to_string(), head.headers.len()), (Method::GET, "/a?b".to_owned(), 4));
     }
 
     #[tokio::test]

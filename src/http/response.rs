@@ -2,7 +2,7 @@
 
 use ::http::header;
 use ::http::{HeaderMap, Method, StatusCode, Version};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use httparse::{ParserConfig, Status};
 use tokio::io::AsyncRead;
 
@@ -59,6 +59,11 @@ impl<R: AsyncRead + Unpin> ResponseReader<R> {
     /// The connection.
     pub fn into_io(self) -> R {
         self.message.into_parts().0
+    }
+
+    /// The connection, and what has been read of it behind this response.
+    pub fn into_parts(self) -> (R, BytesMut) {
+        self.message.into_parts()
     }
 }
 

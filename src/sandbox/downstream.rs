@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ::http::HeaderValue;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 use super::Meter;
 use super::items::Edit;
 use crate::http::{Body, RequestHead, ResponseHead};
-use crate::services::backend::SendError;
+use crate::services::backend::{Backend, SendError};
 
 /// What is known about a client and its connection.
 #[derive(Clone, Debug)]
@@ -110,6 +111,19 @@ pub enum Reply {
         /// What the guest wants changed in the error's head.
         edits: Vec<Edit>,
     },
+    /// A backend deals with the client from here on.
+    HandOff(Box<HandOff>),
+}
+
+/// A client that a guest leaves to a backend (abi.md "WebSocket / Fanout handoff").
+#[derive(Debug)]
+pub struct HandOff {
+    /// The request as the guest has changed it; `None`: as it came.
+    pub head: Option<RequestHead>,
+    /// Who gets the client.
+    pub backend: Arc<Backend>,
+    /// Which of the backends a GRIP proxy knows is meant, when it is one.
+    pub route: Option<HeaderValue>,
 }
 
 /// One reply, and behind an early one the way on.

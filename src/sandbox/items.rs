@@ -58,13 +58,41 @@ impl Edit {
     }
 }
 
-/// Changes in the order they were asked for, by what they are for.
+/// What a change is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EditTarget {
+    /// Whatever the client gets.
+    Any,
+    /// The backend's response.
+    Response,
+    /// The host's own answer, if the backend fails.
+    Error,
+}
+
+/// Changes in the order they were asked for.
 #[derive(Debug, Default)]
-pub struct Edits {
-    /// To the backend's response.
-    pub response: Vec<Edit>,
-    /// To the host's own, if the backend fails.
-    pub error: Vec<Edit>,
+pub struct Edits(Vec<(EditTarget, Edit)>);
+
+impl Edits {
+    /// One more.
+    pub fn push(&mut self, target: EditTarget, edit: Edit) {
+        self.0.push((target, edit));
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those for `target`.
+    fn of(self, target: EditTarget) -> impl Iterator<Item = Edit> {
+        self.0.into_iter().filter(move |(given, _)| *given == EditTarget::Any || *given == target).map(|(_, edit)| edit)
+    }
 }
 
 impl PendingRequest {
@@ -95,13 +123,13 @@ impl PendingRequest {
     /// Gives the result to the client when it comes. The guest may end before that.
     pub fn forward(mut self, responder: Responder) {
         tokio::spawn(async move {
-            let Edits { response, error: on_error } = std::mem::take(&mut self.edits);
+            let edits = std::mem::take(&mut self.edits);
             let reply = match self.result().await {
                 Ok(Response { mut head, body, .. }) => {
-                    response.into_iter().for_each(|edit| edit.apply(&mut head.headers));
+                    edits.of(EditTarget::Response).for_each(|edit| edit.apply(&mut head.headers));
                     Reply::Final(DownstreamResponse { head, body, close: false })
                 }
-                Err(error) => Reply::Failed { error, edits: on_error },
+                Err(error) => Reply::Failed { error, edits: edits.of(EditTarget::Error).collect() },
             };
             // A client that is gone needs no answer.
             drop(responder.send(reply));

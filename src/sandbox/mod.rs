@@ -21,11 +21,11 @@ use crate::services::log::Endpoint;
 
 pub use backends::RegisterError;
 pub use downstream::{
-    CertificateCheck, Client, ClientTls, CurrentId, Delivery, DownstreamRequest, DownstreamResponse, NextRequests, Parcel, Received, Reply,
-    Responder,
+    CertificateCheck, Client, ClientTls, CurrentId, Delivery, DownstreamRequest, DownstreamResponse, HandOff, NextRequests, Parcel,
+    Received, Reply, Responder,
 };
 pub use handles::{BadHandle, Handle, Table, TableFull};
-pub use items::{AsyncItem, Edit, Edits, PendingRequest};
+pub use items::{AsyncItem, Edit, EditTarget, Edits, PendingRequest};
 pub use limits::{MemoryLimiter, Meter};
 pub use next::{NextError, RequestPromise};
 

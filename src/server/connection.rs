@@ -19,14 +19,15 @@ use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Edge;
+use super::handoff;
 use super::respond::Failure;
-use super::upload::{self, Writer};
+use super::upload::{self, Upload, Writer};
 use crate::http::framing::{self, BodyFraming};
 use crate::http::io::SharedIo;
 use crate::http::request::{ReadError, RequestLine, RequestReader};
 use crate::http::{Body, RequestHead, cdn_loop, wire};
 use crate::runtime::{Outcome, Unserved};
-use crate::sandbox::{Client, ClientTls, DownstreamRequest, DownstreamResponse, Received, Reply};
+use crate::sandbox::{Client, ClientTls, DownstreamRequest, DownstreamResponse, HandOff, Received, Reply};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
 
@@ -116,6 +117,22 @@ enum Next {
     Gone,
 }
 
+/// What a guest gave the client.
+enum Answered {
+    Response(DownstreamResponse),
+    HandOff(Box<HandOff>),
+}
+
+/// What became of an answer.
+enum Responded {
+    /// It is out, and the connection may be of more use.
+    Whole,
+    /// The connection is of no more use.
+    Broken,
+    /// It is a backend's business.
+    HandOff(Box<HandOff>),
+}
+
 /// One request and its response.
 struct Exchange<'a> {
     edge: &'a Arc<Edge>,
@@ -185,7 +202,13 @@ impl Exchange<'_> {
         }
         let scheme = if self.client.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         let uri = absolute(&mut line, scheme, self.client.server)?;
+        let websocket = framing::websocket(&line.headers).filter(|_| line.version == Version::HTTP_11);
         framing::strip_hop_by_hop(&mut line.headers);
+        if let Some(protocol) = websocket {
+            // Programs look for this to hand the client to a backend.
+            line.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            line.headers.insert(header::UPGRADE, protocol);
+        }
         let head = RequestHead { method: line.method, uri, version: line.version, headers: line.headers, ..RequestHead::default() };
         Ok((head, line.raw))
     }
@@ -201,42 +224,119 @@ impl Exchange<'_> {
     ) -> Next {
         let expects_continue =
             head.headers.remove(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let (upload, body) = if reader.is_done() {
-            (None, Body::empty())
-        } else {
-            let (upload, body) = upload::channel(reader.remaining(), expects_continue, self.edge.limits.client_timeout);
-            (Some(upload), body)
-        };
-        let received = Received { raw_head, client: self.client.clone(), id: asked.id.clone() };
-        let respond = self.respond(asked, DownstreamRequest { head, body, received: Arc::new(received) }, writer);
-        let whole = match upload {
-            None => respond.await,
-            Some(upload) => {
-                let mut respond = std::pin::pin!(respond);
-                let mut upload = std::pin::pin!(upload.run(reader, writer, &asked.keep));
-                let mut uploading = true;
-                let whole = loop {
-                    tokio::select! {
-                        biased;
-                        whole = &mut respond => break whole,
-                        () = &mut upload, if uploading => uploading = false,
-                    }
-                };
-                if uploading && whole {
-                    // The client has its answer; the guest may still read.
-                    upload.await;
-                }
-                whole
+        let (upload, body) = self.upload(reader, expects_continue);
+        let begun = upload.as_ref().map(Upload::begun);
+        let received = Arc::new(Received { raw_head, client: self.client.clone(), id: asked.id.clone() });
+        let request = DownstreamRequest { head, body, received: received.clone() };
+        let responded = self.beside(upload, reader, writer, asked, self.respond(asked, request, writer)).await;
+        let whole = match responded {
+            Responded::Whole => true,
+            Responded::Broken => false,
+            Responded::HandOff(_) if begun.is_some_and(|begun| begun.load(Ordering::Relaxed)) => {
+                tracing::warn!(target: "sidelight::guest", request_id = &*asked.id, "the request's body was read before the client was handed off; it cannot be sent again");
+                self.write(asked, Failure::BadAnswer.answer(&asked.id), writer).await
+            }
+            Responded::HandOff(handed) => {
+                // Rare, and large.
+                return Box::pin(self.hand_off(*handed, reader, &received, expects_continue, asked, writer)).await;
             }
         };
-        // A body nobody read is in the way of the next request.
+        self.next(whole, asked, reader)
+    }
+
+    /// What becomes of the connection behind an answer. A body nobody read is in the way of the next
+    /// request.
+    fn next(&self, whole: bool, asked: &Asked, reader: &RequestReader<SharedIo>) -> Next {
         if whole && asked.keep.load(Ordering::Relaxed) && reader.is_done() { Next::Keep } else { Next::Close }
     }
 
-    /// Has the request answered and writes the answer. False when the connection is of no more use.
-    async fn respond(&self, asked: &Asked, request: DownstreamRequest, writer: &Writer) -> bool {
+    /// The request's body, and what fills it if there is one.
+    fn upload(&self, reader: &RequestReader<SharedIo>, expects_continue: bool) -> (Option<Upload>, Body) {
+        if reader.is_done() {
+            return (None, Body::empty());
+        }
+        let (upload, body) = upload::channel(reader.remaining(), expects_continue, self.edge.limits.client_timeout);
+        (Some(upload), body)
+    }
+
+    /// Answers while the request's body flows.
+    async fn beside(
+        &self,
+        upload: Option<Upload>,
+        reader: &mut RequestReader<SharedIo>,
+        writer: &Writer,
+        asked: &Asked,
+        respond: impl Future<Output = Responded>,
+    ) -> Responded {
+        let Some(upload) = upload else { return respond.await };
+        let mut respond = std::pin::pin!(respond);
+        let mut upload = std::pin::pin!(upload.run(reader, writer, &asked.keep));
+        let mut uploading = true;
+        let responded = loop {
+            tokio::select! {
+                biased;
+                responded = &mut respond => break responded,
+                () = &mut upload, if uploading => uploading = false,
+            }
+        };
+        if uploading && matches!(responded, Responded::Whole) {
+            // The client has its answer; the guest may still read.
+            upload.await;
+        }
+        responded
+    }
+
+    /// Leaves the client to a backend.
+    async fn hand_off(
+        &self,
+        handed: HandOff,
+        reader: &mut RequestReader<SharedIo>,
+        received: &Received,
+        expects_continue: bool,
+        asked: &Asked,
+        writer: &Writer,
+    ) -> Next {
+        let (upload, body) = self.upload(reader, expects_continue);
+        let backend = handed.backend.config().name.clone();
+        let mut switched = None;
+        let respond = async {
+            let response = match handoff::send(received, handed, body).await {
+                Ok(mut response) => {
+                    if let Some(connection) = response.switched.take() {
+                        switched = Some((response, *connection));
+                        return Responded::Broken;
+                    }
+                    DownstreamResponse { head: response.head, body: response.body, close: false }
+                }
+                Err(error) => {
+                    tracing::warn!(target: "sidelight::guest", request_id = &*asked.id, backend, %error, "the client could not be handed to the backend");
+                    Failure::of_backend(&error).answer(&asked.id)
+                }
+            };
+            if self.write(asked, response, writer).await { Responded::Whole } else { Responded::Broken }
+        };
+        let responded = self.beside(upload, reader, writer, asked, respond).await;
+        let Some((response, connection)) = switched else {
+            return self.next(matches!(responded, Responded::Whole), asked, reader);
+        };
+        self.edge.telemetry.metrics.requests.with_label_values(&[response.head.status.as_str()]).inc();
+        let ended = handoff::splice(&self.edge.telemetry.metrics, self.io, reader.take_rest(), response, connection).await;
+        match ended {
+            Ok((up, down)) => {
+                tracing::debug!(target: "sidelight::client", request_id = &*asked.id, backend, up, down, "upgraded connection ended")
+            }
+            Err(error) => {
+                tracing::debug!(target: "sidelight::client", request_id = &*asked.id, backend, %error, "upgraded connection broke")
+            }
+        }
+        Next::Gone
+    }
+
+    /// Has the request answered and writes the answer.
+    async fn respond(&self, asked: &Asked, request: DownstreamRequest, writer: &Writer) -> Responded {
         let response = match self.reply(asked, request, writer).await {
-            Ok(response) => response,
+            Ok(Answered::Response(response)) => response,
+            Ok(Answered::HandOff(handed)) => return Responded::HandOff(handed),
             Err(unserved) => {
                 if let Unserved::Ended(Outcome::Finished) = unserved {
                     tracing::warn!(target: "sidelight::guest", request_id = &*asked.id, "guest ended without sending a response");
@@ -244,15 +344,16 @@ impl Exchange<'_> {
                 Failure::of(&unserved).answer(&asked.id)
             }
         };
-        self.write(asked, response, writer).await
+        if self.write(asked, response, writer).await { Responded::Whole } else { Responded::Broken }
     }
 
     /// The final reply; informational heads go out on the way to it.
-    async fn reply(&self, asked: &Asked, request: DownstreamRequest, writer: &Writer) -> Result<DownstreamResponse, Unserved> {
+    async fn reply(&self, asked: &Asked, request: DownstreamRequest, writer: &Writer) -> Result<Answered, Unserved> {
         let mut serving = self.edge.runtime.serve(self.edge.current.pin(), request).await?;
         loop {
             match serving.reply().await? {
-                Reply::Final(response) => return Ok(response),
+                Reply::Final(response) => return Ok(Answered::Response(response)),
+                Reply::HandOff(handed) => return Ok(Answered::HandOff(handed)),
                 // RFC 9110 §15.2: a client of HTTP/1.0 would not understand it.
                 Reply::Early(_) if asked.version != Version::HTTP_11 => {}
                 Reply::Early(mut head) => {
@@ -266,7 +367,7 @@ impl Exchange<'_> {
                     tracing::warn!(target: "sidelight::guest", request_id = &*asked.id, %error, "the backend's response was for the client");
                     let mut answer = Failure::of_backend(&error).answer(&asked.id);
                     edits.into_iter().for_each(|edit| edit.apply(&mut answer.head.headers));
-                    return Ok(answer);
+                    return Ok(Answered::Response(answer));
                 }
             }
         }

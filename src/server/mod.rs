@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod connection;
+pub mod handoff;
 pub mod listener;
 pub mod respond;
 pub mod tls;

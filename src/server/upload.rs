@@ -64,6 +64,7 @@ impl Writer {
 pub struct Upload {
     pieces: mpsc::Sender<Result<Piece, BodyError>>,
     asked: Arc<Notify>,
+    begun: Arc<AtomicBool>,
     expects_continue: bool,
     patience: Duration,
 }
@@ -73,10 +74,15 @@ pub fn channel(length: Option<u64>, expects_continue: bool, patience: Duration) 
     let (pieces, receiver) = mpsc::channel(1);
     let asked = Arc::new(Notify::new());
     let body = ClientBody { pieces: receiver, asked: Some(asked.clone()), remaining: length, trailers: None };
-    (Upload { pieces, asked, expects_continue, patience }, Body::stream(Box::new(body)))
+    (Upload { pieces, asked, begun: Arc::default(), expects_continue, patience }, Body::stream(Box::new(body)))
 }
 
 impl Upload {
+    /// Tells whether something of the body has been asked for.
+    pub fn begun(&self) -> Arc<AtomicBool> {
+        self.begun.clone()
+    }
+
     /// Reads from the client as the body is read, until its end or until nobody wants more. After a
     /// body that cannot be read to its end nobody knows where the next request begins: `keep` is
     /// made false then.
@@ -85,6 +91,7 @@ impl Upload {
             () = self.asked.notified() => {}
             () = self.pieces.closed() => return,
         }
+        self.begun.store(true, Ordering::Relaxed);
         if self.expects_continue && writer.send_continue().await.is_err() {
             return;
         }

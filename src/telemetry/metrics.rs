@@ -38,6 +38,8 @@ pub struct Metrics {
     pub tls_handshakes_failed: IntCounter,
     /// Open client connections.
     pub connections: IntGauge,
+    /// Client connections that a backend has taken over.
+    pub connections_upgraded: IntGauge,
     /// Log lines guests wrote.
     pub log_records: IntCounterVec,
 }
@@ -83,6 +85,11 @@ impl Metrics {
             ),
             tls_handshakes_failed: counter(r, "sidelight_tls_handshakes_failed_total", "TLS handshakes with clients that failed."),
             connections: gauge(r, "sidelight_connections", "Open client connections."),
+            connections_upgraded: gauge(
+                r,
+                "sidelight_connections_upgraded",
+                "Client connections that a backend has taken over (WebSockets).",
+            ),
             log_records: counters(r, "sidelight_log_records_total", "Records guests wrote to log endpoints.", &["result"]),
             registry,
         }

@@ -15,6 +15,7 @@ mod bad_input;
 mod client;
 mod echo;
 mod fanout;
+mod handoff;
 mod harness;
 mod limits;
 mod logging;

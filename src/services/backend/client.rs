@@ -69,6 +69,8 @@ pub struct Request {
     pub body: Body,
     /// Whether a gzip-coded response is decoded.
     pub decompress: bool,
+    /// The protocol that the connection is asked to change to (RFC 9110 §7.8).
+    pub upgrade: Option<HeaderValue>,
 }
 
 /// A response whose body may still be coming.
@@ -80,6 +82,17 @@ pub struct Response {
     pub body: Body,
     /// The backend's address.
     pub peer: Option<SocketAddr>,
+    /// The connection, when it speaks another protocol from here on: status 101.
+    pub switched: Option<Box<Switched>>,
+}
+
+/// A connection that has left HTTP behind.
+#[derive(Debug)]
+pub struct Switched {
+    /// The connection.
+    pub io: SharedIo,
+    /// What came on it behind the response's head.
+    pub read: Bytes,
 }
 
 impl Backend {
@@ -141,9 +154,18 @@ impl Backend {
             head.headers.insert(header::HOST, host);
         }
         cdn_loop::mark(&mut head.headers);
+        if let Some(protocol) = &request.upgrade {
+            head.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            head.headers.insert(header::UPGRADE, protocol.clone());
+        }
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let target = if self.config.path_prefix.is_empty() { path.to_owned() } else { format!("{}{path}", self.config.path_prefix) };
-        Ok(Prepared { head: wire::request_head(&head.method, &target, &head.headers), method: head.method.clone(), framing })
+        Ok(Prepared {
+            head: wire::request_head(&head.method, &target, &head.headers),
+            method: head.method.clone(),
+            framing,
+            upgrades: request.upgrade.is_some(),
+        })
     }
 
     /// `Host` for a request that has none: the URI's, else the backend's.
@@ -262,6 +284,11 @@ impl Backend {
             };
             match (arrived, &upload) {
                 (Ok(head), _) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                    if prepared.upgrades && writing.is_none() {
+                        let (io, read) = reader.into_parts();
+                        let switched = Some(Box::new(Switched { io, read: read.freeze() }));
+                        return Ok(Response { head, body: Body::empty(), peer, switched });
+                    }
                     return Err(Failed::answered(SendError::Protocol("unexpected 101 Switching Protocols".to_owned())));
                 }
                 (Ok(head), _) if head.status.is_informational() => {}
@@ -291,7 +318,7 @@ impl Backend {
             // The backend answers while the request is still going out: both go on, in a task.
             Some(writing) => relay(coming, writing),
         };
-        Ok(Response { head: response, body, peer })
+        Ok(Response { head: response, body, peer, switched: None })
     }
 }
 
@@ -300,6 +327,7 @@ struct Prepared {
     head: BytesMut,
     method: Method,
     framing: BodyFraming,
+    upgrades: bool,
 }
 
 /// A failed exchange; `unanswered`: not a byte came back, as when a pooled connection was stale.

@@ -10,6 +10,7 @@ pub mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::IntCounter;
@@ -19,7 +20,7 @@ use crate::config::targets::{Targets, Verdict};
 use crate::telemetry::Telemetry;
 
 use super::BuildError;
-pub use client::{Connector, Request, Response};
+pub use client::{Connector, Request, Response, Switched};
 pub use error::SendError;
 
 /// Idle connections kept for one backend.
@@ -27,6 +28,9 @@ const MAX_IDLE: usize = 256;
 
 /// Dynamic backends that are remembered, so that sandboxes that make the same share its connections.
 const MAX_SHARED: usize = 1024;
+
+/// How long a GRIP proxy may be silent on a client's connection.
+const HELD: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The name of all dynamic backends in metrics: guests choose theirs.
 const DYNAMIC: &str = "dynamic";
@@ -38,6 +42,8 @@ pub struct Backends {
     targets: Arc<Targets>,
     connector: Arc<Connector>,
     telemetry: Telemetry,
+    /// Speaks GRIP for the service, if there is one.
+    grip_proxy: Option<Arc<Backend>>,
 }
 
 /// A dynamic backend may not point where it would.
@@ -85,7 +91,13 @@ impl Backends {
             return Err(errors);
         }
         let targets = Arc::new(config.dynamic_targets.clone());
-        Ok(Self { by_name, shared: Mutex::default(), targets, connector: connector.clone(), telemetry: telemetry.clone() })
+        let grip_proxy = config.grip_proxy.map(|address| {
+            // It holds clients for as long as they stay, mostly in silence.
+            let settings =
+                config::Backend { first_byte_timeout: HELD, between_bytes_timeout: HELD, ..config::Backend::plain("grip-proxy", address) };
+            Arc::new(Backend::new(settings, "grip-proxy", None, None, connector, telemetry))
+        });
+        Ok(Self { grip_proxy, by_name, shared: Mutex::default(), targets, connector: connector.clone(), telemetry: telemetry.clone() })
     }
 
     /// A dynamic backend: one that was made before with the same name and settings, or a new one.
@@ -120,9 +132,20 @@ impl Backends {
         Ok(backend)
     }
 
+    /// The proxy that speaks GRIP with backends (Fastly calls it Fanout).
+    pub fn grip_proxy(&self) -> Option<&Arc<Backend>> {
+        self.grip_proxy.as_ref()
+    }
+
     /// The backend of that name.
     pub fn get(&self, name: &str) -> Option<&Arc<Backend>> {
         self.by_name.get(name)
+    }
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backend").field("name", &self.config.name).finish_non_exhaustive()
     }
 }
 
