@@ -48,6 +48,7 @@ fn load(name: &str) -> Bench {
         limits: Limits { sandboxes: SANDBOXES as u32, ..Limits::default() },
         environment: Environment::default(),
         dynamic_targets: Targets::default(),
+        backend_http2: false,
         grip_proxy: None,
         unknown_imports: UnknownImports::default(),
     };
@@ -73,7 +74,7 @@ impl Bench {
     fn request(&self) -> DownstreamRequest {
         let head = RequestHead { uri: "http://edge.test/".parse().expect("a URI"), ..RequestHead::default() };
         let id = "00000000-0000-4000-8000-000000000000".into();
-        let received = Received { raw_head: bytes::Bytes::new(), client: self.client.clone(), id };
+        let received = Received { raw_head: bytes::Bytes::new(), client: self.client.clone(), h2_fingerprint: None, id };
         DownstreamRequest { head, body: Body::empty(), received: Arc::new(received) }
     }
 

@@ -12,7 +12,7 @@ use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, Shut
 use pingora::services::background::{BackgroundService, background_service};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::{Config, ConfigError, HostConfig};
+use crate::config::{Config, ConfigError, HostConfig, HttpVersions};
 use crate::runtime::{Current, LoadError, Runtime, Snapshot, Waiting};
 use crate::server::admin::Admin;
 use crate::server::listener::Bound;
@@ -99,6 +99,13 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
         None => Config::bare(),
     };
     config.dynamic_targets = host.dynamic_targets.clone();
+    if host.backend_http2 {
+        config
+            .backends
+            .values_mut()
+            .filter(|backend| backend.http == HttpVersions::One)
+            .for_each(|backend| backend.http = HttpVersions::Either);
+    }
     config.grip_proxy = host.grip_proxy.or(config.grip_proxy);
     for note in &config.notes {
         tracing::warn!("{note}");
@@ -134,6 +141,7 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
         tracing::info!("metrics on http://{}/metrics", admin.address);
         server.add_service(admin.serve("admin", HttpServer::new_app(Admin { telemetry: telemetry.clone() }), 1));
     }
+    server.add_service(background_service("health checks", HealthChecks(current.clone())));
     server.add_service(background_service("drain", Drain { telemetry, current, limit: host.drain_timeout }));
     tracing::info!(service = name, "Listening on http://{address}");
     server.run(RunArgs { shutdown_signal: Box::new(Signals) });
@@ -195,6 +203,18 @@ impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
         either(&mut listen_for(SignalKind::terminate()), &mut listen_for(SignalKind::interrupt())).await;
         ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// Starts the health checks of static backends; they go on by themselves.
+struct HealthChecks(Arc<Current>);
+
+#[async_trait]
+impl BackgroundService for HealthChecks {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        self.0.pin().services.backends.start_checks();
+        // The tasks live on this service's threads.
+        drop(shutdown.wait_for(|stop| *stop).await);
     }
 }
 

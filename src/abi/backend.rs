@@ -1,9 +1,11 @@
 //! The record with which a guest describes a backend it makes.
 
+use std::time::Duration;
+
 use super::memory::GuestMemory;
 use super::status::{HostError, HostResult};
 use super::values::Lift;
-use crate::config::TlsVersion;
+use crate::config::{HealthCheck, TlsVersion};
 
 /// Bits of the mask that says which fields count.
 mod bits {
@@ -75,8 +77,40 @@ pub struct BackendRecord {
     pub pool: Option<[u32; 3]>,
     /// Whether IPv4 addresses are tried first.
     pub prefer_ipv4: bool,
-    /// Whether there are health checks.
-    pub healthcheck: bool,
+    /// How its health is found out.
+    pub healthcheck: Option<HealthCheck>,
+}
+
+/// `healthcheck_config` (56 bytes). A text that is empty is as in production; SDKs set everything else.
+fn healthcheck(ptr: u32, memory: &GuestMemory<'_>) -> HostResult<HealthCheck> {
+    memory.bytes(ptr, 56)?;
+    let number = |offset: u32| memory.u32(ptr + offset);
+    let text = |offset: u32| {
+        let length = number(offset + 4)?;
+        if length > MAX_NAME {
+            return Err(HostError::inval("a text of a health check is too long"));
+        }
+        let bytes = memory.bytes(number(offset)?, length)?;
+        let text = std::str::from_utf8(bytes).map_err(|_| HostError::inval("not UTF-8"))?;
+        Ok(Some(text.to_owned()).filter(|text| !text.is_empty()))
+    };
+    let millis = |offset: u32| Ok::<_, HostError>(Duration::from_millis(u64::from(number(offset)?) | u64::from(number(offset + 4)?) << 32));
+    let default = HealthCheck::default();
+    let check = HealthCheck {
+        interval: millis(0)?,
+        timeout: millis(8)?,
+        host: text(16)?,
+        method: text(24)?.unwrap_or(default.method),
+        path: text(32)?.unwrap_or(default.path),
+        expected: u16::try_from(number(40)?).map_err(|_| HostError::inval("the status of a health check"))?,
+        window: number(44)?,
+        threshold: number(48)?,
+        initial: number(52)?,
+    };
+    match check.fault() {
+        None => Ok(check),
+        Some(fault) => Err(HostError::inval(format!("the health check: {fault}"))),
+    }
 }
 
 impl Lift for BackendRecord {
@@ -134,7 +168,7 @@ impl Lift for BackendRecord {
             keepalive: if has(bits::KEEPALIVE) { Some([word(18)?, word(19)?, word(20)?, word(21)?, word(22)?]) } else { None },
             pool: if has(bits::POOLING_LIMITS) { Some([word(23)?, word(24)?, word(25)?]) } else { None },
             prefer_ipv4: has(bits::PREFER_IPV4),
-            healthcheck: has(bits::HEALTHCHECK),
+            healthcheck: if has(bits::HEALTHCHECK) { Some(healthcheck(word(26)?, memory)?) } else { None },
         })
     }
 }

@@ -199,9 +199,11 @@ impl From<SendError> for HostError {
             E::Incomplete(_) => Status::HttpIncomplete,
             E::RequestBody(_) => Status::HttpIncomplete,
             E::HeadTooLarge => Status::HttpHeadTooLarge,
-            E::Protocol(_) => Status::HttpInvalid,
+            E::H2 { .. } | E::Protocol(_) => Status::HttpInvalid,
             E::DnsTimeout(_)
             | E::Dns { .. }
+            | E::Unavailable(_)
+            | E::LimitReached(_)
             | E::Unroutable(_)
             | E::Refused(_)
             | E::Terminated(_)
@@ -224,11 +226,15 @@ pub struct ErrorDetail {
     pub tag: u32,
     /// The TLS alert, when one was received.
     pub tls_alert: Option<u8>,
+    /// What a resolver answered (RFC 1035 §4.1.1), when it is known.
+    pub dns_rcode: Option<u16>,
+    /// The HTTP/2 frame's type and the code in it, when that was the failure.
+    pub h2: Option<(u8, u32)>,
 }
 
 impl ErrorDetail {
     /// Nothing failed.
-    pub const OK: Self = Self { tag: 1, tls_alert: None };
+    pub const OK: Self = Self { tag: 1, tls_alert: None, dns_rcode: None, h2: None };
 }
 
 impl From<&SendError> for ErrorDetail {
@@ -238,6 +244,8 @@ impl From<&SendError> for ErrorDetail {
             E::DnsTimeout(_) => 2,
             E::Dns { .. } => 3,
             E::DestinationNotFound(_) => 4,
+            E::Unavailable(_) => 5,
+            E::LimitReached(_) => 10,
             E::Unroutable(_) => 6,
             E::Refused(_) => 7,
             E::Terminated(_) => 8,
@@ -252,28 +260,16 @@ impl From<&SendError> for ErrorDetail {
             E::RequestBody(_) | E::Internal(_) => 22,
             E::TlsAlert { .. } => 23,
             E::TlsProtocol(_) => 24,
+            E::H2 { .. } => 25,
         };
-        let tls_alert = match error {
-            E::TlsAlert { alert, .. } => Some(*alert),
-            E::DnsTimeout(_)
-            | E::Dns { .. }
-            | E::DestinationNotFound(_)
-            | E::Unroutable(_)
-            | E::Refused(_)
-            | E::Terminated(_)
-            | E::ConnectTimeout(_)
-            | E::TlsCertificate { .. }
-            | E::Incomplete(_)
-            | E::HeadTooLarge
-            | E::ResponseTimeout(_)
-            | E::Protocol(_)
-            | E::BadRequest(_)
-            | E::RequestBody(_)
-            | E::Internal(_)
-            | E::TlsConfiguration(_)
-            | E::TlsProtocol(_) => None,
-        };
-        Self { tag, tls_alert }
+        let mut detail = Self { tag, ..Self::OK };
+        match error {
+            E::TlsAlert { alert, .. } => detail.tls_alert = Some(*alert),
+            E::Dns { rcode, .. } => detail.dns_rcode = *rcode,
+            E::H2 { frame, code, .. } => detail.h2 = Some((*frame, *code)),
+            _ => {}
+        }
+        detail
     }
 }
 

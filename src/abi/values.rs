@@ -1,6 +1,7 @@
 //! The kinds of values hostcalls take and give. Each knows how many wasm parameters it is made of,
 //! how it is read from them and from guest memory, and how a result is stored.
 
+use std::net::IpAddr;
 use std::ops::Deref;
 
 use smallvec::SmallVec;
@@ -216,7 +217,7 @@ impl<T: AsRef<[u8]>> Lower for Buf<T> {
 }
 
 /// An IP address: 4 or 16 bytes for a buffer of 16, and the length.
-impl Lower for std::net::IpAddr {
+impl Lower for IpAddr {
     const SLOTS: usize = 2;
     fn lower(self, slots: &[u32], memory: &mut GuestMemory<'_>) -> HostResult<()> {
         let (ptr, written) = (slots[0], slots[1]);
@@ -314,13 +315,29 @@ impl<T: Lower> Lower for WithDetail<T> {
     fn lower(self, slots: &[u32], memory: &mut GuestMemory<'_>) -> HostResult<()> {
         // tag u32 @0, mask u32 @4, DNS rcode u16 @8, DNS info u16 @10, TLS alert u8 @12, h2 frame u8
         // @13, h2 code u32 @16. The mask says which optional fields are set.
+        // In comes a mask of the fields that the guest wants, out one of those that are there.
+        const RCODE: u32 = 2;
         const ALERT: u32 = 8;
+        const H2: u32 = 16;
         let ptr = slots[0];
+        let at = |offset| ptr.wrapping_add(offset);
+        let wanted = memory.u32(at(4))?;
+        let mut there = 0;
         memory.put_u32(ptr, self.detail.tag)?;
-        memory.put_u32(ptr.wrapping_add(4), if self.detail.tls_alert.is_some() { ALERT } else { 0 })?;
-        if let Some(alert) = self.detail.tls_alert {
-            memory.put(ptr.wrapping_add(12), &[alert])?;
+        if let Some(rcode) = self.detail.dns_rcode.filter(|_| wanted & RCODE != 0) {
+            memory.put(at(8), &rcode.to_le_bytes())?;
+            there |= RCODE;
         }
+        if let Some(alert) = self.detail.tls_alert.filter(|_| wanted & ALERT != 0) {
+            memory.put(at(12), &[alert])?;
+            there |= ALERT;
+        }
+        if let Some((frame, code)) = self.detail.h2.filter(|_| wanted & H2 != 0) {
+            memory.put(at(13), &[frame])?;
+            memory.put_u32(at(16), code)?;
+            there |= H2;
+        }
+        memory.put_u32(at(4), there)?;
         self.result?.lower(&slots[1..], memory)
     }
 }
@@ -344,6 +361,46 @@ impl Lower for DetailedSelect {
         let Self { detail, result, .. } = self;
         // The detail's slot, then those of the handles.
         WithDetail { detail, result }.lower(&[slots[0], slots[2], slots[3]], memory)
+    }
+}
+
+/// `inspect_info` (24 bytes) behind its mask: corp, workspace and client address, each by pointer and length.
+#[derive(Clone, Debug)]
+pub struct InspectRecord {
+    /// The address to take for the client's.
+    pub client: Option<IpAddr>,
+}
+
+impl Lift for InspectRecord {
+    const SLOTS: usize = 2;
+    fn lift(slots: &[u32], memory: &GuestMemory<'_>) -> HostResult<Self> {
+        const CORP: u32 = 2;
+        const WORKSPACE: u32 = 4;
+        const CLIENT: u32 = 8;
+        let (mask, ptr) = (slots[0], slots[1]);
+        memory.bytes(ptr, 24)?;
+        let field = |offset: u32| {
+            let length = memory.u32(ptr + offset + 4)?;
+            if length == 0 || length > MAX_STR {
+                return Err(HostError::inval("a field that is said to be there is empty or too long"));
+            }
+            memory.bytes(memory.u32(ptr + offset)?, length)
+        };
+        for (bit, offset) in [(CORP, 0), (WORKSPACE, 8)] {
+            if mask & bit != 0 {
+                std::str::from_utf8(field(offset)?).map_err(|_| HostError::inval("not UTF-8"))?;
+            }
+        }
+        if mask & CLIENT == 0 {
+            return Ok(Self { client: None });
+        }
+        let octets = field(16)?;
+        let client = match (<[u8; 4]>::try_from(octets), <[u8; 16]>::try_from(octets)) {
+            (Ok(v4), _) => IpAddr::from(v4),
+            (_, Ok(v6)) => IpAddr::from(v6),
+            _ => return Err(HostError::inval("an address has 4 or 16 bytes")),
+        };
+        Ok(Self { client: Some(client) })
     }
 }
 
@@ -452,7 +509,8 @@ mod tests {
     fn the_detail_is_written_when_the_call_fails() {
         let mut bytes = vec![0xee; 64];
         let mut memory = GuestMemory::new(&mut bytes);
-        let failed = WithDetail::<u32> { detail: ErrorDetail { tag: 23, tls_alert: Some(40) }, result: Err(HostError::none()) };
+        let failed =
+            WithDetail::<u32> { detail: ErrorDetail { tag: 23, tls_alert: Some(40), ..ErrorDetail::OK }, result: Err(HostError::none()) };
         assert!(failed.lower(&[8, 40], &mut memory).is_err());
         assert_eq!((memory.u32(8).expect("inside"), memory.u32(12).expect("inside")), (23, 8));
         assert_eq!(memory.bytes(20, 1).expect("inside"), [40]);

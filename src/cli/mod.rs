@@ -98,6 +98,10 @@ struct Serve {
     #[arg(long, value_name = "RULES", default_value = "public", env = "SIDELIGHT_DYNAMIC_BACKENDS")]
     dynamic_backends: Targets,
 
+    /// Speak HTTP/2 to https backends that offer it; production speaks HTTP/1.1 unless they are for gRPC.
+    #[arg(long, env = "SIDELIGHT_BACKEND_HTTP2")]
+    backend_http2: bool,
+
     /// Where a Pushpin takes HTTP, for programs that hand clients to Fanout.
     #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_GRIP_PROXY", value_parser = address)]
     grip_proxy: Option<SocketAddr>,
@@ -223,6 +227,10 @@ struct LimitArgs {
     /// Longest path and query, in bytes; more is 414.
     #[arg(long, value_name = "BYTES", default_value_t = 8192, env = "SIDELIGHT_MAX_URI", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     max_uri: u32,
+
+    /// Streams a client may have open on one HTTP/2 connection.
+    #[arg(long, value_name = "N", default_value_t = 100, env = "SIDELIGHT_H2_STREAMS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    h2_streams: u32,
 
     /// Time for a whole request head.
     #[arg(long, value_name = "TIME", default_value = "10s", env = "SIDELIGHT_HEAD_TIMEOUT", value_parser = humantime::parse_duration)]
@@ -361,6 +369,7 @@ fn host(serve: &Serve) -> Result<HostConfig, Exit> {
             },
             keep_resident: (limits.keep_resident as usize) << 10,
             uri: limits.max_uri as usize,
+            h2_streams: limits.h2_streams,
             head: (limits.max_head as usize) << 10,
             head_timeout: limits.head_timeout,
             idle_timeout: limits.idle_timeout,
@@ -375,6 +384,7 @@ fn host(serve: &Serve) -> Result<HostConfig, Exit> {
             staging: guest.staging,
         },
         dynamic_targets: serve.dynamic_backends.clone(),
+        backend_http2: serve.backend_http2,
         grip_proxy: serve.grip_proxy.or(serve.local_pushpin_proxy_port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))),
         unknown_imports: match serve.unknown_import_behavior {
             UnknownImport::LinkError => UnknownImports::LinkError,

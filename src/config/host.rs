@@ -27,6 +27,8 @@ pub struct HostConfig {
     pub environment: Environment,
     /// Where dynamic backends may point.
     pub dynamic_targets: Targets,
+    /// Whether https backends may choose HTTP/2 when they are not for gRPC.
+    pub backend_http2: bool,
     /// A Pushpin's HTTP address; it goes before the manifest's.
     pub grip_proxy: Option<SocketAddr>,
     /// An import that no host function answers: refuse the module, or trap when it is called.
@@ -105,6 +107,8 @@ pub struct Limits {
     pub uri: usize,
     /// Longest request head, in bytes; more is 431.
     pub head: usize,
+    /// Streams a client may have open on one HTTP/2 connection.
+    pub h2_streams: u32,
     /// Time for a whole request head, from its first byte.
     pub head_timeout: Duration,
     /// How long an idle keep-alive connection stays open.
@@ -126,6 +130,7 @@ impl Default for Limits {
             keep_resident: 2 << 20,
             uri: 8192,
             head: 128 << 10,
+            h2_streams: 100,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             client_timeout: Duration::from_secs(60),

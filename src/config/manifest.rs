@@ -10,6 +10,7 @@ use std::path::Path;
 use toml::Spanned;
 
 use super::diagnostics::{ConfigError, Problem};
+use super::facts::{ClientFacts, ComplianceRegion, Inspect, Product};
 
 /// The whole document.
 #[derive(Debug, Default, Deserialize)]
@@ -23,6 +24,96 @@ pub struct Manifest {
     /// What a local server serves with.
     #[serde(default)]
     pub local_server: LocalServer,
+    /// What only this host reads.
+    #[serde(default)]
+    pub sidelight: Sidelight,
+}
+
+/// `[sidelight]`: what no other tool has a place for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sidelight {
+    /// What `downstream_compliance_region` answers.
+    #[serde(default)]
+    pub compliance_region: ComplianceRegion,
+    /// What `has_…` answers.
+    #[serde(default)]
+    pub products: Vec<Product>,
+    /// `[[sidelight.clients]]`.
+    #[serde(default)]
+    pub clients: Vec<ClientFacts>,
+    /// `[sidelight.inspect]`.
+    #[serde(default)]
+    pub inspect: Option<Inspect>,
+    /// `[sidelight.backends.NAME]`: more about a backend of `local_server`.
+    #[serde(default)]
+    pub backends: BTreeMap<Spanned<String>, BackendOptions>,
+}
+
+/// `[sidelight.backends.NAME]`. What is left out is as in production.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendOptions {
+    /// Milliseconds; default 1000.
+    pub connect_timeout_ms: Option<u64>,
+    /// Milliseconds an idle connection is kept; default 600000.
+    pub keepalive_time_ms: Option<u64>,
+    /// Whether IPv6 addresses are tried first; default true.
+    pub prefer_ipv6: Option<bool>,
+    /// `1.2` or `1.3`.
+    pub tls_min_version: Option<Spanned<String>>,
+    /// `1.2` or `1.3`.
+    pub tls_max_version: Option<Spanned<String>>,
+    /// OpenSSL's cipher list, for TLS 1.2.
+    pub ciphers: Option<String>,
+    /// The name to send; empty sends none; default: `cert_host`.
+    pub sni: Option<String>,
+    /// Connections at once; default: no limit.
+    pub max_connections: Option<u32>,
+    /// Requests on one connection; default: no limit.
+    pub max_uses: Option<u32>,
+    /// Milliseconds after which a connection gets no more requests; default: no limit.
+    pub max_lifetime_ms: Option<u64>,
+    /// TCP keepalive; default: off.
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Active health check; default: none.
+    pub health_check: Option<Spanned<HealthCheck>>,
+}
+
+/// `tcp_keepalive`, in seconds.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcpKeepalive {
+    /// Silence before the first probe.
+    pub time: u32,
+    /// Time between probes.
+    pub interval: u32,
+    /// Probes without an answer that end the connection.
+    pub probes: u32,
+}
+
+/// `health_check`; defaults are production's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// Default GET.
+    pub method: Option<String>,
+    /// Default /.
+    pub path: Option<String>,
+    /// Default: as of any request.
+    pub host: Option<String>,
+    /// Default 200.
+    pub expected_status: Option<u16>,
+    /// Default 5.
+    pub window: Option<u32>,
+    /// Default 3.
+    pub threshold: Option<u32>,
+    /// Default 4.
+    pub initial: Option<u32>,
+    /// Default 15000.
+    pub interval_ms: Option<u64>,
+    /// Default 5000.
+    pub timeout_ms: Option<u64>,
 }
 
 /// `[local_server]`.
@@ -69,7 +160,7 @@ pub struct LocalServer {
     pub shielding_sites: Option<IgnoredAny>,
     /// Fastly-Key values to call valid.
     #[serde(default)]
-    pub fake_valid_fastly_keys: Option<IgnoredAny>,
+    pub fake_valid_fastly_keys: Vec<String>,
     /// A Pushpin that speaks GRIP.
     #[serde(default)]
     pub pushpin: Option<Pushpin>,
@@ -122,7 +213,7 @@ pub struct Backend {
     pub use_sni: Option<bool>,
     /// gRPC, which is HTTP/2 towards the backend.
     #[serde(default)]
-    pub grpc: Option<Spanned<bool>>,
+    pub grpc: Option<bool>,
     /// Milliseconds; default 15000.
     #[serde(default)]
     pub first_byte_timeout_ms: Option<u64>,

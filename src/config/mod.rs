@@ -5,6 +5,7 @@
 //! layer opens a socket or a store.
 
 pub mod diagnostics;
+pub mod facts;
 pub mod host;
 pub mod manifest;
 pub mod resolve;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use diagnostics::ConfigError;
+pub use facts::Facts;
 pub use host::HostConfig;
 pub use targets::Targets;
 
@@ -32,6 +34,8 @@ pub struct Config {
     pub dynamic_targets: Targets,
     /// A Pushpin's HTTP address, for programs that hand clients to Fanout.
     pub grip_proxy: Option<SocketAddr>,
+    /// What the platform knows of clients and of the service.
+    pub facts: Facts,
     /// Whether programs may hand WebSockets to backends.
     pub websockets: bool,
     /// Things in the manifest that load but have no effect yet; logged at start.
@@ -53,6 +57,8 @@ pub struct Backend {
     pub override_host: Option<String>,
     /// TLS settings, `None` for plain HTTP.
     pub tls: Option<BackendTls>,
+    /// What it is spoken to in.
+    pub http: HttpVersions,
     /// Time for name resolution, TCP and TLS together. Production's default is 1 s.
     pub connect_timeout: Duration,
     /// Time from the end of the request to the response head. Production's default is 15 s.
@@ -69,6 +75,8 @@ pub struct Backend {
     pub prefer_ipv6: bool,
     /// A fixed answer for `is_healthy`, as the manifest's `health` gives it.
     pub health: Health,
+    /// How its health is found out; it then goes before the fixed one.
+    pub check: Option<HealthCheck>,
     /// Whether a guest made it.
     pub dynamic: bool,
 }
@@ -83,6 +91,7 @@ impl Backend {
             path_prefix: String::new(),
             override_host: None,
             tls: None,
+            http: HttpVersions::One,
             connect_timeout: resolve::CONNECT_TIMEOUT,
             first_byte_timeout: resolve::FIRST_BYTE_TIMEOUT,
             between_bytes_timeout: resolve::BETWEEN_BYTES_TIMEOUT,
@@ -91,9 +100,84 @@ impl Backend {
             tcp_keepalive: TcpKeepalive::default(),
             prefer_ipv6: true,
             health: Health::Unknown,
+            check: None,
             dynamic: false,
         }
     }
+}
+
+/// An active health check. The defaults are production's (fastly:compute WIT, `healthcheck-options`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HealthCheck {
+    /// Of its requests.
+    pub method: String,
+    /// Of its requests; the backend's prefix goes in front.
+    pub path: String,
+    /// `Host` of its requests; `None`: as of any request.
+    pub host: Option<String>,
+    /// What a healthy backend answers.
+    pub expected: u16,
+    /// Checks that are remembered, at most 15.
+    pub window: u32,
+    /// How many of them must have gone well.
+    pub threshold: u32,
+    /// How many are taken as having gone well at first.
+    pub initial: u32,
+    /// Time from one to the next.
+    pub interval: Duration,
+    /// Time each may take.
+    pub timeout: Duration,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            host: None,
+            expected: 200,
+            window: 5,
+            threshold: 3,
+            initial: 4,
+            interval: Duration::from_secs(15),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl HealthCheck {
+    /// What is wrong with it, if something is.
+    pub fn fault(&self) -> Option<&'static str> {
+        const SECOND: Duration = Duration::from_secs(1);
+        if self.window == 0 || self.window > 15 {
+            return Some("its window must be 1 to 15");
+        }
+        if self.threshold > self.window || self.initial > self.window {
+            return Some("its threshold and initial must not be greater than its window");
+        }
+        if !(SECOND..=SECOND * 3600).contains(&self.interval) || self.timeout.is_zero() {
+            return Some("its interval must be one second to one hour, and its timeout more than nothing");
+        }
+        if !(100..1000).contains(&self.expected) {
+            return Some("its status is none");
+        }
+        if ::http::Method::from_bytes(self.method.as_bytes()).is_err() || !self.path.starts_with('/') {
+            return Some("its method must be one, and its path begin with a slash");
+        }
+        None
+    }
+}
+
+/// Versions of HTTP towards a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HttpVersions {
+    /// HTTP/1.1, as production speaks to backends.
+    #[default]
+    One,
+    /// HTTP/2 and nothing else, as gRPC needs: chosen by ALPN, or at once where there is no TLS.
+    Two,
+    /// With TLS, whichever of the two the backend prefers; without, HTTP/1.1.
+    Either,
 }
 
 /// Limits of the connections that are kept for a backend.

@@ -9,7 +9,10 @@ use ::http::Uri;
 use toml::Spanned;
 
 use super::diagnostics::{ConfigError, Problem};
-use super::{Backend, BackendTls, ClientCertificate, Config, Health, Pem, PoolLimits, Targets, TcpKeepalive, TlsVersion, manifest};
+use super::{
+    Backend, BackendTls, ClientCertificate, Config, Facts, Health, HealthCheck, HttpVersions, Pem, PoolLimits, Targets, TcpKeepalive,
+    TlsVersion, manifest,
+};
 
 /// Production's defaults for a backend (fastly:compute WIT, `backend` interface).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -30,13 +33,31 @@ impl Config {
         let manifest = manifest::Manifest::parse(text, file)?;
         let folder = file.parent().unwrap_or(Path::new("")).to_owned();
         let mut resolve = Resolve { folder, problems: Vec::new(), notes: Vec::new() };
-        let local = manifest.local_server;
+        let (local, more) = (manifest.local_server, manifest.sidelight);
         let mut backends = BTreeMap::new();
         for (name, backend) in &local.backends {
             if let Some(backend) = resolve.backend(name, backend) {
                 backends.insert(name.get_ref().clone(), backend);
             }
         }
+        for (name, options) in &more.backends {
+            match backends.get_mut(name.get_ref()) {
+                Some(backend) => resolve.options(backend, options),
+                None if local.backends.contains_key(name.get_ref().as_str()) => {}
+                None => resolve.problem(
+                    name,
+                    format!("there is no backend `{}`", name.get_ref()),
+                    "[sidelight.backends.NAME] adds to a [local_server.backends.NAME]",
+                ),
+            }
+        }
+        let facts = Facts {
+            compliance_region: more.compliance_region,
+            products: more.products,
+            fastly_keys: local.fake_valid_fastly_keys.clone(),
+            clients: more.clients,
+            inspect: more.inspect,
+        };
         resolve.note_unsupported(&local);
         if !resolve.problems.is_empty() {
             resolve.problems.sort_by_key(|p| p.span.as_ref().map(|s| s.start));
@@ -52,6 +73,7 @@ impl Config {
                 let port = pushpin.proxy_port.map_or(GRIP_PROXY_PORT, |port| *port.get_ref());
                 SocketAddr::from(([127, 0, 0, 1], port))
             }),
+            facts,
             websockets: local.websockets_passthrough.is_none_or(|switch| switch.enable),
             notes: resolve.notes,
         })
@@ -65,6 +87,7 @@ impl Config {
             backends: BTreeMap::new(),
             dynamic_targets: Targets::default(),
             grip_proxy: None,
+            facts: Facts::default(),
             websockets: true,
             notes: Vec::new(),
         }
@@ -108,10 +131,6 @@ impl Resolve {
                 Health::Unknown
             }
         });
-        if let Some(grpc) = from.grpc.as_ref().filter(|grpc| *grpc.get_ref()) {
-            let _ = grpc;
-            self.notes.push(format!("backend `{}`: grpc is not supported yet; requests go out as HTTP/1.1", name.get_ref()));
-        }
         let ca = self.pems(from.ca_certificate.as_ref());
         let client = self.client_certificate(name, from.client_certificate.as_ref());
         let (tls, host, port, path_prefix) = url?;
@@ -142,6 +161,7 @@ impl Resolve {
                 ca,
                 client,
             }),
+            http: if from.grpc.unwrap_or(false) { HttpVersions::Two } else { HttpVersions::One },
             connect_timeout: CONNECT_TIMEOUT,
             first_byte_timeout: from.first_byte_timeout_ms.map_or(FIRST_BYTE_TIMEOUT, Duration::from_millis),
             between_bytes_timeout: from.between_bytes_timeout_ms.map_or(BETWEEN_BYTES_TIMEOUT, Duration::from_millis),
@@ -150,8 +170,64 @@ impl Resolve {
             tcp_keepalive: TcpKeepalive::default(),
             prefer_ipv6: true,
             health,
+            check: None,
             dynamic: false,
         })
+    }
+
+    /// What `[sidelight.backends.NAME]` adds.
+    fn options(&mut self, backend: &mut Backend, from: &manifest::BackendOptions) {
+        let millis = |given: Option<u64>, default: Duration| given.map_or(default, Duration::from_millis);
+        backend.connect_timeout = millis(from.connect_timeout_ms, backend.connect_timeout);
+        backend.keepalive_time = millis(from.keepalive_time_ms, backend.keepalive_time);
+        backend.prefer_ipv6 = from.prefer_ipv6.unwrap_or(backend.prefer_ipv6);
+        backend.pool = PoolLimits {
+            connections: from.max_connections.unwrap_or_default(),
+            uses: from.max_uses.unwrap_or_default(),
+            lifetime: millis(from.max_lifetime_ms, Duration::ZERO),
+        };
+        if let Some(manifest::TcpKeepalive { time, interval, probes }) = from.tcp_keepalive {
+            backend.tcp_keepalive = TcpKeepalive { enabled: true, time, interval, probes };
+        }
+        let (min, max) = (self.version(from.tls_min_version.as_ref()), self.version(from.tls_max_version.as_ref()));
+        if let Some(tls) = &mut backend.tls {
+            tls.min = min.unwrap_or(tls.min);
+            tls.max = max.unwrap_or(tls.max);
+            tls.ciphers = from.ciphers.clone();
+            if let Some(sni) = &from.sni {
+                tls.sni = Some(sni.clone()).filter(|sni| !sni.is_empty());
+            }
+        }
+        if let Some(given) = &from.health_check {
+            let (check, default) = (given.get_ref(), HealthCheck::default());
+            let check = HealthCheck {
+                method: check.method.clone().unwrap_or(default.method),
+                path: check.path.clone().unwrap_or(default.path),
+                host: check.host.clone(),
+                expected: check.expected_status.unwrap_or(default.expected),
+                window: check.window.unwrap_or(default.window),
+                threshold: check.threshold.unwrap_or(default.threshold),
+                initial: check.initial.unwrap_or(default.initial),
+                interval: millis(check.interval_ms, default.interval),
+                timeout: millis(check.timeout_ms, default.timeout),
+            };
+            if let Some(fault) = check.fault() {
+                self.problem(given, format!("this health check cannot work: {fault}"), "what is left out is as in production");
+            }
+            backend.check = Some(check);
+        }
+    }
+
+    fn version(&mut self, given: Option<&Spanned<String>>) -> Option<TlsVersion> {
+        let given = given?;
+        match given.get_ref().as_str() {
+            "1.2" => Some(TlsVersion::V1_2),
+            "1.3" => Some(TlsVersion::V1_3),
+            other => {
+                self.problem(given, format!("`{other}` is no version of TLS that this host speaks"), "\"1.2\" or \"1.3\"");
+                None
+            }
+        }
     }
 
     /// TLS or not, host, port, path prefix.
@@ -241,7 +317,6 @@ impl Resolve {
             ("geolocation", local.geolocation.is_some()),
             ("device_detection", local.device_detection.is_some()),
             ("shielding_sites", local.shielding_sites.is_some()),
-            ("fake_valid_fastly_keys", local.fake_valid_fastly_keys.is_some()),
         ];
         for (key, _) in given.iter().filter(|(_, given)| *given) {
             self.notes.push(format!("local_server.{key} is not supported yet and has no effect"));

@@ -25,7 +25,8 @@ fn is_dynamic(sandbox: &mut Sandbox, name: Str) -> HostResult<bool> {
 
 /// 0 unknown, 1 healthy, 2 unhealthy.
 fn is_healthy(sandbox: &mut Sandbox, name: Str) -> HostResult<u32> {
-    Ok(match find(sandbox, &name)?.health {
+    let backend = sandbox.backend(name.text()?).ok_or_else(|| HostError::inval("no backend of that name"))?;
+    Ok(match backend.health() {
         config::Health::Unknown => 0,
         config::Health::Healthy => 1,
         config::Health::Unhealthy => 2,
@@ -91,7 +92,7 @@ fn get_tcp_keepalive_time(sandbox: &mut Sandbox, name: Str) -> HostResult<u32> {
 pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("exists", exists);
     m.call("is_dynamic", is_dynamic);
-    m.call_partial("is_healthy", "the manifest's fixed health; there are no health checks yet", is_healthy);
+    m.call("is_healthy", is_healthy);
     m.call("get_host", get_host);
     m.call("get_override_host", get_override_host);
     m.call("get_port", get_port);

@@ -1,6 +1,7 @@
 //! `fastly_compute_runtime`: what the guest has used, and which products its service has.
 
 use crate::abi::{HostResult, Registrar};
+use crate::config::facts::Product;
 use crate::sandbox::Sandbox;
 
 const MIB: usize = 1 << 20;
@@ -15,15 +16,22 @@ fn get_heap_mib(sandbox: &mut Sandbox) -> HostResult<u32> {
     Ok(u32::try_from(sandbox.meter.memory().div_ceil(MIB)).unwrap_or(u32::MAX))
 }
 
-fn no_product(_: &mut Sandbox) -> HostResult<bool> {
-    Ok(false)
+fn has_domain_inspector(sandbox: &mut Sandbox) -> HostResult<bool> {
+    Ok(sandbox.config.facts.products.contains(&Product::DomainInspector))
+}
+
+fn has_image_optimizer(sandbox: &mut Sandbox) -> HostResult<bool> {
+    Ok(sandbox.config.facts.products.contains(&Product::ImageOptimizer))
+}
+
+fn has_origin_inspector(sandbox: &mut Sandbox) -> HostResult<bool> {
+    Ok(sandbox.config.facts.products.contains(&Product::OriginInspector))
 }
 
 pub(super) fn module(m: &mut Registrar<'_>) {
-    const NO_PRODUCTS: &str = "no product can be enabled yet: always false";
     m.call("get_vcpu_ms", get_vcpu_ms);
     m.call("get_heap_mib", get_heap_mib);
-    m.call_partial("has_domain_inspector", NO_PRODUCTS, no_product);
-    m.call_partial("has_image_optimizer", NO_PRODUCTS, no_product);
-    m.call_partial("has_origin_inspector", NO_PRODUCTS, no_product);
+    m.call("has_domain_inspector", has_domain_inspector);
+    m.call("has_image_optimizer", has_image_optimizer);
+    m.call("has_origin_inspector", has_origin_inspector);
 }

@@ -11,7 +11,7 @@ use super::{client, heads};
 use crate::abi::backend::BackendRecord;
 use crate::abi::fields::{parse_name, parse_value};
 use crate::abi::status::ErrorDetail;
-use crate::abi::values::{CacheOverrideRecord, Digest16, Handles};
+use crate::abi::values::{CacheOverrideRecord, Digest16, Handles, InspectRecord};
 use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, WithDetail};
 use crate::config::{self, resolve};
 use crate::http::Body;
@@ -265,9 +265,6 @@ fn register_dynamic_backend(sandbox: &mut Sandbox, name: Str, target: Str, recor
     if record.override_host.as_ref().is_some_and(|host| HeaderValue::from_str(host).is_err()) {
         return Err(HostError::inval("the host to set is no header value"));
     }
-    if record.grpc || record.healthcheck {
-        return Err(HostError::unsupported("gRPC and health checks of dynamic backends"));
-    }
     if record.client.is_some() {
         // There are no secrets yet, so this is the handle of none.
         return Err(BadHandle.into());
@@ -304,6 +301,7 @@ fn settings(name: String, host: String, port: u16, record: BackendRecord) -> con
         path_prefix: String::new(),
         override_host: record.override_host,
         tls,
+        http: if record.grpc { config::HttpVersions::Two } else { config::HttpVersions::One },
         connect_timeout: millis(record.connect_timeout, resolve::CONNECT_TIMEOUT),
         first_byte_timeout: millis(record.first_byte_timeout, resolve::FIRST_BYTE_TIMEOUT),
         between_bytes_timeout: millis(record.between_bytes_timeout, resolve::BETWEEN_BYTES_TIMEOUT),
@@ -312,6 +310,7 @@ fn settings(name: String, host: String, port: u16, record: BackendRecord) -> con
         tcp_keepalive: config::TcpKeepalive { enabled: enabled != 0, time, interval, probes },
         prefer_ipv6: !record.prefer_ipv4,
         health: config::Health::Unknown,
+        check: record.healthcheck,
         dynamic: true,
     }
 }
@@ -434,6 +433,14 @@ fn downstream_tls_ja3_md5(sandbox: &mut Sandbox) -> HostResult<Digest16> {
     client::ja3(&sandbox.received)
 }
 
+fn downstream_client_h2_fingerprint(sandbox: &mut Sandbox) -> HostResult<Buf<String>> {
+    client::h2_fingerprint(&sandbox.received)
+}
+
+fn downstream_client_oh_fingerprint(sandbox: &mut Sandbox) -> HostResult<Buf<String>> {
+    client::oh_fingerprint(&sandbox.received)
+}
+
 fn original_header_count(sandbox: &mut Sandbox) -> HostResult<u32> {
     Ok(field_names(&sandbox.received.raw_head).count() as u32)
 }
@@ -442,20 +449,42 @@ fn original_header_names_get(sandbox: &mut Sandbox) -> HostResult<Paged> {
     Ok(Paged::new(field_names(&sandbox.received.raw_head)))
 }
 
-fn no(_: &mut Sandbox) -> HostResult<bool> {
-    Ok(false)
+fn downstream_client_ddos_detected(sandbox: &mut Sandbox) -> HostResult<bool> {
+    Ok(client::ddos(sandbox, &sandbox.received))
 }
 
-fn no_text(_: &mut Sandbox) -> HostResult<Buf<&'static str>> {
-    Err(HostError::none())
+fn downstream_compliance_region(sandbox: &mut Sandbox) -> HostResult<Buf<&'static str>> {
+    Ok(client::region(sandbox))
+}
+
+fn fastly_key_is_valid(sandbox: &mut Sandbox) -> HostResult<bool> {
+    Ok(client::has_valid_key(sandbox, &sandbox.received))
+}
+
+/// What the Next-Gen WAF says of a request, as JSON; here that is what the manifest says.
+fn inspect(sandbox: &mut Sandbox, request: Request, body: BodyHandle, info: InspectRecord) -> HostResult<Buf<String>> {
+    let head = &sandbox.requests.get(request)?.head;
+    let path = head.uri.path().to_owned();
+    sandbox.body(body)?;
+    let Some(inspect) = &sandbox.config.facts.inspect else {
+        return Err(HostError::unsupported("there is no Next-Gen WAF: [sidelight.inspect] has its answers"));
+    };
+    let address = info.client.unwrap_or(sandbox.received.client.address.ip());
+    let verdict = inspect.judge(address, &path);
+    let answer = serde_json::json!({
+        "waf_response": verdict.response,
+        "redirect_url": verdict.redirect_url,
+        "tags": verdict.tags,
+        "verdict": verdict.verdict,
+        "decision_ms": 0,
+    });
+    Ok(Buf(answer.to_string()))
 }
 
 pub(super) fn module(m: &mut Registrar<'_>) {
     heads::declare::<GuestRequest>(m);
     const NO_CACHE: &str = "kept, but there is no cache yet that heeds it";
     const UNCACHED: &str = "there is no cache yet: always asks the backend";
-    const NOT_COMPUTED: &str = "not computed yet: always NONE";
-    const NOT_YET: &str = "not available yet";
     m.call("body_downstream_get", body_downstream_get);
     m.call("method_get", method_get);
     m.call("method_set", method_set);
@@ -486,7 +515,7 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("downstream_client_ip_addr", downstream_client_ip_addr);
     m.call("downstream_server_ip_addr", downstream_server_ip_addr);
     m.call("downstream_client_request_id", downstream_client_request_id);
-    m.call_partial("downstream_client_ddos_detected", "nothing is analysed yet: always false", no);
+    m.call("downstream_client_ddos_detected", downstream_client_ddos_detected);
     m.call("downstream_tls_cipher_openssl_name", downstream_tls_cipher_openssl_name);
     m.call("downstream_tls_protocol", downstream_tls_protocol);
     m.call("downstream_tls_client_hello", downstream_tls_client_hello);
@@ -494,16 +523,20 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("downstream_tls_client_cert_verify_result", downstream_tls_client_cert_verify_result);
     m.call("downstream_tls_ja4", downstream_tls_ja4);
     m.call("downstream_tls_ja3_md5", downstream_tls_ja3_md5);
-    m.call_partial("downstream_client_h2_fingerprint", NOT_COMPUTED, no_text);
-    m.call_partial("downstream_client_oh_fingerprint", NOT_COMPUTED, no_text);
-    m.call_partial("downstream_compliance_region", NOT_COMPUTED, no_text);
-    m.call_partial("fastly_key_is_valid", "no Fastly-Key can be configured yet: always false", no);
+    m.call("downstream_client_h2_fingerprint", downstream_client_h2_fingerprint);
+    m.call_partial("downstream_client_oh_fingerprint", client::OH_IS_OURS, downstream_client_oh_fingerprint);
+    m.call("downstream_compliance_region", downstream_compliance_region);
+    m.call("fastly_key_is_valid", fastly_key_is_valid);
     m.call("original_header_count", original_header_count);
     m.call("original_header_names_get", original_header_names_get);
 
-    m.call_partial("register_dynamic_backend", "no client certificates, gRPC or health checks yet", register_dynamic_backend);
-    m.unsupported("inspect", 7, NOT_YET);
-    m.unsupported("on_behalf_of", 3, NOT_YET);
+    m.call_partial(
+        "register_dynamic_backend",
+        "no client certificates yet: their keys are secrets, and there is no secret store",
+        register_dynamic_backend,
+    );
+    m.call("inspect", inspect);
+    m.unsupported("on_behalf_of", 3, "uses the cache of another service: there is no cache yet, and no SDK calls it");
     m.call("redirect_to_grip_proxy", redirect_to_grip_proxy);
     m.call("redirect_to_grip_proxy_v2", redirect_to_grip_proxy_v2);
     m.call("redirect_to_websocket_proxy", redirect_to_websocket_proxy);

@@ -2,7 +2,7 @@
 
 use crate::abi::Registrar;
 
-const WHY: &str = "not available yet";
+const WHY: &str = "deprecated; comes with device detection";
 
 pub(super) fn module(m: &mut Registrar<'_>) {
     m.unsupported("parse", 14, WHY);

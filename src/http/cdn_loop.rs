@@ -18,7 +18,8 @@ pub fn is_loop(headers: &HeaderMap) -> bool {
     passes(headers) >= MAX_PASSES
 }
 
-fn passes(headers: &HeaderMap) -> usize {
+/// How often a request has passed here.
+pub fn passes(headers: &HeaderMap) -> usize {
     let infos = headers.get_all(&CDN_LOOP).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     infos.filter(|info| info.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(NAME)).count()
 }

@@ -225,7 +225,11 @@ impl UniqueID for TlsIo {
     }
 }
 
-impl Ssl for TlsIo {}
+impl Ssl for TlsIo {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        (self.session().alpn_protocol()? == b"h2").then_some(ALPN::H2)
+    }
+}
 
 impl GetTimingDigest for TlsIo {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {

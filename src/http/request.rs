@@ -3,12 +3,13 @@
 
 use ::http::header;
 use ::http::{HeaderMap, Method, Uri, Version};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use httparse::Status;
 use tokio::io::AsyncRead;
 
 pub use super::message::ReadError;
 
+use super::h2_fingerprint::PREFACE;
 use super::head::RequestHead;
 use super::message::{HEAD_READ, Lines, MAX_FIELDS, MessageReader, State, fields_of, lines_of, malformed, names};
 
@@ -45,6 +46,21 @@ impl<R: AsyncRead + Unpin> RequestReader<R> {
     /// Whether something of the next request is here.
     pub fn has_begun(&self) -> bool {
         !self.message.is_empty()
+    }
+
+    /// Whether what is here may be the beginning of HTTP/2 (RFC 9113 §3.4), and not all of it.
+    pub fn may_be_preface(&self) -> bool {
+        self.message.buffer.len() < PREFACE.len() && PREFACE.starts_with(&self.message.buffer)
+    }
+
+    /// Whether this is HTTP/2.
+    pub fn is_preface(&self) -> bool {
+        self.message.buffer.starts_with(PREFACE)
+    }
+
+    /// The connection, and what has been read of it and not been used.
+    pub fn into_parts(self) -> (R, BytesMut) {
+        self.message.into_parts()
     }
 
     /// Waits for bytes.

@@ -67,8 +67,10 @@ pub enum CertificateCheck {
 /// What does not change about a request from a client, whatever the guest makes of its head.
 #[derive(Debug)]
 pub struct Received {
-    /// The head as it came.
+    /// The head as it came; of HTTP/2 in the form of HTTP/1.1, its target absolute.
     pub raw_head: Bytes,
+    /// The fingerprint of the client's HTTP/2, if that is what it speaks.
+    pub h2_fingerprint: Option<Arc<str>>,
     /// Who asks.
     pub client: Arc<Client>,
     /// Names this request in logs, traces and error answers: a UUID.

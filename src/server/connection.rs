@@ -1,4 +1,4 @@
-//! One client connection: HTTP/1.1 requests, one after another.
+//! One client connection: HTTP/1.1 requests, one after another, or HTTP/2, which `h2` serves.
 //!
 //! [`RequestReader`] reads and parses, [`wire`] writes. Both directions of one request are driven from
 //! this task, the guest runs in another.
@@ -9,31 +9,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
-use ::http::uri::{Authority, PathAndQuery, Scheme};
-use ::http::{Method, Uri, Version};
+use ::http::{Method, Version};
 use bytes::{Bytes, BytesMut};
 use pingora::prelude::timeout;
-use pingora::protocols::Stream;
 use pingora::protocols::http::date::get_cached_date;
+use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Edge;
-use super::handoff;
+use super::exchange::{self, Answered, Answering};
 use super::respond::Failure;
 use super::upload::{self, Upload, Writer};
+use super::{Edge, h2, handoff};
 use crate::http::framing::{self, BodyFraming};
 use crate::http::io::SharedIo;
 use crate::http::request::{ReadError, RequestLine, RequestReader};
-use crate::http::{Body, RequestHead, cdn_loop, wire};
-use crate::runtime::{Outcome, Unserved};
-use crate::sandbox::{Client, ClientTls, DownstreamRequest, DownstreamResponse, HandOff, Received, Reply};
+use crate::http::{Body, RequestHead, wire};
+use crate::sandbox::{Client, ClientTls, DownstreamRequest, DownstreamResponse, HandOff, Received};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
 
 /// How much of a response is gathered before its head is written, so that a short one gets a
 /// length.
-const SETTLE: usize = 64 << 10;
+pub(super) const SETTLE: usize = 64 << 10;
 
 /// Time and bytes to take what a client still sends after the last answer, so that it can read that
 /// answer before it sees the connection reset.
@@ -45,11 +43,17 @@ pub async fn serve(edge: &Arc<Edge>, stream: Stream, tls: Option<ClientTls>, mut
     let _open = Held::new(&edge.telemetry.metrics.connections);
     let Some(client) = client_of(&stream, tls) else { return };
     let client = Arc::new(client);
+    if stream.selected_alpn_proto() == Some(ALPN::H2) {
+        h2::serve(edge, Bytes::new(), stream, client, shutdown).await;
+        return;
+    }
+    let plain = client.tls.is_none();
     let io = SharedIo::new(stream);
     let mut reader = RequestReader::new(io.clone());
     let mut patience = edge.limits.head_timeout;
+    let mut first = true;
     loop {
-        if !reader.has_begun() {
+        while !reader.has_begun() || (first && plain && reader.may_be_preface()) {
             let arrived = tokio::select! {
                 biased;
                 read = timeout(patience, reader.arrive()) => matches!(read, Ok(Ok(()))),
@@ -59,6 +63,12 @@ pub async fn serve(edge: &Arc<Edge>, stream: Stream, tls: Option<ClientTls>, mut
                 return;
             }
         }
+        if first && plain && reader.is_preface() {
+            let (io, read) = reader.into_parts();
+            h2::serve(edge, read.freeze(), io, client, shutdown).await;
+            return;
+        }
+        first = false;
         let exchange = Exchange { edge, io: &io, client: &client, stopping: *shutdown.borrow() };
         match exchange.run(&mut reader).await {
             Next::Keep => reader.begin(),
@@ -72,7 +82,7 @@ pub async fn serve(edge: &Arc<Edge>, stream: Stream, tls: Option<ClientTls>, mut
     }
 }
 
-async fn stopping(shutdown: &mut ShutdownWatch) {
+pub(super) async fn stopping(shutdown: &mut ShutdownWatch) {
     // An error means that the server is gone: that too is the end.
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
@@ -117,12 +127,6 @@ enum Next {
     Gone,
 }
 
-/// What a guest gave the client.
-enum Answered {
-    Response(DownstreamResponse),
-    HandOff(Box<HandOff>),
-}
-
 /// What became of an answer.
 enum Responded {
     /// It is out, and the connection may be of more use.
@@ -160,8 +164,7 @@ impl Exchange<'_> {
         };
         let begun = clock::now();
         let _in_flight = Held::new(&self.edge.telemetry.metrics.requests_in_flight);
-        let id: Arc<str> = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned().into();
-        let mut asked = Asked { method: Method::GET, version: Version::HTTP_11, keep: AtomicBool::new(false), id };
+        let mut asked = Asked { method: Method::GET, version: Version::HTTP_11, keep: AtomicBool::new(false), id: exchange::id() };
         let writer = Writer::new(self.io.clone());
         let head = match read {
             Ok(Ok(line)) => self.head(line, &mut asked),
@@ -187,30 +190,12 @@ impl Exchange<'_> {
     }
 
     /// Checks a head and makes it what the guest sees.
-    fn head(&self, mut line: RequestLine, asked: &mut Asked) -> Result<(RequestHead, Bytes), Failure> {
+    fn head(&self, line: RequestLine, asked: &mut Asked) -> Result<(RequestHead, Bytes), Failure> {
         *asked.keep.get_mut() = line.persistent && !self.stopping;
         asked.method = line.method.clone();
         asked.version = line.version;
-        if line.target.path().len() + line.target.query().map_or(0, str::len) > self.edge.limits.uri {
-            return Err(Failure::UriTooLong);
-        }
-        if line.method == Method::CONNECT {
-            return Err(Failure::NotAllowed);
-        }
-        if cdn_loop::is_loop(&line.headers) {
-            return Err(Failure::Loop);
-        }
-        let scheme = if self.client.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-        let uri = absolute(&mut line, scheme, self.client.server)?;
-        let websocket = framing::websocket(&line.headers).filter(|_| line.version == Version::HTTP_11);
-        framing::strip_hop_by_hop(&mut line.headers);
-        if let Some(protocol) = websocket {
-            // Programs look for this to hand the client to a backend.
-            line.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-            line.headers.insert(header::UPGRADE, protocol);
-        }
-        let head = RequestHead { method: line.method, uri, version: line.version, headers: line.headers, ..RequestHead::default() };
-        Ok((head, line.raw))
+        let raw = line.raw.clone();
+        Ok((exchange::head(self.edge, self.client, line)?, raw))
     }
 
     /// Runs the guest and writes its answer, or ours.
@@ -226,7 +211,7 @@ impl Exchange<'_> {
             head.headers.remove(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let (upload, body) = self.upload(reader, expects_continue);
         let begun = upload.as_ref().map(Upload::begun);
-        let received = Arc::new(Received { raw_head, client: self.client.clone(), id: asked.id.clone() });
+        let received = Arc::new(Received { raw_head, client: self.client.clone(), h2_fingerprint: None, id: asked.id.clone() });
         let request = DownstreamRequest { head, body, received: received.clone() };
         let responded = self.beside(upload, reader, writer, asked, self.respond(asked, request, writer)).await;
         let whole = match responded {
@@ -332,45 +317,23 @@ impl Exchange<'_> {
         Next::Gone
     }
 
-    /// Has the request answered and writes the answer.
+    /// Has the request answered and writes the answer; informational heads go out on the way to it.
     async fn respond(&self, asked: &Asked, request: DownstreamRequest, writer: &Writer) -> Responded {
-        let response = match self.reply(asked, request, writer).await {
-            Ok(Answered::Response(response)) => response,
-            Ok(Answered::HandOff(handed)) => return Responded::HandOff(handed),
-            Err(unserved) => {
-                if let Unserved::Ended(Outcome::Finished) = unserved {
-                    tracing::warn!(target: "sidelight::guest", request_id = &*asked.id, "guest ended without sending a response");
-                }
-                Failure::of(&unserved).answer(&asked.id)
-            }
-        };
-        if self.write(asked, response, writer).await { Responded::Whole } else { Responded::Broken }
-    }
-
-    /// The final reply; informational heads go out on the way to it.
-    async fn reply(&self, asked: &Asked, request: DownstreamRequest, writer: &Writer) -> Result<Answered, Unserved> {
-        let mut serving = self.edge.runtime.serve(self.edge.current.pin(), request).await?;
-        loop {
-            match serving.reply().await? {
-                Reply::Final(response) => return Ok(Answered::Response(response)),
-                Reply::HandOff(handed) => return Ok(Answered::HandOff(handed)),
+        let mut answering = Answering::begin(self.edge, &asked.id, request).await;
+        let response = loop {
+            match answering.next().await {
+                Answered::Response(response) => break response,
+                Answered::HandOff(handed) => return Responded::HandOff(handed),
                 // RFC 9110 §15.2: a client of HTTP/1.0 would not understand it.
-                Reply::Early(_) if asked.version != Version::HTTP_11 => {}
-                Reply::Early(mut head) => {
-                    framing::strip_hop_by_hop(&mut head.headers);
-                    head.headers.remove(header::CONTENT_LENGTH);
+                Answered::Early(_) if asked.version != Version::HTTP_11 => {}
+                Answered::Early(head) => {
                     let head = wire::response_head(head.status, &head.headers);
                     // A client that is gone shows when the answer is written.
                     drop(writer.send_early(&head, self.edge.limits.client_timeout).await);
                 }
-                Reply::Failed { error, edits } => {
-                    tracing::warn!(target: "sidelight::guest", request_id = &*asked.id, %error, "the backend's response was for the client");
-                    let mut answer = Failure::of_backend(&error).answer(&asked.id);
-                    edits.into_iter().for_each(|edit| edit.apply(&mut answer.head.headers));
-                    return Ok(Answered::Response(answer));
-                }
             }
-        }
+        };
+        if self.write(asked, response, writer).await { Responded::Whole } else { Responded::Broken }
     }
 
     /// Writes a response. False when the connection is of no more use.
@@ -408,41 +371,4 @@ impl Exchange<'_> {
         }
         written.is_ok() && keep
     }
-}
-
-/// The absolute URI of a request, as the guest sees it (RFC 9112 §3.3). `Host` must be there and
-/// well-formed; an absolute target wins over it.
-fn absolute(head: &mut RequestLine, scheme: Scheme, server: SocketAddr) -> Result<Uri, Failure> {
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => Some(
-            host.to_str()
-                .ok()
-                .and_then(|host| host.parse::<Authority>().ok())
-                .filter(|host| !host.as_str().contains('@'))
-                .ok_or(Failure::BadRequest)?,
-        ),
-        (None, _) if head.version == Version::HTTP_11 => return Err(Failure::BadRequest),
-        (None, _) => None,
-        (Some(_), Some(_)) => return Err(Failure::BadRequest),
-    };
-    let mut parts = std::mem::take(&mut head.target).into_parts();
-    let authority = match (parts.authority.take(), host) {
-        (Some(authority), _) => {
-            let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::BadRequest)?;
-            head.headers.insert(header::HOST, value);
-            authority
-        }
-        (None, Some(host)) => host,
-        (None, None) => server.to_string().parse().map_err(|_| Failure::BadRequest)?,
-    };
-    let path = match parts.path_and_query.take() {
-        Some(path) if path.as_str().starts_with('/') => path,
-        Some(path) if path.as_str().is_empty() => PathAndQuery::from_static("/"),
-        Some(path) if path.as_str() == "*" && head.method == Method::OPTIONS => PathAndQuery::from_static("/"),
-        Some(path) if path.as_str().starts_with('?') => format!("/{path}").parse().map_err(|_| Failure::BadRequest)?,
-        None => PathAndQuery::from_static("/"),
-        Some(_) => return Err(Failure::BadRequest),
-    };
-    Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().map_err(|_| Failure::BadRequest)
 }

@@ -8,6 +8,8 @@
 
 pub mod admin;
 pub mod connection;
+pub mod exchange;
+pub mod h2;
 pub mod handoff;
 pub mod listener;
 pub mod respond;

@@ -87,7 +87,7 @@ impl Secure {
             Some(clients) => builder.with_client_cert_verifier(clients.clone()),
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName(keys)));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self { edge, config: Arc::new(config), clients })
     }
 

@@ -1,7 +1,7 @@
 //! Every metric of the program, declared once with its help text.
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// All metric families. Labels are closed sets, except `backend`, which is bounded by the manifest.
 pub struct Metrics {
@@ -34,6 +34,8 @@ pub struct Metrics {
     pub backend_requests: IntCounterVec,
     /// Connections to backends: new or reused.
     pub backend_connections: IntCounterVec,
+    /// Backends that are checked: 1 healthy, 0 not.
+    pub backend_healthy: IntGaugeVec,
     /// TLS handshakes with clients that failed.
     pub tls_handshakes_failed: IntCounter,
     /// Open client connections.
@@ -82,6 +84,10 @@ impl Metrics {
                 "sidelight_backend_connections_total",
                 "Connections used for backend requests: new or reused.",
                 &["backend", "kind"],
+            ),
+            backend_healthy: register(
+                r,
+                IntGaugeVec::new(Opts::new("sidelight_backend_healthy", "Whether a backend with a health check is healthy."), &["backend"]),
             ),
             tls_handshakes_failed: counter(r, "sidelight_tls_handshakes_failed_total", "TLS handshakes with clients that failed."),
             connections: gauge(r, "sidelight_connections", "Open client connections."),

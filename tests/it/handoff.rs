@@ -1,5 +1,6 @@
 //! Clients that guests leave to backends: WebSockets, and GRIP through a real Pushpin.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -231,13 +232,23 @@ impl Pushpin {
         let children = vec![start("zurl"), start("pushpin")];
         let pushpin = Self { children, http, publish, _folder: folder };
         let deadline = Instant::now() + PATIENCE;
-        for port in [pushpin.http, pushpin.publish] {
-            while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-                assert!(Instant::now() < deadline, "Pushpin does not listen on port {port}");
-                std::thread::sleep(std::time::Duration::from_millis(50));
-            }
+        // Its parts find each other after they have begun to listen.
+        while !pushpin.holds() {
+            assert!(Instant::now() < deadline, "Pushpin does not work");
+            std::thread::sleep(std::time::Duration::from_millis(50));
         }
         pushpin
+    }
+
+    /// Whether a request gets through it.
+    fn holds(&self) -> bool {
+        let connect = |port| std::net::TcpStream::connect(("127.0.0.1", port));
+        let (Ok(mut stream), Ok(_)) = (connect(self.http), connect(self.publish)) else { return false };
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\nPushpin-Route: origin\r\n\r\n";
+        let mut line = [0; 12];
+        let done =
+            stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.write_all(request)).and_then(|()| stream.read_exact(&mut line));
+        done.is_ok() && &line == b"HTTP/1.1 200"
     }
 
     fn publish(&self, channel: &str, formats: serde_json::Value) {

@@ -135,6 +135,11 @@ impl Origin {
         self.seen.lock().expect("the list").last().expect("a request").clone()
     }
 
+    /// Every request.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("the list").clone()
+    }
+
     pub fn count(&self) -> usize {
         self.seen.lock().expect("the list").len()
     }

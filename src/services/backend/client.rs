@@ -1,4 +1,5 @@
-//! One HTTP/1.1 exchange with a backend over a pooled connection, streamed both ways.
+//! One exchange with a backend over a pooled connection, streamed both ways: here over HTTP/1.1, in `h2`
+//! over HTTP/2.
 //!
 //! pingora supplies sockets; [`wire`](crate::http::wire) writes the request and
 //! [`response`](crate::http::response) reads the answer on the same connection, so that both
@@ -12,19 +13,22 @@ use std::time::Duration;
 use ::http::header::{self, HeaderValue};
 use ::http::{HeaderMap, Method, StatusCode, Uri};
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use pingora::connectors::TransportConnector;
 use pingora::prelude::timeout;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
 use pingora::protocols::l4::stream::Stream as L4Stream;
-use pingora::protocols::{Stream, TcpKeepalive};
+use pingora::protocols::{ALPN, Stream, TcpKeepalive};
 use pingora::upstreams::peer::{Peer, PeerOptions};
 use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::error::SendError;
+use super::h2::Shared;
 use super::pool::Life;
+use super::room::Place;
 use super::{Backend, NotAllowed, tls};
+use crate::config::HttpVersions;
 use crate::http::framing::{self, BodyFraming};
 use crate::http::io::{SharedIo, TlsIo};
 use crate::http::response::{ReadError, ResponseReader};
@@ -34,7 +38,7 @@ use crate::http::{cdn_loop, encoding};
 use crate::telemetry::clock;
 
 /// How long a backend may refuse to take request bytes.
-const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes connections, for all services of the process.
 pub struct Connector {
@@ -93,13 +97,18 @@ pub struct Switched {
     pub io: SharedIo,
     /// What came on it behind the response's head.
     pub read: Bytes,
+    /// Its place among the backend's connections.
+    pub place: Option<Place>,
 }
 
 impl Backend {
     /// Sends a request and waits for the response head.
     pub async fn send(self: Arc<Self>, request: Request) -> Result<Response, SendError> {
         let decompress = request.decompress;
-        let mut result = self.retrying(request).await;
+        let mut result = match self.is_available() {
+            Ok(()) => self.retrying(request).await,
+            Err(error) => Err(error),
+        };
         if decompress && let Ok(response) = &mut result {
             response.body = encoding::gunzip(&mut response.head.headers, std::mem::take(&mut response.body));
         }
@@ -109,31 +118,97 @@ impl Backend {
 
     /// A pooled connection may have been closed at the moment it was used. A request that can be
     /// sent again without harm (RFC 9110 §9.2.2) is, once, on a new connection.
-    async fn retrying(self: &Arc<Self>, mut request: Request) -> Result<Response, SendError> {
+    pub(super) async fn retrying(self: &Arc<Self>, mut request: Request) -> Result<Response, SendError> {
         let prepared = self.prepare(&mut request)?;
-        let mut kept = self.idle.take();
-        if kept.as_ref().is_some_and(|(_, life)| self.is_spent(life)) {
-            kept = None;
-        }
-        let mut again = request.head.method.is_idempotent().then(|| request.body.duplicate()).flatten();
+        let mut kept = self.kept();
+        let mut again = prepared.method.is_idempotent().then(|| request.body.duplicate()).flatten();
         let mut body = request.body;
         loop {
-            let ((stream, mut life), was_kept) = match kept.take() {
+            let (road, was_kept) = match kept.take() {
                 Some(kept) => (kept, true),
                 // Rare, and large: not a part of every exchange's future.
-                None => ((Box::pin(self.connect()).await?, Life::default()), false),
+                None => Box::pin(self.road()).await?,
             };
-            life.uses += 1;
             if was_kept { &self.counters.reused } else { &self.counters.new }.inc();
-            match self.exchange(stream, life, &prepared, body).await {
+            let result = match road {
+                Road::One(stream, mut life) => {
+                    life.uses += 1;
+                    self.exchange(stream, life, &prepared, body).await
+                }
+                Road::Two(shared) => Box::pin(self.exchange_h2(&shared, &prepared, body)).await,
+            };
+            match result {
                 Err(Failed { error: _, unanswered: true }) if was_kept && let Some(same) = again.take() => body = same,
                 result => return result.map_err(|failed| failed.error),
             }
         }
     }
 
+    /// A connection that is there.
+    fn kept(&self) -> Option<Road> {
+        if self.config.http != HttpVersions::One
+            && let Some(shared) = self.multiplexed.take(self)
+        {
+            return Some(Road::Two(shared));
+        }
+        self.idle.take().filter(|(_, life)| !self.is_spent(life)).map(|(stream, life)| Road::One(stream, life))
+    }
+
+    /// A new connection, or one that others have just made or left; true in that case.
+    async fn road(self: &Arc<Self>) -> Result<(Road, bool), SendError> {
+        if self.config.http == HttpVersions::One {
+            return self.road_one().await;
+        }
+        let _connecting = self.multiplexed.connecting.lock().await;
+        if let Some(shared) = self.multiplexed.take(self) {
+            return Ok((Road::Two(shared), true));
+        }
+        let mut place = None;
+        if let Some(room) = &self.room {
+            place = room.enter();
+            if place.is_none() {
+                // More wait on the connections there are than these carry at once.
+                return self.multiplexed.any().map(|shared| (Road::Two(shared), true)).ok_or_else(|| self.is_full());
+            }
+        }
+        let stream = self.connect().await?;
+        let is_two = stream.selected_alpn_proto() == Some(ALPN::H2);
+        match (self.config.http, &self.tls) {
+            (HttpVersions::Two, None) => {}
+            (HttpVersions::Two, Some(_)) if !is_two => return Err(SendError::Protocol("the backend does not speak HTTP/2".to_owned())),
+            _ if is_two => {}
+            _ => return Ok((Road::One(stream, Life { place, ..Life::default() }), false)),
+        }
+        Ok((Road::Two(self.multiplex(stream, place).await?), false))
+    }
+
+    /// The same for HTTP/1.1. Where connections are bounded, one waits for a place as long as for a connection.
+    async fn road_one(self: &Arc<Self>) -> Result<(Road, bool), SendError> {
+        let Some(room) = &self.room else { return Ok((Road::One(self.connect().await?, Life::default()), false)) };
+        let waiting = async {
+            loop {
+                if let Some(place) = room.enter() {
+                    return Ok(place);
+                }
+                if let Some(kept) = self.kept() {
+                    return Err(kept);
+                }
+                room.freed().await;
+            }
+        };
+        match timeout(self.config.connect_timeout, waiting).await {
+            Ok(Ok(place)) => Ok((Road::One(self.connect().await?, Life { place: Some(place), ..Life::default() }), false)),
+            Ok(Err(kept)) => Ok((kept, true)),
+            Err(_) => Err(self.is_full()),
+        }
+    }
+
+    fn is_full(&self) -> SendError {
+        SendError::LimitReached(self.config.pool.connections)
+    }
+
     /// Whether a connection has reached a limit of the pool.
-    fn is_spent(&self, life: &Life) -> bool {
+    pub(super) fn is_spent(&self, life: &Life) -> bool {
         let limits = &self.config.pool;
         (limits.uses > 0 && life.uses >= limits.uses)
             || (!limits.lifetime.is_zero() && clock::now().duration_since(life.since) >= limits.lifetime)
@@ -160,12 +235,8 @@ impl Backend {
         }
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let target = if self.config.path_prefix.is_empty() { path.to_owned() } else { format!("{}{path}", self.config.path_prefix) };
-        Ok(Prepared {
-            head: wire::request_head(&head.method, &target, &head.headers),
-            method: head.method.clone(),
-            framing,
-            upgrades: request.upgrade.is_some(),
-        })
+        let (method, headers) = (head.method.clone(), std::mem::take(&mut head.headers));
+        Ok(Prepared { method, target, headers, framing, upgrades: request.upgrade.is_some() })
     }
 
     /// `Host` for a request that has none: the URI's, else the backend's.
@@ -201,7 +272,7 @@ impl Backend {
                     Err(error) => failure = Some(error),
                 }
             }
-            Err(failure.unwrap_or_else(|| SendError::Dns { host: config.host.clone(), reason: "no addresses".to_owned() }))
+            Err(failure.unwrap_or_else(|| SendError::Dns { host: config.host.clone(), reason: "no addresses".to_owned(), rcode: None }))
         };
         match timeout(config.connect_timeout, work).await {
             Ok(result) => result,
@@ -241,11 +312,11 @@ impl Backend {
 
     /// One request and response on `stream`.
     async fn exchange(self: &Arc<Self>, stream: Stream, life: Life, prepared: &Prepared, mut body: Body) -> Result<Response, Failed> {
-        let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr().and_then(|addr| addr.as_inet().copied()));
+        let peer = peer_of(&stream);
         let io = SharedIo::new(stream);
         let mut reader = ResponseReader::new(io.clone());
         let framing = prepared.framing;
-        let bytes = prepared.head.clone();
+        let bytes = wire::request_head(&prepared.method, &prepared.target, &prepared.headers);
         let mut writer = io;
         let request = Box::pin(async move { wire::write_message(&mut writer, bytes, framing, &mut body, UPLOAD_PATIENCE).await });
         let mut writing = match framing {
@@ -286,7 +357,7 @@ impl Backend {
                 (Ok(head), _) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                     if prepared.upgrades && writing.is_none() {
                         let (io, read) = reader.into_parts();
-                        let switched = Some(Box::new(Switched { io, read: read.freeze() }));
+                        let switched = Some(Box::new(Switched { io, read: read.freeze(), place: life.place }));
                         return Ok(Response { head, body: Body::empty(), peer, switched });
                     }
                     return Err(Failed::answered(SendError::Protocol("unexpected 101 Switching Protocols".to_owned())));
@@ -323,23 +394,38 @@ impl Backend {
 }
 
 /// A request as it goes on the wire.
-struct Prepared {
-    head: BytesMut,
-    method: Method,
-    framing: BodyFraming,
+pub(super) struct Prepared {
+    pub method: Method,
+    /// In origin form, the backend's prefix in front.
+    pub target: String,
+    /// With `Host`, and with the fields that frame a body in HTTP/1.1.
+    pub headers: HeaderMap,
+    pub framing: BodyFraming,
     upgrades: bool,
 }
 
-/// A failed exchange; `unanswered`: not a byte came back, as when a pooled connection was stale.
-struct Failed {
-    error: SendError,
-    unanswered: bool,
+/// What carries an exchange.
+enum Road {
+    One(Stream, Life),
+    Two(Arc<Shared>),
+}
+
+/// A failed exchange; `unanswered`: the backend has done nothing with it, as when a pooled connection was
+/// stale.
+pub(super) struct Failed {
+    pub error: SendError,
+    pub unanswered: bool,
 }
 
 impl Failed {
-    fn answered(error: SendError) -> Self {
+    pub(super) fn answered(error: SendError) -> Self {
         Self { error, unanswered: false }
     }
+}
+
+/// The address of the other end.
+pub(super) fn peer_of(stream: &Stream) -> Option<SocketAddr> {
+    stream.get_socket_digest()?.peer_addr()?.as_inet().copied()
 }
 
 async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
@@ -348,7 +434,7 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, SendError> {
     }
     match tokio::net::lookup_host((host, port)).await {
         Ok(found) => Ok(found.collect()),
-        Err(error) => Err(SendError::Dns { host: host.to_owned(), reason: error.to_string() }),
+        Err(error) => Err(SendError::resolving(host, &error)),
     }
 }
 
@@ -371,7 +457,7 @@ impl ResponseBody {
             return;
         }
         if let Some(stream) = reader.into_io().into_stream() {
-            self.backend.idle.put(stream, self.life);
+            self.backend.idle.put(stream, std::mem::take(&mut self.life));
         }
     }
 }

@@ -17,10 +17,18 @@ pub enum SendError {
         host: String,
         /// What the resolver said.
         reason: String,
+        /// Its answer's code, when that is known.
+        rcode: Option<u16>,
     },
     /// No backend of that name.
     #[error("no backend named `{0}`")]
     DestinationNotFound(String),
+    /// Its health checks say that it is not well.
+    #[error("backend `{0}` is unhealthy")]
+    Unavailable(String),
+    /// It has as many connections as it may.
+    #[error("all {0} connections that the backend may have are in use")]
+    LimitReached(u32),
     /// No route to the address.
     #[error("no route to {0}")]
     Unroutable(String),
@@ -64,6 +72,16 @@ pub enum SendError {
     /// No response head within the first-byte timeout.
     #[error("no response within {0} ms")]
     ResponseTimeout(u128),
+    /// The backend ended the stream or the connection with an error (RFC 9113 §5.4).
+    #[error("HTTP/2 error {code}: {reason}")]
+    H2 {
+        /// The type of the frame that said so: RST_STREAM 3, GOAWAY 7.
+        frame: u8,
+        /// The code in it.
+        code: u32,
+        /// Its text.
+        reason: String,
+    },
     /// What came is not HTTP.
     #[error("not an HTTP response: {0}")]
     Protocol(String),
@@ -85,6 +103,8 @@ impl SendError {
             Self::DnsTimeout(_) => "dns_timeout",
             Self::Dns { .. } => "dns_error",
             Self::DestinationNotFound(_) => "destination_not_found",
+            Self::Unavailable(_) => "destination_unavailable",
+            Self::LimitReached(_) => "connection_limit_reached",
             Self::Unroutable(_) => "destination_ip_unroutable",
             Self::Refused(_) => "connection_refused",
             Self::Terminated(_) => "connection_terminated",
@@ -96,11 +116,26 @@ impl SendError {
             Self::Incomplete(_) => "http_incomplete_response",
             Self::HeadTooLarge => "http_response_header_section_too_large",
             Self::ResponseTimeout(_) => "http_response_timeout",
+            Self::H2 { .. } => "h2_error",
             Self::Protocol(_) => "http_protocol_error",
             Self::BadRequest(_) => "http_request_uri_invalid",
             Self::RequestBody(_) => "http_request_body_incomplete",
             Self::Internal(_) => "internal_error",
         }
+    }
+
+    /// A failure to resolve `host`. The system's resolver keeps the answer's code to itself; what it says
+    /// stands for one.
+    pub(super) fn resolving(host: &str, error: &std::io::Error) -> Self {
+        let reason = error.to_string();
+        let rcode = if reason.contains("Name or service not known") || reason.contains("No address associated") {
+            Some(3)
+        } else if reason.contains("Temporary failure") {
+            Some(2)
+        } else {
+            None
+        };
+        Self::Dns { host: host.to_owned(), reason, rcode }
     }
 
     /// A failure to get a TCP connection to `host`.
@@ -129,6 +164,17 @@ impl SendError {
             rustls::Error::NoCertificatesPresented => Self::TlsCertificate { host: host.to_owned(), reason: tls.to_string() },
             rustls::Error::AlertReceived(alert) => Self::TlsAlert { alert: u8::from(*alert), reason: format!("{alert:?}") },
             other => Self::TlsProtocol(other.to_string()),
+        }
+    }
+
+    /// A failure of an HTTP/2 connection or stream.
+    pub(super) fn h2(error: &h2::Error) -> Self {
+        match error.reason() {
+            _ if error.is_io() => Self::Terminated(error.to_string()),
+            Some(reason) if error.is_remote() => {
+                Self::H2 { frame: if error.is_go_away() { 7 } else { 3 }, code: reason.into(), reason: error.to_string() }
+            }
+            Some(_) | None => Self::Protocol(error.to_string()),
         }
     }
 

@@ -1,11 +1,15 @@
 //! Backends: the registry of names, and requests sent to them.
 //!
-//! [`client`] does one exchange over a pooled connection, [`tls`] builds what a TLS handshake needs.
+//! [`client`] does one exchange over a pooled HTTP/1.1 connection, [`h2`] many at once over one of HTTP/2,
+//! [`tls`] builds what a TLS handshake needs.
 
 pub mod ciphers;
 pub mod client;
 pub mod error;
+pub mod h2;
+pub mod health;
 pub mod pool;
+pub mod room;
 pub mod tls;
 
 use std::collections::HashMap;
@@ -60,6 +64,12 @@ pub struct Backend {
     targets: Option<Arc<Targets>>,
     /// Connections are shared only within one backend of one set of settings.
     idle: Arc<pool::Pool>,
+    /// Connections that carry several exchanges at once.
+    multiplexed: h2::Multiplexed,
+    /// Bounds the connections there are at once.
+    room: Option<Arc<room::Room>>,
+    /// How its health checks go, if it has any.
+    checked: Option<health::Checked>,
     connector: Arc<Connector>,
     counters: Counters,
 }
@@ -78,7 +88,7 @@ impl Backends {
         let mut by_name = HashMap::new();
         let mut errors = Vec::new();
         for (name, settings) in &config.backends {
-            let tls = settings.tls.as_ref().map(|tls| tls::Client::build(tls, connector.system_roots())).transpose();
+            let tls = settings.tls.as_ref().map(|tls| tls::Client::build(tls, settings.http, connector.system_roots())).transpose();
             match tls {
                 Ok(tls) => {
                     let backend = Backend::new(settings.clone(), name, tls.map(Ok), None, connector, telemetry);
@@ -110,12 +120,14 @@ impl Backends {
             Verdict::Denied => return Err(NotAllowed(settings.host)),
         };
         let make = |settings: &config::Backend| {
-            let tls = settings.tls.as_ref().map(|tls| tls::Client::build(tls, self.connector.system_roots()));
+            let tls = settings.tls.as_ref().map(|tls| tls::Client::build(tls, settings.http, self.connector.system_roots()));
             let tls = tls.map(|built| built.map_err(|error| error.to_string()));
             Arc::new(Backend::new(settings.clone(), DYNAMIC, tls, targets, &self.connector, &self.telemetry))
         };
         if !pooled {
-            return Ok(make(&settings));
+            let backend = make(&settings);
+            backend.start_checks();
+            return Ok(backend);
         }
         let mut shared = self.shared.lock();
         if let Some(known) = shared.get(&settings) {
@@ -126,6 +138,7 @@ impl Backends {
             shared.retain(|_, backend| Arc::strong_count(backend) > 1);
         }
         let backend = make(&settings);
+        backend.start_checks();
         if shared.len() < MAX_SHARED {
             shared.insert(settings, backend.clone());
         }
@@ -135,6 +148,11 @@ impl Backends {
     /// The proxy that speaks GRIP with backends (Fastly calls it Fanout).
     pub fn grip_proxy(&self) -> Option<&Arc<Backend>> {
         self.grip_proxy.as_ref()
+    }
+
+    /// Starts the health checks of those that have any. Must be called within a runtime.
+    pub fn start_checks(&self) {
+        self.by_name.values().for_each(Backend::start_checks);
     }
 
     /// The backend of that name.
@@ -166,12 +184,23 @@ impl Backend {
             reused: metrics.backend_connections.with_label_values(&[label, "reused"]),
             telemetry: telemetry.clone(),
         };
+        let room = (config.pool.connections > 0).then(|| room::Room::new(config.pool.connections as usize));
+        let checked = config.check.clone().map(health::Checked::new);
         let most = match config.pool.connections {
             0 => MAX_IDLE,
             limit => MAX_IDLE.min(limit as usize),
         };
-        let idle = pool::Pool::new(most, config.keepalive_time);
-        Self { idle, tls, targets, connector: connector.clone(), config, counters }
+        let idle = pool::Pool::new(most, config.keepalive_time, room.clone());
+        Self { idle, multiplexed: h2::Multiplexed::default(), room, checked, tls, targets, connector: connector.clone(), config, counters }
+    }
+
+    /// Its health: as its checks say, else as the manifest says.
+    pub fn health(&self) -> config::Health {
+        match &self.checked {
+            Some(checked) if checked.is_healthy() => config::Health::Healthy,
+            Some(_) => config::Health::Unhealthy,
+            None => self.config.health,
+        }
     }
 
     /// Its settings.

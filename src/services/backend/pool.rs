@@ -17,23 +17,26 @@ use parking_lot::Mutex;
 use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::room::{Place, Room};
 use crate::telemetry::clock;
 
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What a connection has behind it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Life {
     /// When it was made.
     pub since: Instant,
     /// Requests it has carried.
     pub uses: u32,
+    /// Its place, where connections are bounded.
+    pub place: Option<Place>,
 }
 
 impl Default for Life {
     fn default() -> Self {
-        Self { since: clock::now(), uses: 0 }
+        Self { since: clock::now(), uses: 0, place: None }
     }
 }
 
@@ -44,6 +47,7 @@ pub struct Pool {
     capacity: usize,
     /// How long one is kept.
     keep: Duration,
+    room: Option<Arc<Room>>,
 }
 
 #[derive(Default)]
@@ -63,8 +67,8 @@ struct Idle {
 
 impl Pool {
     /// An empty pool.
-    pub fn new(capacity: usize, keep: Duration) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), capacity, keep })
+    pub fn new(capacity: usize, keep: Duration, room: Option<Arc<Room>>) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::default(), capacity, keep, room })
     }
 
     /// A connection that was alive just now: the one that this thread used last, else the one that any did.
@@ -93,6 +97,9 @@ impl Pool {
             state.idle.push_back(Idle { stream, life, since: clock::now(), thread: thread::current().id() });
             std::mem::replace(&mut state.swept, true)
         };
+        if let Some(room) = &self.room {
+            room.tell();
+        }
         if !swept {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
@@ -142,7 +149,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_task_sweeps_however_often_the_pool_was_empty() {
-        let pool = Pool::new(8, Duration::from_secs(60));
+        let pool = Pool::new(8, Duration::from_secs(60), None);
         let (mut stream, _far) = pair().await;
         for _ in 0..10 {
             pool.put(stream, Life::default());
@@ -154,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_with_something_to_read_is_not_given_out() {
-        let pool = Pool::new(8, Duration::from_secs(60));
+        let pool = Pool::new(8, Duration::from_secs(60), None);
         let (closed, far) = pair().await;
         pool.put(closed, Life::default());
         drop(far);
@@ -168,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_goes_when_there_are_too_many() {
-        let pool = Pool::new(1, Duration::from_secs(60));
+        let pool = Pool::new(1, Duration::from_secs(60), None);
         let (first, _first) = pair().await;
         let (second, _second) = pair().await;
         let id = second.id();

@@ -13,7 +13,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
 use super::ciphers;
-use crate::config::{BackendTls, Pem, TlsVersion};
+use crate::config::{BackendTls, HttpVersions, Pem, TlsVersion};
 
 /// Settings that cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub struct Client {
 
 impl Client {
     /// Builds from settings. `system` are the machine's roots, used when the settings give none.
-    pub fn build(settings: &BackendTls, system: &Arc<RootCertStore>) -> Result<Self, TlsConfigError> {
+    pub fn build(settings: &BackendTls, http: HttpVersions, system: &Arc<RootCertStore>) -> Result<Self, TlsConfigError> {
         let mut provider = rustls::crypto::ring::default_provider();
         let versions = versions(settings);
         if versions.is_empty() {
@@ -92,6 +92,11 @@ impl Client {
                 let key = private_key(&client.key, &mut digest)?;
                 builder.with_client_auth_cert(chain, key)?
             }
+        };
+        config.alpn_protocols = match http {
+            HttpVersions::One => Vec::new(),
+            HttpVersions::Two => vec![b"h2".to_vec()],
+            HttpVersions::Either => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         };
         config.enable_sni = settings.sni.is_some();
         // A handshake wants a name, even if none is sent and none is checked.

@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use fastly::backend::BackendBuilder;
+use fastly::experimental::dynamic_backend_healthchecks::HealthcheckBuilder;
+use fastly::experimental::{BackendExt, GrpcBackend};
 use fastly::http::request::SendErrorCause;
 use fastly::{Backend, Error, Request, Response};
 use fastly_shared::SslVersion;
@@ -24,6 +26,9 @@ fn main() -> Result<(), Error> {
     }
     if query.contains_key("show") {
         return Ok(answer(200, &show(&backend)));
+    }
+    if query.contains_key("health") {
+        return Ok(answer(200, &format!("{:?}\n", backend.is_healthy())));
     }
     let sent = Request::get("http://asked.test/path").with_pass(true).send(&backend);
     match sent {
@@ -92,6 +97,16 @@ fn describe(mut builder: BackendBuilder, query: &HashMap<String, String>, ca: &s
             .tcp_keepalive_time_secs(seconds)
             .tcp_keepalive_interval_secs(seconds.saturating_add(1))
             .tcp_keepalive_probes(seconds.saturating_add(2));
+    }
+    if let Some(most) = number("most") {
+        builder = builder.max_connections(most);
+    }
+    if query.contains_key("grpc") {
+        builder = builder.for_grpc(true);
+    }
+    if let Some(path) = query.get("check") {
+        let check = HealthcheckBuilder::new("checked.test").path(path).interval_ms(Duration::from_secs(1)).window(2).threshold(2).initial(0);
+        builder = builder.healthcheck(check);
     }
     if query.contains_key("alone") {
         builder = builder.enable_pooling(false);

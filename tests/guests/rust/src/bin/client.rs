@@ -14,6 +14,9 @@ fn main() {
         format!("hello: {hello:?}"),
         format!("ja3: {ja3:?}"),
         format!("ja4: {:?}", req.get_tls_ja4()),
+        format!("version: {:?}", req.get_version()),
+        format!("h2: {:?}", req.get_client_h2_fingerprint()),
+        format!("original: {:?}", req.get_client_oh_fingerprint()),
         format!("certificate: {:?}", req.get_tls_raw_client_certificate()),
         format!("verified: {:?}", req.get_tls_client_cert_verify_result()),
     ];

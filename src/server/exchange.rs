@@ -1,0 +1,134 @@
+//! What one request and its answer are whatever version of HTTP carries them: the checks of a head, and the
+//! guest's replies.
+
+use std::sync::Arc;
+
+use ::http::header::{self, HeaderValue};
+use ::http::uri::{Authority, PathAndQuery, Scheme};
+use ::http::{Method, Uri, Version};
+
+use super::Edge;
+use super::respond::Failure;
+use crate::http::request::RequestLine;
+use crate::http::{RequestHead, ResponseHead, cdn_loop, framing};
+use crate::runtime::{Outcome, Serving, Unserved};
+use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, HandOff, Reply};
+
+/// A fresh name for a request.
+pub fn id() -> Arc<str> {
+    uuid::Uuid::new_v4().hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned().into()
+}
+
+/// Checks a head and makes it what the guest sees.
+pub fn head(edge: &Edge, client: &Client, mut line: RequestLine) -> Result<RequestHead, Failure> {
+    if line.target.path().len() + line.target.query().map_or(0, str::len) > edge.limits.uri {
+        return Err(Failure::UriTooLong);
+    }
+    if line.method == Method::CONNECT {
+        return Err(Failure::NotAllowed);
+    }
+    if cdn_loop::is_loop(&line.headers) {
+        return Err(Failure::Loop);
+    }
+    let scheme = if client.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let uri = absolute(&mut line, scheme, client)?;
+    let websocket = framing::websocket(&line.headers).filter(|_| line.version == Version::HTTP_11);
+    framing::strip_hop_by_hop(&mut line.headers);
+    if let Some(protocol) = websocket {
+        // Programs look for this to hand the client to a backend.
+        line.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        line.headers.insert(header::UPGRADE, protocol);
+    }
+    Ok(RequestHead { method: line.method, uri, version: line.version, headers: line.headers, ..RequestHead::default() })
+}
+
+/// The absolute URI of a request, as the guest sees it (RFC 9112 §3.3, RFC 9113 §8.3.1). `Host` must be
+/// well-formed, and there unless the target has an authority, which wins over it.
+fn absolute(head: &mut RequestLine, scheme: Scheme, client: &Client) -> Result<Uri, Failure> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Some(
+            host.to_str()
+                .ok()
+                .and_then(|host| host.parse::<Authority>().ok())
+                .filter(|host| !host.as_str().contains('@'))
+                .ok_or(Failure::BadRequest)?,
+        ),
+        (None, _) if head.version == Version::HTTP_11 => return Err(Failure::BadRequest),
+        (None, _) => None,
+        (Some(_), Some(_)) => return Err(Failure::BadRequest),
+    };
+    let mut parts = std::mem::take(&mut head.target).into_parts();
+    let authority = match (parts.authority.take(), host) {
+        (Some(authority), Some(host)) if head.version == Version::HTTP_2 && authority != host => return Err(Failure::BadRequest),
+        (Some(authority), _) => {
+            let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::BadRequest)?;
+            head.headers.insert(header::HOST, value);
+            authority
+        }
+        (None, Some(host)) => host,
+        (None, None) if head.version != Version::HTTP_10 => return Err(Failure::BadRequest),
+        (None, None) => client.server.to_string().parse().map_err(|_| Failure::BadRequest)?,
+    };
+    let path = match parts.path_and_query.take() {
+        Some(path) if path.as_str().starts_with('/') => path,
+        Some(path) if path.as_str().is_empty() => PathAndQuery::from_static("/"),
+        Some(path) if path.as_str() == "*" && head.method == Method::OPTIONS => PathAndQuery::from_static("/"),
+        Some(path) if path.as_str().starts_with('?') => format!("/{path}").parse().map_err(|_| Failure::BadRequest)?,
+        None => PathAndQuery::from_static("/"),
+        Some(_) => return Err(Failure::BadRequest),
+    };
+    Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().map_err(|_| Failure::BadRequest)
+}
+
+/// What a guest gives a client, or the host in its stead.
+pub enum Answered {
+    /// An informational head; more follows.
+    Early(ResponseHead),
+    /// The response.
+    Response(DownstreamResponse),
+    /// A backend deals with the client.
+    HandOff(Box<HandOff>),
+}
+
+/// A request on its way through a guest.
+pub struct Answering<'a> {
+    id: &'a str,
+    serving: Result<Serving, Unserved>,
+}
+
+impl<'a> Answering<'a> {
+    /// Gives the request to a guest.
+    pub async fn begin(edge: &Edge, id: &'a str, request: DownstreamRequest) -> Self {
+        Self { id, serving: edge.runtime.serve(edge.current.pin(), request).await }
+    }
+
+    /// What comes next. Behind anything but an early head there is nothing.
+    pub async fn next(&mut self) -> Answered {
+        let reply = match &mut self.serving {
+            Ok(serving) => serving.reply().await,
+            Err(unserved) => Err(unserved.clone()),
+        };
+        match reply {
+            Ok(Reply::Early(mut head)) => {
+                framing::strip_hop_by_hop(&mut head.headers);
+                head.headers.remove(header::CONTENT_LENGTH);
+                Answered::Early(head)
+            }
+            Ok(Reply::Final(response)) => Answered::Response(response),
+            Ok(Reply::HandOff(handed)) => Answered::HandOff(handed),
+            Ok(Reply::Failed { error, edits }) => {
+                tracing::warn!(target: "sidelight::guest", request_id = self.id, %error, "the backend's response was for the client");
+                let mut answer = Failure::of_backend(&error).answer(self.id);
+                edits.into_iter().for_each(|edit| edit.apply(&mut answer.head.headers));
+                Answered::Response(answer)
+            }
+            Err(unserved) => {
+                if let Unserved::Ended(Outcome::Finished) = unserved {
+                    tracing::warn!(target: "sidelight::guest", request_id = self.id, "guest ended without sending a response");
+                }
+                Answered::Response(Failure::of(&unserved).answer(self.id))
+            }
+        }
+    }
+}
