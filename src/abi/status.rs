@@ -199,7 +199,8 @@ impl From<SendError> for HostError {
             E::Incomplete(_) => Status::HttpIncomplete,
             E::RequestBody(_) => Status::HttpIncomplete,
             E::HeadTooLarge => Status::HttpHeadTooLarge,
-            E::H2 { .. } | E::Protocol(_) => Status::HttpInvalid,
+            E::Status(_) => Status::HttpInvalidStatus,
+            E::H2 { .. } | E::Upgrade | E::Protocol(_) => Status::HttpInvalid,
             E::DnsTimeout(_)
             | E::Dns { .. }
             | E::Unavailable(_)
@@ -255,6 +256,8 @@ impl From<&SendError> for ErrorDetail {
             E::Incomplete(_) => 13,
             E::HeadTooLarge => 14,
             E::ResponseTimeout(_) => 16,
+            E::Status(_) => 17,
+            E::Upgrade => 18,
             E::Protocol(_) => 19,
             E::BadRequest(_) => 21,
             E::RequestBody(_) | E::Internal(_) => 22,

@@ -123,6 +123,11 @@ impl Body {
         BodyWriter { sender, trailers: self.trailers.take() }
     }
 
+    /// Whether it has ended before its end.
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
     /// Whether every byte has been read, so that the trailers are all here.
     pub fn is_read(&self) -> bool {
         self.parts.is_empty() && self.failed.is_none()

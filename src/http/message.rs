@@ -51,6 +51,9 @@ pub enum ReadError {
     /// The head or the trailers are too large, or have too many fields.
     #[error("its head or trailers are too large or have more than {MAX_FIELDS} fields")]
     TooLarge,
+    /// The status is not between 100 and 999.
+    #[error("its status is not between 100 and 999")]
+    Status,
     /// It is not HTTP/1.
     #[error("{0}")]
     Malformed(String),

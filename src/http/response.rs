@@ -120,7 +120,7 @@ fn parse(buffer: &[u8]) -> Result<Option<Head>, ReadError> {
         Err(error) => return Err(malformed(&format!("{error}; it begins {:?}", String::from_utf8_lossy(&buffer[..buffer.len().min(32)])))),
     };
     let status = response.code.and_then(|code| StatusCode::from_u16(code).ok());
-    let status = status.ok_or_else(|| malformed("the status is not between 100 and 999"))?;
+    let status = status.ok_or(ReadError::Status)?;
     let version = if response.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
     Ok(Some((length, status, version, lines_of(buffer, response.headers))))
 }

@@ -76,8 +76,10 @@ pub fn fields(out: &mut BytesMut, headers: &HeaderMap) {
 }
 
 /// Reads what of `body` is at hand, up to `limit` bytes, so that a body that is already whole is
-/// known to be so.
-pub fn settle(body: &mut Body, limit: usize) {
+/// known to be so. Gives the length to tell in front, if there is one; that of a body which has just failed
+/// is the one it promised, so that its reader sees how much is missing.
+pub fn settle(body: &mut Body, limit: usize) -> Option<u64> {
+    let promised = body.framed_length();
     let mut held: Vec<Bytes> = Vec::new();
     let mut length = 0;
     while length < limit {
@@ -92,6 +94,7 @@ pub fn settle(body: &mut Body, limit: usize) {
     for bytes in held.into_iter().rev() {
         body.push_front(bytes);
     }
+    if body.has_failed() { promised } else { body.framed_length() }
 }
 
 /// Writes `head` (already serialised) and `body`, framed. `patience` bounds each wait for the peer,
@@ -283,11 +286,9 @@ mod tests {
         let mut body = Body::from(Bytes::from_static(b"a"));
         let mut writer = body.open();
         writer.write(Bytes::from_static(b"bc")).await.expect("is read");
-        settle(&mut body, 1024);
-        assert_eq!(body.known_length(), None);
+        assert_eq!(settle(&mut body, 1024), None);
         writer.finish().await.expect("is read");
-        settle(&mut body, 1024);
-        assert_eq!(body.known_length(), Some(3));
+        assert_eq!(settle(&mut body, 1024), Some(3));
     }
 
     #[test]

@@ -173,6 +173,7 @@ impl Exchange<'_> {
                 tracing::debug!(target: "sidelight::client", request_id = &*asked.id, reason, "not a request");
                 Err(Failure::BadRequest)
             }
+            Ok(Err(ReadError::Status)) => Err(Failure::BadRequest),
             Ok(Err(ReadError::Closed { .. } | ReadError::Io { .. })) => return Next::Gone,
             Err(_) => Err(Failure::HeadTimeout),
         };
@@ -339,9 +340,9 @@ impl Exchange<'_> {
     /// Writes a response. False when the connection is of no more use.
     async fn write(&self, asked: &Asked, response: DownstreamResponse, writer: &Writer) -> bool {
         let DownstreamResponse { mut head, mut body, close } = response;
-        wire::settle(&mut body, SETTLE);
+        let length = wire::settle(&mut body, SETTLE);
         let chunked_ok = asked.version == Version::HTTP_11;
-        let framing = framing::response(&mut head.headers, head.framing, &asked.method, head.status, body.framed_length(), chunked_ok);
+        let framing = framing::response(&mut head.headers, head.framing, &asked.method, head.status, length, chunked_ok);
         let framing = match framing {
             Ok(framing) => framing,
             Err(error) => {

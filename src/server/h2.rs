@@ -337,8 +337,8 @@ impl BodyStream for RequestBody {
 /// Writes a response.
 async fn write(shared: &Shared, id: &str, method: &Method, response: DownstreamResponse, respond: &mut SendResponse<Bytes>) {
     let DownstreamResponse { mut head, mut body, close } = response;
-    wire::settle(&mut body, SETTLE);
-    let framing = framing::response(&mut head.headers, head.framing, method, head.status, body.framed_length(), true);
+    let length = wire::settle(&mut body, SETTLE);
+    let framing = framing::response(&mut head.headers, head.framing, method, head.status, length, true);
     let framing = match framing {
         Ok(framing) => framing,
         Err(error) => {

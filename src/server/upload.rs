@@ -103,7 +103,9 @@ impl Upload {
                     slot.send(Ok(Piece::End(reader.trailers())));
                     return;
                 }
-                Ok(Err(error @ (ReadError::Malformed(_) | ReadError::TooLarge))) => Err(BodyError::Malformed(error.to_string())),
+                Ok(Err(error @ (ReadError::Malformed(_) | ReadError::Status | ReadError::TooLarge))) => {
+                    Err(BodyError::Malformed(error.to_string()))
+                }
                 Ok(Err(error @ (ReadError::Closed { .. } | ReadError::Io { .. }))) => Err(BodyError::Incomplete(error.to_string())),
                 Err(_) => Err(BodyError::Timeout(format!("the client sent nothing for {:?}", self.patience))),
             };

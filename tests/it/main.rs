@@ -26,6 +26,7 @@ mod memory;
 mod messages;
 mod origin;
 mod passthrough;
+mod phases;
 mod platform;
 mod protocol;
 mod reuse;

@@ -360,7 +360,7 @@ impl Backend {
                         let switched = Some(Box::new(Switched { io, read: read.freeze(), place: life.place }));
                         return Ok(Response { head, body: Body::empty(), peer, switched });
                     }
-                    return Err(Failed::answered(SendError::Protocol("unexpected 101 Switching Protocols".to_owned())));
+                    return Err(Failed::answered(SendError::Upgrade));
                 }
                 (Ok(head), _) if head.status.is_informational() => {}
                 (Ok(head), _) => break head,
@@ -473,7 +473,7 @@ impl BodyStream for ResponseBody {
                 self.finish();
                 return Ok(None);
             }
-            Ok(Err(error @ ReadError::Malformed(_))) => BodyError::Malformed(error.to_string()),
+            Ok(Err(error @ (ReadError::Malformed(_) | ReadError::Status))) => BodyError::Malformed(error.to_string()),
             Ok(Err(error)) => BodyError::Incomplete(error.to_string()),
             Err(_) => BodyError::Timeout(format!("the backend sent nothing for {} ms", patience.as_millis())),
         };

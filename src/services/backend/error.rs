@@ -72,6 +72,12 @@ pub enum SendError {
     /// No response head within the first-byte timeout.
     #[error("no response within {0} ms")]
     ResponseTimeout(u128),
+    /// The response's status is none.
+    #[error("{0}")]
+    Status(String),
+    /// The backend changes the protocol, which was not asked of it.
+    #[error("unexpected 101 Switching Protocols")]
+    Upgrade,
     /// The backend ended the stream or the connection with an error (RFC 9113 §5.4).
     #[error("HTTP/2 error {code}: {reason}")]
     H2 {
@@ -116,6 +122,8 @@ impl SendError {
             Self::Incomplete(_) => "http_incomplete_response",
             Self::HeadTooLarge => "http_response_header_section_too_large",
             Self::ResponseTimeout(_) => "http_response_timeout",
+            Self::Status(_) => "http_response_status_invalid",
+            Self::Upgrade => "http_upgrade_failed",
             Self::H2 { .. } => "h2_error",
             Self::Protocol(_) => "http_protocol_error",
             Self::BadRequest(_) => "http_request_uri_invalid",
@@ -184,6 +192,7 @@ impl SendError {
             ReadError::Closed { .. } => Self::Incomplete(error.to_string()),
             ReadError::Io { .. } => Self::Terminated(error.to_string()),
             ReadError::TooLarge => Self::HeadTooLarge,
+            ReadError::Status => Self::Status(error.to_string()),
             ReadError::Malformed(_) => Self::Protocol(error.to_string()),
         }
     }
