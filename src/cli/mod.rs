@@ -49,6 +49,13 @@ enum Listing {
     Tsv,
 }
 
+/// Sets of limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Preset {
+    Staging,
+    Production,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum UnknownImport {
     LinkError,
@@ -184,9 +191,17 @@ struct LimitArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", env = "SIDELIGHT_QUEUE_TIMEOUT", value_parser = humantime::parse_duration)]
     queue_timeout: Duration,
 
-    /// CPU time after which a guest is stopped.
-    #[arg(long, value_name = "TIME", default_value = "5s", env = "SIDELIGHT_CPU_LIMIT", value_parser = humantime::parse_duration)]
-    cpu_limit: Duration,
+    /// Which limits of production are enforced: those that protect the host, the others being reported; or all.
+    #[arg(long, value_enum, default_value_t = Preset::Staging, env = "SIDELIGHT_LIMITS")]
+    limits: Preset,
+
+    /// CPU time after which a guest is stopped [default: 5s; 50ms with --limits production].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CPU_LIMIT", value_parser = humantime::parse_duration)]
+    cpu_limit: Option<Duration>,
+
+    /// Requests to backends that one request may lead to [default: 1000; 32 with --limits production].
+    #[arg(long, value_name = "N", env = "SIDELIGHT_MAX_BACKEND_REQUESTS")]
+    max_backend_requests: Option<u32>,
 
     /// CPU time above which a guest is reported: production's limit.
     #[arg(long, value_name = "TIME", default_value = "50ms", env = "SIDELIGHT_CPU_REPORT", value_parser = humantime::parse_duration)]
@@ -346,6 +361,7 @@ fn files(serve: &Serve) -> Result<(Option<PathBuf>, PathBuf), Exit> {
 fn host(serve: &Serve) -> Result<HostConfig, Exit> {
     let limits = &serve.limits;
     let guest = &serve.guest;
+    let (all, default) = (limits.limits == Preset::Production, Limits::default());
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Ok(HostConfig {
         listen: serve.addr,
@@ -358,8 +374,14 @@ fn host(serve: &Serve) -> Result<HostConfig, Exit> {
             sandboxes: limits.max_sandboxes,
             queue_timeout: limits.queue_timeout,
             memory: (limits.memory_limit as usize) << 20,
-            cpu: limits.cpu_limit,
+            cpu: limits.cpu_limit.unwrap_or(if all { limits.cpu_report } else { default.cpu }),
             cpu_report: limits.cpu_report,
+            backend_requests: limits.max_backend_requests.unwrap_or(if all {
+                default.backend_requests_report
+            } else {
+                default.backend_requests
+            }),
+            backend_requests_report: default.backend_requests_report,
             wall: limits.wall_limit,
             reuse: ReuseLimits {
                 requests: limits.reuse_requests,

@@ -97,6 +97,10 @@ pub struct Limits {
     pub cpu: Duration,
     /// CPU time above which a guest is reported: production's limit, 50 ms.
     pub cpu_report: Duration,
+    /// Requests to backends that one request from a client may lead to; a further send is LIMITEXCEEDED.
+    pub backend_requests: u32,
+    /// Above how many of them a request is reported: production's limit, 32.
+    pub backend_requests_report: u32,
     /// Time after which a guest is stopped, waiting included. Production: 2 min.
     pub wall: Duration,
     /// Further requests in a sandbox, for guests that ask for them.
@@ -125,6 +129,8 @@ impl Default for Limits {
             memory: 128 << 20,
             cpu: Duration::from_secs(5),
             cpu_report: Duration::from_millis(50),
+            backend_requests: 1000,
+            backend_requests_report: 32,
             wall: Duration::from_secs(120),
             reuse: ReuseLimits::default(),
             keep_resident: 2 << 20,

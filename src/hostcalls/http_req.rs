@@ -117,6 +117,10 @@ fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, s
     let body = if streaming { sandbox.stream_body(body)? } else { sandbox.take_body(body)? };
     let name = String::from_utf8_lossy(name);
     let backend = sandbox.backend(&name).cloned().ok_or_else(|| SendError::DestinationNotFound(name.into_owned()));
+    if sandbox.meter.send() > sandbox.max_sends {
+        let text = format!("more than {} requests to backends", sandbox.max_sends);
+        return Err(HostError::Status(Status::LimitExceeded, text.into()));
+    }
     Ok(Outgoing { backend, request: backend::Request { head, body, decompress, upgrade: None } })
 }
 

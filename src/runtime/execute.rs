@@ -213,13 +213,25 @@ impl Runtime {
         let wasi = wasi::context(&snapshot.guest.variables, &parcel.request.received.id, current);
         let limiter = MemoryLimiter::new(self.limits.memory, TABLE_ELEMENTS, meter.clone());
         let next = Arc::new(Source::new(self, snapshot.clone(), execution.clone()));
-        let sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, meter.clone());
+        let mut sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, meter.clone());
+        sandbox.max_sends = self.limits.backend_requests;
         GuestState { memory: None, wasi, limiter, sandbox }
     }
 
-    /// Counts the CPU time of a request that is done.
+    /// Counts what a request that is done has used.
     pub(super) fn account(&self, id: &str, meter: &Meter) {
         let metrics = &self.telemetry.metrics;
+        let sends = meter.request_sends();
+        if sends > self.limits.backend_requests_report {
+            metrics.guest_sends_over.inc();
+            tracing::warn!(
+                target: "sidelight::limits",
+                request_id = id,
+                backend_requests = sends,
+                limit = self.limits.backend_requests_report,
+                "more requests to backends than production allows"
+            );
+        }
         let cpu = meter.request_cpu();
         metrics.guest_cpu.observe(cpu.as_secs_f64());
         if cpu > self.limits.cpu_report {

@@ -1,6 +1,6 @@
 //! What a guest uses, measured and bounded.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::telemetry::clock;
@@ -24,6 +24,8 @@ pub struct Meter {
     before: AtomicU64,
     /// Start of the current request, in nanoseconds since `base`.
     turned: AtomicU64,
+    /// Requests to backends since the current request began.
+    sends: AtomicU32,
     memory: AtomicUsize,
     memory_refused: AtomicBool,
     stopped: AtomicU8,
@@ -45,6 +47,7 @@ impl Default for Meter {
             thread: AtomicU64::new(0),
             before: AtomicU64::new(0),
             turned: AtomicU64::new(0),
+            sends: AtomicU32::new(0),
             memory: AtomicUsize::new(0),
             memory_refused: AtomicBool::new(false),
             stopped: AtomicU8::new(0),
@@ -85,6 +88,17 @@ impl Meter {
     pub fn turn(&self) {
         self.before.store(nanos(self.cpu()), Ordering::Relaxed);
         self.turned.store(nanos(clock::now().duration_since(self.base)), Ordering::Relaxed);
+        self.sends.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts a request to a backend; gives how many there were for the current request, this one included.
+    pub fn send(&self) -> u32 {
+        self.sends.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Requests to backends for the current request.
+    pub fn request_sends(&self) -> u32 {
+        self.sends.load(Ordering::Relaxed)
     }
 
     /// Nanoseconds of CPU time in the running stretch, if there is one.

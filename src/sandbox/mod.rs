@@ -99,6 +99,8 @@ pub struct Sandbox {
     promise: Option<Handle<RequestPromise>>,
     /// CPU and memory used.
     pub meter: Arc<Meter>,
+    /// Requests to backends that one request from a client may lead to.
+    pub max_sends: u32,
     /// Bytes written into bodies since what they hold was last counted.
     unaudited: usize,
 }
@@ -137,6 +139,7 @@ impl Sandbox {
             incoming: Some(parcel.request),
             responder: Some(parcel.responder),
             meter,
+            max_sends: u32::MAX,
             unaudited: 0,
         }
     }

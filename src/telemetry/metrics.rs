@@ -24,6 +24,8 @@ pub struct Metrics {
     pub guest_cpu: Histogram,
     /// Requests above production's CPU limit.
     pub guest_cpu_over: IntCounter,
+    /// Requests with more requests to backends than production allows.
+    pub guest_sends_over: IntCounter,
     /// Guests that moved to the threads of heavy guests.
     pub guests_heavy: IntCounter,
     /// Time to make a sandbox.
@@ -69,6 +71,11 @@ impl Metrics {
             sandboxes_waiting: gauge(r, "sidelight_sandboxes_waiting", "Sandboxes that wait for another request."),
             sandboxes_reused: counter(r, "sidelight_sandboxes_reused_total", "Requests that a sandbox served after its first."),
             guest_cpu: histogram(r, "sidelight_guest_cpu_seconds", "CPU time of a guest for one request.", &DURATION_BUCKETS),
+            guest_sends_over: counter(
+                r,
+                "sidelight_guest_backend_requests_over_production_total",
+                "Requests that led to more requests to backends than production allows.",
+            ),
             guest_cpu_over: counter(r, "sidelight_guest_cpu_over_production_total", "Requests above production's CPU limit."),
             guests_heavy: counter(r, "sidelight_guests_heavy_total", "Guest executions that moved to the threads of heavy guests."),
             instantiate: histogram(

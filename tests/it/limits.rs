@@ -220,3 +220,27 @@ fn a_client_that_stops_sending_is_let_go() {
     std::thread::sleep(Duration::from_millis(10));
     drop(connection);
 }
+
+#[test]
+fn requests_to_backends_are_bounded_and_reported() {
+    let origin = crate::origin::Origin::fixed("x");
+    let sidelight = misbehave().backend("origin", origin.url()).arg("--max-backend-requests 40").start();
+    let over = "sidelight_guest_backend_requests_over_production_total";
+    assert_eq!(sidelight.get("/many?n=32").text(), "32 None\n");
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+    assert!(sidelight.metric(over) < 0.5);
+    let told = sidelight.get("/many?n=41").text();
+    assert!(told.starts_with("40 Some(") && told.contains("LIMIT_EXCEEDED"), "{told}");
+    sidelight.wait_metric(over, 1.0);
+    sidelight.log.wait_for(&["more requests to backends than production allows", "backend_requests=41"]);
+}
+
+/// As production does it, all of it.
+#[test]
+fn productions_limits() {
+    let origin = crate::origin::Origin::fixed("x");
+    let sidelight = misbehave().backend("origin", origin.url()).arg("--limits production").start();
+    let told = sidelight.get("/many?n=33").text();
+    assert!(told.starts_with("32 Some(") && told.contains("LIMIT_EXCEEDED"), "{told}");
+    opaque(&sidelight, &sidelight.get("/loop"), 500, "cpu_limit");
+}

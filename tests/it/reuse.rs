@@ -74,7 +74,7 @@ fn a_trap_affects_its_request_only() {
 
 #[test]
 fn limits_of_time_are_those_of_each_request() {
-    let sidelight = reuse("rust").arg("--cpu-limit 250ms --wall-limit 2s").start();
+    let sidelight = reuse("rust").arg("--cpu-limit 250ms --cpu-report 10ms --wall-limit 2s").start();
     for i in 1..=5 {
         assert_eq!(served(&sidelight, "/burn?n=100"), i.to_string());
     }

@@ -1,0 +1,224 @@
+//! Every hostcall with arguments no SDK would pass: wild pointers, lengths, handles and masks. A call answers
+//! with a status or traps; nothing panics, and the host goes on.
+//!
+//! In one process, because it takes some ten thousand guests. The arguments come from a fixed seed; a failure
+//! names the call and them.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods, reason = "a test ends at its first surprise")]
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sidelight::config::host::{Environment, Limits, ReuseLimits, UnknownImports};
+use sidelight::config::{Config, HostConfig, Targets};
+use sidelight::hostcalls;
+use sidelight::http::{Body, RequestHead};
+use sidelight::runtime::{Current, Outcome, Runtime, Snapshot, Unserved, Waiting};
+use sidelight::sandbox::{Client, DownstreamRequest, Received};
+use sidelight::services::Services;
+use sidelight::services::backend::Connector;
+use sidelight::telemetry::Telemetry;
+use tokio::task::JoinSet;
+
+/// Calls of each hostcall.
+const VARIATIONS: u32 = 200;
+
+/// Most parameters of a call.
+const MAX_ARGS: usize = 16;
+
+/// Pages of the guest's memory.
+const PAGES: u32 = 2;
+
+/// The exit code for a status that is none.
+const NO_STATUS: i32 = 42;
+
+/// Everything a guest may hold is made first, so that small numbers are handles of it; then one call.
+fn program() -> String {
+    let calls = hostcalls::listing();
+    let mut text = String::from("(module\n");
+    for (i, call) in calls.iter().enumerate() {
+        let params: Vec<&str> = call.signature.chars().map(|kind| if kind == 'l' { "i64" } else { "i32" }).collect();
+        writeln!(text, "(import \"{}\" \"{}\" (func $f{i} (param {}) (result i32)))", call.module, call.name, params.join(" "))
+            .expect("text");
+    }
+    let find = |module: &str, name: &str| {
+        let at = calls.iter().position(|call| call.module == module && call.name == name);
+        at.unwrap_or_else(|| panic!("no {module}::{name}"))
+    };
+    writeln!(text, "(import \"wasi_snapshot_preview1\" \"proc_exit\" (func $exit (param i32)))").expect("text");
+    writeln!(text, "(memory (export \"memory\") {PAGES})").expect("text");
+    writeln!(text, "(data (i32.const 1024) \"GET\\00x-name\\00value\\00origin\\00http://a.test/b\\00127.0.0.1\\00\")").expect("text");
+    writeln!(text, "(func (export \"_start\") (local $status i32)").expect("text");
+    // The index and the arguments are the request's body.
+    writeln!(text, "(drop (call $f{} (i32.const 0) (i32.const 4)))", find("fastly_http_req", "body_downstream_get")).expect("text");
+    let read = find("fastly_http_body", "read");
+    writeln!(text, "(drop (call $f{read} (i32.load (i32.const 4)) (i32.const 16) (i32.const 128) (i32.const 8)))").expect("text");
+    for (module, name) in
+        [("fastly_http_req", "new"), ("fastly_http_body", "new"), ("fastly_http_resp", "new"), ("fastly_http_body", "new")]
+    {
+        writeln!(text, "(drop (call $f{} (i32.const 8)))", find(module, name)).expect("text");
+    }
+    writeln!(text, "(block $done").expect("text");
+    for i in (0..calls.len()).rev() {
+        writeln!(text, "(block $b{i}").expect("text");
+    }
+    let labels: Vec<String> = (0..calls.len()).map(|i| format!("$b{i}")).collect();
+    writeln!(text, "(br_table {} (i32.load (i32.const 16)))", labels.join(" ")).expect("text");
+    for (i, call) in calls.iter().enumerate() {
+        writeln!(text, ") (local.set $status (call $f{i}").expect("text");
+        for (n, kind) in call.signature.chars().enumerate() {
+            let load = if kind == 'l' { "i64.load" } else { "i32.load" };
+            writeln!(text, "({load} (i32.const {}))", 20 + 4 * n).expect("text");
+        }
+        writeln!(text, ")) (br $done)").expect("text");
+    }
+    writeln!(text, ")\n(if (i32.gt_u (local.get $status) (i32.const 14)) (then (call $exit (i32.const {NO_STATUS})))))\n)").expect("text");
+    text
+}
+
+/// Numbers, the same in every run.
+struct Seed(u64);
+
+impl Seed {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as u32
+    }
+
+    /// Mostly what is near a limit of something.
+    fn argument(&mut self) -> u32 {
+        const END: u32 = PAGES << 16;
+        const POINTS: [u32; 30] = [
+            0,
+            0,
+            1,
+            1,
+            2,
+            3,
+            4,
+            7,
+            8,
+            16,
+            20,
+            64,
+            104,
+            1024,
+            1028,
+            1035,
+            1041,
+            1048,
+            4096,
+            65_535,
+            65_536,
+            END - 1,
+            END,
+            END - 20,
+            END - 108,
+            1 << 30,
+            0x7fff_ffff,
+            0x8000_0000,
+            u32::MAX - 1,
+            u32::MAX,
+        ];
+        match self.next() % 8 {
+            0 => self.next(),
+            1 => self.next() % END,
+            2 => self.next() % 300,
+            _ => POINTS[self.next() as usize % POINTS.len()],
+        }
+    }
+}
+
+#[test]
+fn every_hostcall_survives_any_arguments() {
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let _context = tokio.enter();
+    let telemetry = Telemetry::new();
+    let host = HostConfig {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        tls: None,
+        admin: None,
+        threads: 1,
+        cache_dir: None,
+        drain_timeout: Duration::from_secs(1),
+        limits: Limits {
+            sandboxes: 64,
+            // Some calls wait for what never comes.
+            wall: Duration::from_millis(300),
+            reuse: ReuseLimits { idle: Duration::from_millis(5), ..ReuseLimits::default() },
+            queue_timeout: Duration::from_secs(60),
+            ..Limits::default()
+        },
+        environment: Environment::default(),
+        dynamic_targets: Targets::default(),
+        backend_http2: false,
+        grip_proxy: None,
+        unknown_imports: UnknownImports::default(),
+    };
+    let runtime = Arc::new(Runtime::new(&host, &telemetry).expect("an engine"));
+    let manifest = "[local_server.backends.origin]\nurl = \"http://127.0.0.1:1\"\n[sidelight.inspect]\n[[sidelight.clients]]\nvpn = {}\n";
+    let config = Config::from_manifest(manifest, "fastly.toml".as_ref()).expect("a manifest");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("adapter.wat");
+    std::fs::write(&path, program()).expect("a file");
+    let guest = runtime.load(&path, &config).expect("a program");
+    let services = Services::build(&config, &Arc::new(Connector::new()), &telemetry).unwrap_or_else(|_| panic!("no fault"));
+    let current = Arc::new(Current::new(Snapshot {
+        generation: 1,
+        config: Arc::new(config),
+        services: Arc::new(services),
+        guest,
+        waiting: Waiting::default(),
+    }));
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    let client = Arc::new(Client { address, server: address, tls: None });
+
+    let calls = hostcalls::listing();
+    let (mut seed, mut running, mut traps, mut ends) = (Seed(7), JoinSet::new(), 0, 0);
+    let mut count = |ended: (usize, Vec<u32>, Option<Outcome>)| match ended {
+        (index, arguments, Some(outcome @ (Outcome::HostFailed(_) | Outcome::Exited(_)))) => {
+            panic!("{}::{} {arguments:?}: {outcome:?}", calls[index].module, calls[index].name)
+        }
+        (_, _, Some(Outcome::Trapped(_))) => traps += 1,
+        _ => ends += 1,
+    };
+    tokio.block_on(async {
+        for index in 0..calls.len() {
+            for _ in 0..VARIATIONS {
+                let arguments: Vec<u32> = (0..MAX_ARGS).map(|_| seed.argument()).collect();
+                let mut bytes = (index as u32).to_le_bytes().to_vec();
+                arguments.iter().for_each(|argument| bytes.extend_from_slice(&argument.to_le_bytes()));
+                let head = RequestHead { uri: "http://edge.test/".parse().expect("a URI"), ..RequestHead::default() };
+                let raw_head = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: a\r\nX-One: 1\r\n\r\n");
+                let received = Received { raw_head, client: client.clone(), h2_fingerprint: None, id: format!("{index}").into() };
+                let request = DownstreamRequest { head, body: Body::from(Bytes::from(bytes)), received: Arc::new(received) };
+                let (runtime, snapshot) = (runtime.clone(), current.pin());
+                running.spawn(async move {
+                    let outcome = match runtime.serve(snapshot, request).await {
+                        Ok(mut serving) => match serving.reply().await {
+                            Ok(_) => None,
+                            Err(Unserved::Ended(outcome)) => Some(outcome),
+                            Err(Unserved::Overloaded) => panic!("no sandbox came free"),
+                        },
+                        Err(_) => panic!("no sandbox came free"),
+                    };
+                    (index, arguments, outcome)
+                });
+                if running.len() >= 48 {
+                    count(running.join_next().await.expect("some run").expect("no panic"));
+                }
+            }
+        }
+        while let Some(ended) = running.join_next().await {
+            count(ended.expect("no panic"));
+        }
+    });
+    // Those that were answered before their end count here.
+    assert_eq!(telemetry.metrics.guests.with_label_values(&["host_failed"]).get(), 0);
+    assert_eq!(telemetry.metrics.guests.with_label_values(&["exited"]).get(), 0);
+    // Both kinds of end are common: the arguments reach what they are meant for.
+    assert!(traps > 1000 && ends > 1000, "{traps} traps, {ends} ends");
+}
