@@ -48,6 +48,8 @@ fn load(name: &str) -> Bench {
         limits: Limits { sandboxes: SANDBOXES as u32, ..Limits::default() },
         environment: Environment::default(),
         dynamic_targets: Targets::default(),
+        trusted_proxies: Vec::new(),
+        proxy_protocol: false,
         backend_http2: false,
         grip_proxy: None,
         unknown_imports: UnknownImports::default(),
@@ -67,7 +69,7 @@ fn load(name: &str) -> Bench {
     });
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     drop(_context);
-    Bench { runtime, current, telemetry, client: Arc::new(Client { address, server: address, tls: None }), tokio }
+    Bench { runtime, current, telemetry, client: Arc::new(Client { address, server: address, secure: false, tls: None }), tokio }
 }
 
 impl Bench {

@@ -17,7 +17,7 @@ use crate::runtime::{Current, LoadError, Runtime, Snapshot, Waiting};
 use crate::server::admin::Admin;
 use crate::server::listener::Bound;
 use crate::server::tls::{Secure, TlsError};
-use crate::server::{Edge, Plain};
+use crate::server::{Edge, Hops, Plain};
 use crate::services::backend::Connector;
 use crate::services::{BuildError, Services};
 use crate::telemetry::{Telemetry, clock};
@@ -131,7 +131,8 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&host));
     server.bootstrap();
     let address = listener.address;
-    let edge = Arc::new(Edge { current: current.clone(), runtime, limits: host.limits.clone(), telemetry: telemetry.clone() });
+    let hops = Hops { trusted: host.trusted_proxies.clone(), proxy_protocol: host.proxy_protocol };
+    let edge = Arc::new(Edge { current: current.clone(), runtime, limits: host.limits.clone(), hops, telemetry: telemetry.clone() });
     server.add_service(listener.serve("http", Plain(edge.clone()), host.threads));
     if let (Some(secure), Some(tls)) = (secure, &host.tls) {
         tracing::info!("Listening on https://{}", secure.address);

@@ -154,6 +154,8 @@ fn every_hostcall_survives_any_arguments() {
         },
         environment: Environment::default(),
         dynamic_targets: Targets::default(),
+        trusted_proxies: Vec::new(),
+        proxy_protocol: false,
         backend_http2: false,
         grip_proxy: None,
         unknown_imports: UnknownImports::default(),
@@ -174,7 +176,7 @@ fn every_hostcall_survives_any_arguments() {
         waiting: Waiting::default(),
     }));
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let client = Arc::new(Client { address, server: address, tls: None });
+    let client = Arc::new(Client { address, server: address, secure: false, tls: None });
 
     let calls = hostcalls::listing();
     let (mut seed, mut running, mut traps, mut ends) = (Seed(7), JoinSet::new(), 0, 0);

@@ -3,12 +3,13 @@
 //! `sidelight serve [FASTLY.TOML] [APP.WASM]` is our own spelling. Viceroy's
 //! (`sidelight -v -C FILE --addr HOST:PORT APP.WASM`) is the same without the word.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
 use crate::app::{self, Exit};
 use crate::config::host::{ClientCertificates, Environment, Limits, ReuseLimits, TlsListener, UnknownImports};
@@ -80,6 +81,15 @@ struct Serve {
     /// Where to serve /metrics and /healthz; nowhere by default.
     #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN", value_parser = address)]
     admin: Option<SocketAddr>,
+
+    /// Proxies in front, networks and addresses with commas, that are believed about their clients:
+    /// X-Forwarded-For, X-Forwarded-Proto and Forwarded count when they come from these.
+    #[arg(long, value_name = "NETS", env = "SIDELIGHT_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network)]
+    trusted_proxies: Vec<IpNet>,
+
+    /// Connections are from trusted proxies only, and begin with a PROXY header (version 1 or 2).
+    #[arg(long, env = "SIDELIGHT_PROXY_PROTOCOL", requires = "trusted_proxies")]
+    proxy_protocol: bool,
 
     #[command(flatten)]
     tls: TlsArgs,
@@ -304,6 +314,11 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     preferred.copied().ok_or_else(|| format!("`{text}` has no address"))
 }
 
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| format!("`{text}` is no address and no network (10.0.0.0/8, 2001:db8::/32)"))
+}
+
 /// Reads the arguments and does what they say.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
@@ -405,6 +420,8 @@ fn host(serve: &Serve) -> Result<HostConfig, Exit> {
             customer_id: guest.customer_id.clone(),
             staging: guest.staging,
         },
+        trusted_proxies: serve.trusted_proxies.clone(),
+        proxy_protocol: serve.proxy_protocol,
         dynamic_targets: serve.dynamic_backends.clone(),
         backend_http2: serve.backend_http2,
         grip_proxy: serve.grip_proxy.or(serve.local_pushpin_proxy_port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))),

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::Targets;
 
 /// Decided settings of the process. They cannot change while it runs.
@@ -25,6 +27,10 @@ pub struct HostConfig {
     pub limits: Limits,
     /// What the guest is told about where it runs.
     pub environment: Environment,
+    /// Proxies in front that are believed about their clients.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether their connections begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// Where dynamic backends may point.
     pub dynamic_targets: Targets,
     /// Whether https backends may choose HTTP/2 when they are not for gRPC.

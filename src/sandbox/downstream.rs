@@ -20,6 +20,8 @@ pub struct Client {
     pub address: SocketAddr,
     /// The address it connected to.
     pub server: SocketAddr,
+    /// Whether it came by TLS, to here or to a proxy that is trusted to say so.
+    pub secure: bool,
     /// What TLS says of it, if it came that way.
     pub tls: Option<ClientTls>,
 }

@@ -3,7 +3,6 @@
 //! [`RequestReader`] reads and parses, [`wire`] writes. Both directions of one request are driven from
 //! this task, the guest runs in another.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,9 +17,10 @@ use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::exchange::{self, Answered, Answering};
+use super::hops::Ends;
 use super::respond::Failure;
 use super::upload::{self, Upload, Writer};
-use super::{Edge, h2, handoff};
+use super::{Edge, h2, handoff, hops};
 use crate::http::framing::{self, BodyFraming};
 use crate::http::io::SharedIo;
 use crate::http::request::{ReadError, RequestLine, RequestReader};
@@ -39,10 +39,9 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
 /// Serves a connection to its end.
-pub async fn serve(edge: &Arc<Edge>, stream: Stream, tls: Option<ClientTls>, mut shutdown: ShutdownWatch) {
+pub async fn serve(edge: &Arc<Edge>, stream: Stream, ends: Ends, tls: Option<ClientTls>, mut shutdown: ShutdownWatch) {
     let _open = Held::new(&edge.telemetry.metrics.connections);
-    let Some(client) = client_of(&stream, tls) else { return };
-    let client = Arc::new(client);
+    let client = Arc::new(Client { address: ends.client, server: ends.server, secure: tls.is_some(), tls });
     if stream.selected_alpn_proto() == Some(ALPN::H2) {
         h2::serve(edge, Bytes::new(), stream, client, shutdown).await;
         return;
@@ -85,14 +84,6 @@ pub async fn serve(edge: &Arc<Edge>, stream: Stream, tls: Option<ClientTls>, mut
 pub(super) async fn stopping(shutdown: &mut ShutdownWatch) {
     // An error means that the server is gone: that too is the end.
     let _ = shutdown.wait_for(|stop| *stop).await;
-}
-
-fn client_of(stream: &Stream, tls: Option<ClientTls>) -> Option<Client> {
-    let digest = stream.get_socket_digest()?;
-    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
-    let address = digest.peer_addr().and_then(|addr| addr.as_inet().copied()).unwrap_or(unknown);
-    let server = digest.local_addr().and_then(|addr| addr.as_inet().copied()).unwrap_or(unknown);
-    Some(Client { address, server, tls })
 }
 
 /// Ends our half and takes what still comes, for a moment.
@@ -177,7 +168,7 @@ impl Exchange<'_> {
             Ok(Err(ReadError::Closed { .. } | ReadError::Io { .. })) => return Next::Gone,
             Err(_) => Err(Failure::HeadTimeout),
         };
-        let (head, raw) = match head {
+        let (head, received) = match head {
             Ok(head) => head,
             Err(failure) => {
                 *asked.keep.get_mut() = false;
@@ -185,18 +176,19 @@ impl Exchange<'_> {
                 return Next::Close;
             }
         };
-        let next = self.answered(reader, head, raw, &asked, &writer).await;
+        let next = self.answered(reader, head, received, &asked, &writer).await;
         self.edge.telemetry.metrics.request_duration.observe(clock::now().duration_since(begun).as_secs_f64());
         next
     }
 
     /// Checks a head and makes it what the guest sees.
-    fn head(&self, line: RequestLine, asked: &mut Asked) -> Result<(RequestHead, Bytes), Failure> {
+    fn head(&self, line: RequestLine, asked: &mut Asked) -> Result<(RequestHead, Received), Failure> {
         *asked.keep.get_mut() = line.persistent && !self.stopping;
         asked.method = line.method.clone();
         asked.version = line.version;
-        let raw = line.raw.clone();
-        Ok((exchange::head(self.edge, self.client, line)?, raw))
+        let client = hops::client_of(&self.edge.hops, self.client, &line.headers);
+        let received = Received { raw_head: line.raw.clone(), client, h2_fingerprint: None, id: asked.id.clone() };
+        Ok((exchange::head(self.edge, &received.client, line)?, received))
     }
 
     /// Runs the guest and writes its answer, or ours.
@@ -204,7 +196,7 @@ impl Exchange<'_> {
         &self,
         reader: &mut RequestReader<SharedIo>,
         mut head: RequestHead,
-        raw_head: Bytes,
+        received: Received,
         asked: &Asked,
         writer: &Writer,
     ) -> Next {
@@ -212,7 +204,7 @@ impl Exchange<'_> {
             head.headers.remove(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let (upload, body) = self.upload(reader, expects_continue);
         let begun = upload.as_ref().map(Upload::begun);
-        let received = Arc::new(Received { raw_head, client: self.client.clone(), h2_fingerprint: None, id: asked.id.clone() });
+        let received = Arc::new(received);
         let request = DownstreamRequest { head, body, received: received.clone() };
         let responded = self.beside(upload, reader, writer, asked, self.respond(asked, request, writer)).await;
         let whole = match responded {

@@ -30,7 +30,7 @@ pub fn head(edge: &Edge, client: &Client, mut line: RequestLine) -> Result<Reque
     if cdn_loop::is_loop(&line.headers) {
         return Err(Failure::Loop);
     }
-    let scheme = if client.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let scheme = if client.secure { Scheme::HTTPS } else { Scheme::HTTP };
     let uri = absolute(&mut line, scheme, client)?;
     let websocket = framing::websocket(&line.headers).filter(|_| line.version == Version::HTTP_11);
     framing::strip_hop_by_hop(&mut line.headers);

@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use super::connection::{SETTLE, stopping};
 use super::exchange::{self, Answered, Answering};
 use super::respond::Failure;
-use super::{Edge, handoff};
+use super::{Edge, handoff, hops};
 use crate::http::framing::{self, BodyFraming};
 use crate::http::h2_stream::{self, Piece};
 use crate::http::request::RequestLine;
@@ -176,8 +176,9 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
     let method = parts.method.clone();
     let line = line(parts);
     let raw_head = line.raw.clone();
+    let client = hops::client_of(&edge.hops, &shared.client, &line.headers);
     let length = content_length(&line.headers);
-    let checked = length.and_then(|length| Ok((exchange::head(edge, &shared.client, line)?, length)));
+    let checked = length.and_then(|length| Ok((exchange::head(edge, &client, line)?, length)));
     let (mut head, length) = match checked {
         Ok(checked) => checked,
         Err(failure) => return write(shared, &id, &method, failure.answer(&id), &mut respond).await,
@@ -189,8 +190,7 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
         drop(respond.send_informational(early));
     }
     let incoming = Incoming::new(incoming, length, edge.limits.client_timeout);
-    let received =
-        Arc::new(Received { raw_head, client: shared.client.clone(), h2_fingerprint: shared.fingerprint.clone(), id: id.clone() });
+    let received = Arc::new(Received { raw_head, client, h2_fingerprint: shared.fingerprint.clone(), id: id.clone() });
     let request = DownstreamRequest { head, body: incoming.body(), received: received.clone() };
     let mut answering = Answering::begin(edge, &id, request).await;
     let response = loop {

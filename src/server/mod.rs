@@ -11,6 +11,7 @@ pub mod connection;
 pub mod exchange;
 pub mod h2;
 pub mod handoff;
+pub mod hops;
 pub mod listener;
 pub mod respond;
 pub mod tls;
@@ -27,6 +28,8 @@ use crate::config::host::Limits;
 use crate::runtime::{Current, Runtime};
 use crate::telemetry::Telemetry;
 
+pub use hops::Hops;
+
 /// What serves clients.
 pub struct Edge {
     /// The service.
@@ -35,6 +38,8 @@ pub struct Edge {
     pub runtime: Arc<Runtime>,
     /// Limits of clients.
     pub limits: Limits,
+    /// Proxies in front.
+    pub hops: Hops,
     /// Counters.
     pub telemetry: Telemetry,
 }
@@ -44,8 +49,10 @@ pub struct Plain(pub Arc<Edge>);
 
 #[async_trait]
 impl ServerApp for Plain {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        connection::serve(&self.0, stream, None, shutdown.clone()).await;
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        if let Some(ends) = hops::ends(&self.0, &mut stream).await {
+            connection::serve(&self.0, stream, ends, None, shutdown.clone()).await;
+        }
         None
     }
 }

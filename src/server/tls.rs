@@ -23,7 +23,7 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject;
 
-use super::{Edge, connection};
+use super::{Edge, connection, hops};
 use crate::config::host::{ClientCertificates, TlsListener};
 use crate::http::client_hello::{self, ClientHello};
 use crate::http::io::TlsIo;
@@ -138,9 +138,10 @@ impl Secure {
 
 #[async_trait]
 impl ServerApp for Secure {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let ends = hops::ends(&self.edge, &mut stream).await?;
         if let Some((io, tls)) = self.accept(stream).await {
-            connection::serve(&self.edge, Box::new(io), Some(tls), shutdown.clone()).await;
+            connection::serve(&self.edge, Box::new(io), ends, Some(tls), shutdown.clone()).await;
         }
         None
     }

@@ -223,7 +223,7 @@ fn a_client_that_stops_sending_is_let_go() {
 
 #[test]
 fn requests_to_backends_are_bounded_and_reported() {
-    let origin = crate::origin::Origin::fixed("x");
+    let origin = Origin::fixed("x");
     let sidelight = misbehave().backend("origin", origin.url()).arg("--max-backend-requests 40").start();
     let over = "sidelight_guest_backend_requests_over_production_total";
     assert_eq!(sidelight.get("/many?n=32").text(), "32 None\n");
@@ -238,7 +238,7 @@ fn requests_to_backends_are_bounded_and_reported() {
 /// As production does it, all of it.
 #[test]
 fn productions_limits() {
-    let origin = crate::origin::Origin::fixed("x");
+    let origin = Origin::fixed("x");
     let sidelight = misbehave().backend("origin", origin.url()).arg("--limits production").start();
     let told = sidelight.get("/many?n=33").text();
     assert!(told.starts_with("32 Some(") && told.contains("LIMIT_EXCEEDED"), "{told}");

@@ -19,6 +19,7 @@ mod fanout;
 mod handoff;
 mod harness;
 mod health;
+mod hops;
 mod http2;
 mod limits;
 mod logging;
