@@ -47,6 +47,7 @@ fn load(name: &str) -> Bench {
         drain_timeout: std::time::Duration::from_secs(1),
         limits: Limits { sandboxes: SANDBOXES as u32, ..Limits::default() },
         environment: Environment::default(),
+        arguments: None,
         dynamic_targets: Targets::default(),
         trusted_proxies: Vec::new(),
         proxy_protocol: false,

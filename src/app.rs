@@ -13,7 +13,7 @@ use pingora::services::background::{BackgroundService, background_service};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, ConfigError, HostConfig, HttpVersions};
-use crate::runtime::{Current, LoadError, Runtime, Snapshot, Waiting};
+use crate::runtime::{Current, LoadError, Outcome, Runtime, Snapshot, Waiting};
 use crate::server::admin::Admin;
 use crate::server::listener::Bound;
 use crate::server::tls::{Secure, TlsError};
@@ -83,13 +83,8 @@ impl From<Vec<BuildError>> for Exit {
     }
 }
 
-/// Serves `program` until the process is told to stop.
-pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Result<(), Exit> {
-    let internal = |error: &dyn std::fmt::Display| Exit::Internal(error.to_string());
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        tracing::debug!("a TLS provider was installed before");
-    }
-    let telemetry = Telemetry::new();
+/// Reads the manifest, and adds what the command line says of a service.
+fn read(manifest: Option<&Path>, host: &HostConfig) -> Result<Config, Exit> {
     let mut config = match manifest {
         Some(path) => {
             let text = std::fs::read_to_string(path)
@@ -110,6 +105,40 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
     for note in &config.notes {
         tracing::warn!("{note}");
     }
+    Ok(config)
+}
+
+/// Runs `program` once, by itself, with a request to nobody; gives its exit code.
+pub fn run(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Result<u8, Exit> {
+    let internal = |error: &dyn std::fmt::Display| Exit::Internal(error.to_string());
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let telemetry = Telemetry::new();
+    let config = read(manifest, &host)?;
+    let services = Services::build(&config, &Arc::new(Connector::new()), &telemetry)?;
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(host.threads).enable_all().build();
+    threads.map_err(|error| internal(&error))?.block_on(async {
+        services.backends.start_checks();
+        let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
+        let guest = runtime.load(program, &config)?;
+        let waiting = Waiting::default();
+        waiting.close();
+        let snapshot = Snapshot { generation: 1, config: Arc::new(config), services: Arc::new(services), guest, waiting };
+        Ok(match runtime.run_once(Arc::new(snapshot)).await {
+            Outcome::Finished => 0,
+            Outcome::Exited(code) => u8::try_from(code).unwrap_or(1),
+            Outcome::Trapped(_) | Outcome::CpuLimit | Outcome::WallLimit | Outcome::MemoryLimit | Outcome::HostFailed(_) => 134,
+        })
+    })
+}
+
+/// Serves `program` until the process is told to stop.
+pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Result<(), Exit> {
+    let internal = |error: &dyn std::fmt::Display| Exit::Internal(error.to_string());
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    let telemetry = Telemetry::new();
+    let config = read(manifest, &host)?;
     let listener = bind(host.listen)?;
     let secure = host.tls.as_ref().map(|tls| bind(tls.address)).transpose()?;
     let admin = host.admin.map(bind).transpose()?;

@@ -153,6 +153,7 @@ fn every_hostcall_survives_any_arguments() {
             ..Limits::default()
         },
         environment: Environment::default(),
+        arguments: None,
         dynamic_targets: Targets::default(),
         trusted_proxies: Vec::new(),
         proxy_protocol: false,

@@ -34,12 +34,41 @@ struct Cli {
 enum Command {
     /// Serve a program (what happens without a subcommand, too).
     Serve(Box<Serve>),
+    /// Run a program once, by itself: its arguments follow, its output and exit code are this process's.
+    Run(Run),
     /// List every call of the Compute ABI and how far this host has it.
     Hostcalls {
         /// How to print it.
         #[arg(long, value_enum, default_value_t = Listing::Table)]
         format: Listing,
     },
+}
+
+#[derive(Args, Debug)]
+struct Run {
+    /// The manifest.
+    #[arg(short = 'C', long = "config", value_name = "FASTLY.TOML", env = "SIDELIGHT_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// Where dynamic backends may point, as in serve.
+    #[arg(long, value_name = "RULES", default_value = "any", env = "SIDELIGHT_DYNAMIC_BACKENDS")]
+    dynamic_backends: Targets,
+
+    /// More log, on standard error: -v warnings of libraries too, -vv debug, -vvv trace. RUST_LOG wins.
+    #[arg(short, long = "verbose", action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// Folder of compiled modules [default: sidelight in the user's cache folder].
+    #[arg(long, value_name = "FOLDER", env = "SIDELIGHT_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+
+    /// The program.
+    #[arg(value_name = "APP.WASM")]
+    program: PathBuf,
+
+    /// Its arguments.
+    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -327,6 +356,7 @@ pub fn run() -> ExitCode {
             print_hostcalls(format);
             return ExitCode::SUCCESS;
         }
+        Some(Command::Run(run)) => return once(run),
         Some(Command::Serve(serve)) => *serve,
         None => cli.serve,
     };
@@ -336,6 +366,41 @@ pub fn run() -> ExitCode {
     let outcome = files(&serve).and_then(|(manifest, program)| app::serve(manifest.as_deref(), &program, host(&serve)?));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            eprintln!("error: {exit}");
+            ExitCode::from(exit.code())
+        }
+    }
+}
+
+/// Runs a program by itself.
+fn once(run: Run) -> ExitCode {
+    #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
+    let filter = std::env::var("RUST_LOG").ok().or_else(|| (run.verbose == 0).then(|| "warn".to_owned()));
+    logs::start(run.verbose, logs::Format::Text, filter.as_deref());
+    // A test suite may take its time.
+    const LONG: Duration = Duration::from_secs(24 * 60 * 60);
+    let program = run.program.display().to_string();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let host = HostConfig {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        tls: None,
+        admin: None,
+        threads: cores,
+        cache_dir: run.cache_dir.or_else(default_cache_dir),
+        drain_timeout: Duration::ZERO,
+        limits: Limits { sandboxes: 1, cpu: LONG, cpu_report: LONG, wall: LONG, memory: 4096 << 20, ..Limits::default() },
+        environment: Environment::default(),
+        arguments: Some(std::iter::once(program).chain(run.arguments).collect()),
+        trusted_proxies: Vec::new(),
+        proxy_protocol: false,
+        dynamic_targets: run.dynamic_backends,
+        backend_http2: false,
+        grip_proxy: None,
+        unknown_imports: UnknownImports::LinkError,
+    };
+    match app::run(run.config.as_deref(), &run.program, host) {
+        Ok(code) => ExitCode::from(code),
         Err(exit) => {
             eprintln!("error: {exit}");
             ExitCode::from(exit.code())
@@ -422,6 +487,7 @@ fn host(serve: &Serve) -> Result<HostConfig, Exit> {
         },
         trusted_proxies: serve.trusted_proxies.clone(),
         proxy_protocol: serve.proxy_protocol,
+        arguments: None,
         dynamic_targets: serve.dynamic_backends.clone(),
         backend_http2: serve.backend_http2,
         grip_proxy: serve.grip_proxy.or(serve.local_pushpin_proxy_port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))),

@@ -27,6 +27,8 @@ pub struct HostConfig {
     pub limits: Limits,
     /// What the guest is told about where it runs.
     pub environment: Environment,
+    /// The arguments of a program that is run once, by itself; its output is then the process's.
+    pub arguments: Option<Vec<String>>,
     /// Proxies in front that are believed about their clients.
     pub trusted_proxies: Vec<IpNet>,
     /// Whether their connections begin with a PROXY header.

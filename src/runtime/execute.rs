@@ -1,11 +1,15 @@
 //! One execution: from instantiation to outcome, under limits.
 
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ::http::Uri;
+use ::http::header::{self, HeaderValue};
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinSet;
@@ -14,10 +18,11 @@ use wasmtime_wasi::I32Exit;
 
 use super::engine::TABLE_ELEMENTS;
 use super::reuse::Source;
-use super::{Guest, Runtime, Snapshot, wasi};
+use super::{Guest, Runtime, Snapshot, Unserved, wasi};
 use crate::abi::GuestState;
+use crate::http::{Body, RequestHead};
 use crate::sandbox::limits::Stopped;
-use crate::sandbox::{CurrentId, MemoryLimiter, Meter, Parcel, Sandbox};
+use crate::sandbox::{Client, CurrentId, DownstreamRequest, MemoryLimiter, Meter, Parcel, Received, Sandbox};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
 
@@ -131,6 +136,22 @@ impl Runtime {
         watched
     }
 
+    /// Runs the snapshot's program once, for a request from nobody, to its end. What it answers goes nowhere.
+    pub async fn run_once(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Outcome {
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
+        let client = Arc::new(Client { address: nobody, server: nobody, secure: false, tls: None });
+        let raw_head = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n");
+        let received = Received { raw_head, client, h2_fingerprint: None, id: uuid::Uuid::new_v4().to_string().into() };
+        let mut head = RequestHead { uri: Uri::from_static("http://example.com/"), ..RequestHead::default() };
+        head.headers.insert(header::HOST, HeaderValue::from_static("example.com"));
+        let request = DownstreamRequest { head, body: Body::empty(), received: Arc::new(received) };
+        match self.serve(snapshot, request).await {
+            Ok(serving) => serving.outcome().await,
+            Err(Unserved::Ended(outcome)) => outcome,
+            Err(Unserved::Overloaded) => Outcome::HostFailed("there is no sandbox".to_owned()),
+        }
+    }
+
     async fn execute(self: &Arc<Self>, snapshot: Arc<Snapshot>, state: GuestState, meter: Arc<Meter>) -> Outcome {
         let runtime = self.clone();
         let mut running =
@@ -210,7 +231,7 @@ impl Runtime {
     /// The host state of an execution.
     pub fn state(self: &Arc<Self>, snapshot: &Arc<Snapshot>, parcel: Parcel, execution: &Arc<Execution>) -> GuestState {
         let Execution { meter, current, .. } = &**execution;
-        let wasi = wasi::context(&snapshot.guest.variables, &parcel.request.received.id, current);
+        let wasi = wasi::context(&snapshot.guest.variables, &parcel.request.received.id, current, self.arguments.as_deref());
         let limiter = MemoryLimiter::new(self.limits.memory, TABLE_ELEMENTS, meter.clone());
         let next = Arc::new(Source::new(self, snapshot.clone(), execution.clone()));
         let mut sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, meter.clone());

@@ -38,6 +38,7 @@ pub struct Runtime {
     sandboxes: Arc<Semaphore>,
     limits: Limits,
     environment: Environment,
+    arguments: Option<Vec<String>>,
     unknown_imports: UnknownImports,
     cache: Option<code_cache::CodeCache>,
     telemetry: Telemetry,
@@ -69,6 +70,11 @@ impl Serving {
             Some(reply) => Ok(reply),
             None => Err(Unserved::Ended(self.execution.outcome().await.clone())),
         }
+    }
+
+    /// How the guest ends; its replies are of no interest.
+    pub async fn outcome(&self) -> Outcome {
+        self.execution.outcome().await.clone()
     }
 }
 
@@ -103,6 +109,7 @@ impl Runtime {
             sandboxes: Arc::new(Semaphore::new(config.limits.sandboxes as usize)),
             limits: config.limits.clone(),
             environment: config.environment.clone(),
+            arguments: config.arguments.clone(),
             unknown_imports: config.unknown_imports,
             cache: config.cache_dir.as_deref().and_then(code_cache::CodeCache::open),
             telemetry: telemetry.clone(),

@@ -46,11 +46,15 @@ pub fn variables(environment: &Environment, config: &Config, cache_generation: u
     .collect()
 }
 
-/// WASI for a sandbox whose first request is `id`, and which works on `current`.
-pub fn context(variables: &[(String, String)], id: &str, current: &CurrentId) -> WasiP1Ctx {
+/// WASI for a sandbox whose first request is `id`, and which works on `current`. With `arguments` the program is
+/// run by itself: its output is the process's.
+pub fn context(variables: &[(String, String)], id: &str, current: &CurrentId, arguments: Option<&[String]>) -> WasiP1Ctx {
     let mut builder = WasiCtxBuilder::new();
-    builder.arg(PROGRAM).envs(variables).env("FASTLY_TRACE_ID", id.replace('-', ""));
-    builder.stdout(LogLines::new("stdout", current)).stderr(LogLines::new("stderr", current));
+    builder.envs(variables).env("FASTLY_TRACE_ID", id.replace('-', ""));
+    match arguments {
+        None => builder.arg(PROGRAM).stdout(LogLines::new("stdout", current)).stderr(LogLines::new("stderr", current)),
+        Some(arguments) => builder.args(arguments).inherit_stdout().inherit_stderr(),
+    };
     builder.build_p1()
 }
 

@@ -244,3 +244,25 @@ fn productions_limits() {
     assert!(told.starts_with("32 Some(") && told.contains("LIMIT_EXCEEDED"), "{told}");
     opaque(&sidelight, &sidelight.get("/loop"), 500, "cpu_limit");
 }
+
+#[test]
+fn a_guest_is_told_what_it_uses() {
+    let sidelight = misbehave().start();
+    assert_eq!(sidelight.get("/meter").text(), format!("true true {}\n", 20 << 20));
+}
+
+/// A program by itself: its arguments, its output, its exit code.
+#[test]
+fn a_program_that_is_run_once() {
+    let run = |program: &str| {
+        let mut command = std::process::Command::new(crate::harness::binary());
+        command.arg("run").arg(guest("rust", program)).args(["-x", "--verbose"]).env_remove("RUST_LOG");
+        let output = command.output().expect("runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(run("hello").0, Some(0));
+    let (code, out, _) = run("handoff");
+    assert_eq!((code, out.as_str()), (Some(0), "upgrade: Ok(None)\n"));
+    let output = std::process::Command::new(crate::harness::binary()).args(["run", "/nowhere.wasm"]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+}

@@ -16,6 +16,7 @@ mod client;
 mod echo;
 mod facts;
 mod fanout;
+mod go_sdk;
 mod handoff;
 mod harness;
 mod health;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use fastly::http::body::StreamingBody;
 use fastly::http::header::CONTENT_TYPE;
-use fastly::{Request, Response};
+use fastly::{Request, Response, compute_runtime};
 
 const MIB: usize = 1024 * 1024;
 
@@ -26,6 +26,10 @@ fn main() -> io::Result<()> {
         "/late" => late(),
         "/heavy" => heavy(req),
         "/many" => many(&req),
+        "/meter" => {
+            meter();
+            Ok(())
+        }
         "/late-trap" => {
             let _body = first_piece()?;
             trap()
@@ -35,6 +39,20 @@ fn main() -> io::Result<()> {
             Ok(())
         }
     }
+}
+
+/// CPU time and memory as the program is told them, before and after using some.
+fn meter() {
+    let told = || (compute_runtime::elapsed_vcpu_ms().unwrap_or(u64::MAX), compute_runtime::heap_memory_snapshot_mib().unwrap_or(u32::MAX));
+    let before = told();
+    let kept = black_box(vec![1_u8; 20 * MIB]);
+    let begun = Instant::now();
+    while told().0 < before.0 + 20 && begun.elapsed() < Duration::from_secs(20) {
+        (0..100_000_u64).for_each(|i| _ = black_box(i));
+    }
+    let after = told();
+    let grown = after.1 - before.1;
+    plain().with_body(format!("{} {} {}\n", after.0 >= before.0 + 20, (20..40).contains(&grown), kept.len())).send_to_client();
 }
 
 /// As many requests to the backend as asked for, one after another; how many went well, and what came instead.
