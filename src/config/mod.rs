@@ -9,6 +9,7 @@ pub mod facts;
 pub mod host;
 pub mod manifest;
 pub mod resolve;
+pub mod secret;
 pub mod targets;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use std::time::Duration;
 pub use diagnostics::ConfigError;
 pub use facts::Facts;
 pub use host::HostConfig;
+pub use secret::Secret;
 pub use targets::Targets;
 
 /// One Compute service: what `fastly.toml` and the command line together say about it.
@@ -236,13 +238,15 @@ pub struct BackendTls {
     pub client: Option<ClientCertificate>,
 }
 
-/// PEM text, or the file that holds it.
+/// PEM text, or what holds it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Pem {
     /// The text itself.
     Inline(String),
     /// A file, read when the backend is built.
     File(PathBuf),
+    /// A secret of the guest.
+    Secret(Secret),
 }
 
 impl std::fmt::Debug for Pem {
@@ -251,6 +255,7 @@ impl std::fmt::Debug for Pem {
             // May be a private key: never shown.
             Self::Inline(_) => f.write_str("Inline(…)"),
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Secret(secret) => secret.fmt(f),
         }
     }
 }

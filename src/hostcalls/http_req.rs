@@ -269,18 +269,21 @@ fn register_dynamic_backend(sandbox: &mut Sandbox, name: Str, target: Str, recor
     if record.override_host.as_ref().is_some_and(|host| HeaderValue::from_str(host).is_err()) {
         return Err(HostError::inval("the host to set is no header value"));
     }
-    if record.client.is_some() {
-        // There are no secrets yet, so this is the handle of none.
-        return Err(BadHandle.into());
-    }
+    let client = match &record.client {
+        None => None,
+        Some((certificate, key)) => Some(config::ClientCertificate {
+            certificate: config::Pem::Inline(certificate.clone()),
+            key: config::Pem::Secret(sandbox.secrets.get(Handle::<config::Secret>::from_raw(*key))?.clone()),
+        }),
+    };
     let port = target.port_u16().unwrap_or(if record.tls { 443 } else { 80 });
     let host = target.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let pooled = record.pooled;
-    Ok(sandbox.register(settings(name, host, port, record), pooled)?)
+    Ok(sandbox.register(settings(name, host, port, client, record), pooled)?)
 }
 
 /// What a record leaves out is as in production (fastly:compute WIT, `dynamic-backend-options`).
-fn settings(name: String, host: String, port: u16, record: BackendRecord) -> config::Backend {
+fn settings(name: String, host: String, port: u16, client: Option<config::ClientCertificate>, record: BackendRecord) -> config::Backend {
     let millis = |given: Option<u32>, default: Duration| given.map_or(default, |given| Duration::from_millis(given.into()));
     let tls = record.tls.then(|| config::BackendTls {
         sni: match record.sni {
@@ -294,7 +297,7 @@ fn settings(name: String, host: String, port: u16, record: BackendRecord) -> con
         max: record.tls_max.unwrap_or(config::TlsVersion::V1_3),
         ciphers: record.ciphers,
         ca: record.ca.map(config::Pem::Inline).into_iter().collect(),
-        client: None,
+        client,
     });
     let [http, enabled, interval, probes, time] = record.keepalive.unwrap_or_default();
     let [connections, uses, lifetime] = record.pool.unwrap_or_default();
@@ -534,11 +537,7 @@ pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("original_header_count", original_header_count);
     m.call("original_header_names_get", original_header_names_get);
 
-    m.call_partial(
-        "register_dynamic_backend",
-        "no client certificates yet: their keys are secrets, and there is no secret store",
-        register_dynamic_backend,
-    );
+    m.call("register_dynamic_backend", register_dynamic_backend);
     m.call("inspect", inspect);
     m.unsupported("on_behalf_of", 3, "uses the cache of another service: there is no cache yet, and no SDK calls it");
     m.call("redirect_to_grip_proxy", redirect_to_grip_proxy);

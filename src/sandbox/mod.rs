@@ -13,7 +13,7 @@ pub mod next;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, Secret};
 use crate::http::{RequestHead, ResponseHead};
 use crate::services::Services;
 use crate::services::backend::Backend;
@@ -83,6 +83,8 @@ pub struct Sandbox {
     pub items: Table<AsyncItem>,
     /// Log endpoints the guest has opened.
     pub logs: Table<Endpoint>,
+    /// Secrets the guest has made.
+    pub secrets: Table<Secret>,
     /// Backends the guest has made.
     dynamic: HashMap<String, Arc<Backend>>,
     /// The client's request until the guest takes it.
@@ -131,6 +133,7 @@ impl Sandbox {
             responses: Table::default(),
             items: Table::default(),
             logs: Table::default(),
+            secrets: Table::default(),
             dynamic: HashMap::new(),
             received: parcel.request.received.clone(),
             current,

@@ -145,6 +145,29 @@ fn certificates_and_names() {
 }
 
 #[test]
+fn client_certificates() {
+    let authority = Authority::new();
+    let (addr, _) = tls::origin(&authority.leaf(&["cert.test"]), Some(&authority));
+    let sidelight = backends().start();
+    let asked = |client: &str| sidelight.post(&format!("/?ssl&target={addr}"), &format!("{}{client}", authority.pem)).text();
+    let with = |authority: &Authority| {
+        let leaf = authority.leaf(&["client.test"]);
+        (format!("\n---\n{}\n---\n{}", leaf.pem, leaf.key_pem), leaf)
+    };
+    let (good, leaf) = with(&authority);
+    assert!(asked(&good).ends_with("client=true"));
+    assert!(asked("").starts_with("not sent: "), "the origin wants one");
+    assert!(asked(&with(&Authority::new()).0).starts_with("not sent: "), "and not anybody's");
+    // Another certificate's key is found out when the backend is made.
+    let mixed = asked(&format!("\n---\n{}\n---\n{}", leaf.pem, authority.leaf(&["client.test"]).key_pem));
+    assert!(mixed.starts_with("not "), "{mixed}");
+    assert!(asked(&format!("\n---\n{}\n---\nno key", leaf.pem)).starts_with("not "));
+    assert!(asked(&good).ends_with("client=true"));
+    let log = sidelight.log.text();
+    assert!(!log.contains("PRIVATE KEY"), "{log}");
+}
+
+#[test]
 fn versions_and_ciphers() {
     let authority = Authority::new();
     let (addr, _) = tls::origin(&authority.leaf(&["cert.test"]), None);

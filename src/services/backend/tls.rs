@@ -1,5 +1,6 @@
 //! TLS towards backends: one rustls configuration per backend, kept, so that sessions resume.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -131,10 +132,14 @@ pub fn system_roots() -> RootCertStore {
     roots
 }
 
-fn read(pem: &Pem, digest: &mut Sha256) -> Result<Vec<u8>, TlsConfigError> {
+fn read<'a>(pem: &'a Pem, digest: &mut Sha256) -> Result<Cow<'a, [u8]>, TlsConfigError> {
     let text = match pem {
-        Pem::Inline(text) => text.clone().into_bytes(),
-        Pem::File(path) => std::fs::read(path).map_err(|source| TlsConfigError::File { path: path.display().to_string(), source })?,
+        Pem::Inline(text) => Cow::Borrowed(text.as_bytes()),
+        Pem::Secret(secret) => Cow::Borrowed(secret.as_ref()),
+        Pem::File(path) => {
+            let text = std::fs::read(path).map_err(|source| TlsConfigError::File { path: path.display().to_string(), source })?;
+            Cow::Owned(text)
+        }
     };
     digest.update(&text);
     Ok(text)

@@ -8,15 +8,20 @@ use fastly::backend::BackendBuilder;
 use fastly::experimental::dynamic_backend_healthchecks::HealthcheckBuilder;
 use fastly::experimental::{BackendExt, GrpcBackend};
 use fastly::http::request::SendErrorCause;
+use fastly::secret_store::Secret;
 use fastly::{Backend, Error, Request, Response};
 use fastly_shared::SslVersion;
 
 fn main() -> Result<(), Error> {
     let mut req = Request::from_client();
-    let ca = req.take_body_str();
+    // Roots; behind a line of dashes the client's certificate, and behind another its key.
+    let body = req.take_body_str();
+    let mut pems = body.split("\n---\n");
+    let ca = pems.next().unwrap_or_default().to_owned();
+    let client = pems.next().zip(pems.next());
     let query: HashMap<String, String> = req.get_query()?;
     let name = query.get("name").map_or("made", String::as_str);
-    let backend = match describe(Backend::builder(name, &query["target"]), &query, &ca).finish() {
+    let backend = match describe(Backend::builder(name, &query["target"]), &query, &ca, client).finish() {
         Ok(backend) => backend,
         Err(error) => return Ok(answer(502, &format!("not made: {error:?}\n"))),
     };
@@ -46,7 +51,7 @@ fn cause(cause: &SendErrorCause) -> String {
     format!("{cause:?}")
 }
 
-fn describe(mut builder: BackendBuilder, query: &HashMap<String, String>, ca: &str) -> BackendBuilder {
+fn describe(mut builder: BackendBuilder, query: &HashMap<String, String>, ca: &str, client: Option<(&str, &str)>) -> BackendBuilder {
     let millis = |key: &str| query.get(key).map(|n| Duration::from_millis(n.parse().unwrap_or_default()));
     let number = |key: &str| query.get(key).and_then(|n| n.parse::<u32>().ok());
     if query.contains_key("ssl") {
@@ -72,6 +77,11 @@ fn describe(mut builder: BackendBuilder, query: &HashMap<String, String>, ca: &s
     }
     if !ca.is_empty() {
         builder = builder.ca_certificate(ca);
+    }
+    if let Some((certificate, key)) = client {
+        let secret = Secret::from_bytes(key.as_bytes().to_vec()).expect("a secret");
+        assert_eq!(secret.plaintext(), key.as_bytes());
+        builder = builder.provide_client_certificate(certificate, secret);
     }
     if let Some(list) = query.get("ciphers") {
         builder = builder.tls_ciphers(list);
