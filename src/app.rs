@@ -1,6 +1,5 @@
 //! Builds every layer in order, serves until a signal, drains.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +11,11 @@ use pingora::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, Shut
 use pingora::services::background::{BackgroundService, background_service};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::config::host::Listen;
 use crate::config::{Config, ConfigError, HostConfig, HttpVersions};
 use crate::runtime::{Current, LoadError, Outcome, Runtime, Snapshot, Waiting};
 use crate::server::admin::Admin;
-use crate::server::listener::Bound;
+use crate::server::listener::{Bound, File};
 use crate::server::tls::{Secure, TlsError};
 use crate::server::{Edge, Hops, Plain};
 use crate::services::backend::Connector;
@@ -41,7 +41,7 @@ pub enum Exit {
     #[error("cannot listen on {address}: {error}\n  hint: {hint}")]
     Listen {
         /// Which address.
-        address: SocketAddr,
+        address: Listen,
         /// What the system said.
         error: std::io::Error,
         /// What to do.
@@ -139,9 +139,10 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
     }
     let telemetry = Telemetry::new();
     let config = read(manifest, &host)?;
-    let listener = bind(host.listen)?;
-    let secure = host.tls.as_ref().map(|tls| bind(tls.address)).transpose()?;
-    let admin = host.admin.map(bind).transpose()?;
+    let listeners: Vec<Bound> = host.listen.iter().map(bind).collect::<Result<_, _>>()?;
+    let secure = host.tls.as_ref().map(|tls| bind(&tls.address)).transpose()?;
+    let admin = host.admin.as_ref().map(bind).transpose()?;
+    let files = listeners.iter().chain(&secure).chain(&admin).filter_map(Bound::file).collect();
     let connector = Arc::new(Connector::new());
     let services = Services::build(&config, &connector, &telemetry)?;
     let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
@@ -159,33 +160,40 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&host));
     server.bootstrap();
-    let address = listener.address;
     let hops = Hops { trusted: host.trusted_proxies.clone(), proxy_protocol: host.proxy_protocol };
     let edge = Arc::new(Edge { current: current.clone(), runtime, limits: host.limits.clone(), hops, telemetry: telemetry.clone() });
-    server.add_service(listener.serve("http", Plain(edge.clone()), host.threads));
+    let addresses: Vec<String> = listeners.iter().map(|listener| listener.url("http")).collect();
+    for listener in listeners {
+        server.add_service(listener.serve("http", Plain(edge.clone()), host.threads));
+    }
     if let (Some(secure), Some(tls)) = (secure, &host.tls) {
-        tracing::info!("Listening on https://{}", secure.address);
+        tracing::info!("Listening on {}", secure.url("https"));
         server.add_service(secure.serve("https", Secure::build(edge, tls)?, host.threads));
     }
     if let Some(admin) = admin {
-        tracing::info!("metrics on http://{}/metrics", admin.address);
+        tracing::info!("metrics on {}/metrics", admin.url("http"));
         server.add_service(admin.serve("admin", HttpServer::new_app(Admin { telemetry: telemetry.clone() }), 1));
     }
     server.add_service(background_service("health checks", HealthChecks(current.clone())));
-    server.add_service(background_service("drain", Drain { telemetry, current, limit: host.drain_timeout }));
-    tracing::info!(service = name, "Listening on http://{address}");
+    server.add_service(background_service("drain", Drain { telemetry, current, files, limit: host.drain_timeout }));
+    for address in addresses {
+        tracing::info!(service = name, "Listening on {address}");
+    }
     server.run(RunArgs { shutdown_signal: Box::new(Signals) });
     Ok(())
 }
 
-fn bind(address: SocketAddr) -> Result<Bound, Exit> {
+fn bind(address: &Listen) -> Result<Bound, Exit> {
     Bound::bind(address).map_err(|error| Exit::Listen {
-        address,
-        hint: match error.kind() {
-            std::io::ErrorKind::AddrInUse => "something else listens there; stop it, or choose another with --addr HOST:PORT",
-            std::io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege; choose another with --addr HOST:PORT",
-            std::io::ErrorKind::AddrNotAvailable => "that is not an address of this machine",
-            _ => "choose another with --addr HOST:PORT",
+        address: address.clone(),
+        hint: match (error.kind(), address) {
+            (std::io::ErrorKind::AddrInUse, Listen::Unix(_)) => "another process serves that socket; stop it, or choose another file",
+            (std::io::ErrorKind::AlreadyExists, _) => "choose another with --addr unix:FILE; only a socket that nobody serves is replaced",
+            (_, Listen::Unix(_)) => "its folder has to be there, and writable to this process",
+            (std::io::ErrorKind::AddrInUse, _) => "something else listens there; stop it, or choose another with --addr HOST:PORT",
+            (std::io::ErrorKind::PermissionDenied, _) => "ports below 1024 need a privilege; choose another with --addr HOST:PORT",
+            (std::io::ErrorKind::AddrNotAvailable, _) => "that is not an address of this machine",
+            (_, Listen::Tcp(_)) => "choose another with --addr HOST:PORT",
         },
         error,
     })
@@ -252,6 +260,8 @@ impl BackgroundService for HealthChecks {
 struct Drain {
     telemetry: Telemetry,
     current: Arc<Current>,
+    /// Of Unix sockets, removed at the end.
+    files: Vec<File>,
     limit: Duration,
 }
 
@@ -295,6 +305,7 @@ impl BackgroundService for Drain {
                 CUT_OFF
             }
         };
+        self.files.iter().for_each(File::remove);
         // pingora would go on sleeping for its whole grace period.
         std::process::exit(code);
     }

@@ -3,7 +3,7 @@
 //! `sidelight serve [FASTLY.TOML] [APP.WASM]` is our own spelling. Viceroy's
 //! (`sidelight -v -C FILE --addr HOST:PORT APP.WASM`) is the same without the word.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::app::{self, Exit};
-use crate::config::host::{ClientCertificates, Environment, Limits, ReuseLimits, TlsListener, UnknownImports};
+use crate::config::host::{ClientCertificates, Environment, Limits, Listen, ReuseLimits, TlsListener, UnknownImports};
 use crate::config::{HostConfig, Targets};
 use crate::hostcalls;
 use crate::telemetry::logs;
@@ -103,13 +103,13 @@ struct Serve {
     #[arg(short = 'C', long = "config", value_name = "FASTLY.TOML", env = "SIDELIGHT_CONFIG")]
     config: Option<PathBuf>,
 
-    /// Where to serve HTTP; port 0 takes a free one.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7676", env = "SIDELIGHT_ADDR", value_parser = address)]
-    addr: SocketAddr,
+    /// Where to serve HTTP: HOST:PORT (port 0 takes a free one) or unix:FILE; several with commas.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7676", env = "SIDELIGHT_ADDR", value_delimiter = ',')]
+    addr: Vec<Listen>,
 
     /// Where to serve /metrics and /healthz; nowhere by default.
-    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN", value_parser = address)]
-    admin: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN")]
+    admin: Option<Listen>,
 
     /// Proxies in front, networks and addresses with commas, that are believed about their clients:
     /// X-Forwarded-For, X-Forwarded-Proto and Forwarded count when they come from these.
@@ -179,8 +179,8 @@ struct Serve {
 #[command(next_help_heading = "TLS for clients")]
 struct TlsArgs {
     /// Where to serve HTTPS; nowhere by default.
-    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_TLS_ADDR", value_parser = address, requires = "tls_cert")]
-    tls_addr: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_TLS_ADDR", requires = "tls_cert")]
+    tls_addr: Option<Listen>,
 
     /// Certificate chain, PEM; several times for several hosts. The first serves unknown names.
     #[arg(long, value_name = "FILE", env = "SIDELIGHT_TLS_CERT", value_delimiter = ',', requires = "tls_addr")]
@@ -201,7 +201,7 @@ struct TlsArgs {
 
 impl TlsArgs {
     fn listener(&self) -> Result<Option<TlsListener>, Exit> {
-        let Some(address) = self.tls_addr else { return Ok(None) };
+        let Some(address) = self.tls_addr.clone() else { return Ok(None) };
         if !self.tls_key.is_empty() && self.tls_key.len() != self.tls_cert.len() {
             let (keys, certificates) = (self.tls_key.len(), self.tls_cert.len());
             return Err(Exit::Usage(format!(
@@ -331,16 +331,12 @@ struct GuestArgs {
     staging: bool,
 }
 
-/// An address to listen on, by number or by name; of a name's addresses the first IPv4 one, as
-/// curl and browsers try 127.0.0.1 for `localhost`.
+/// An address of another process.
 fn address(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
+    match text.parse::<Listen>()? {
+        Listen::Tcp(address) => Ok(address),
+        Listen::Unix(_) => Err("a Unix socket cannot be used here".to_owned()),
     }
-    let what = |error: std::io::Error| format!("{error}; expected HOST:PORT, for example 127.0.0.1:7676, [::1]:7676 or localhost:7676");
-    let found: Vec<SocketAddr> = text.to_socket_addrs().map_err(what)?.collect();
-    let preferred = found.iter().find(|address| address.is_ipv4()).or(found.first());
-    preferred.copied().ok_or_else(|| format!("`{text}` has no address"))
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
@@ -383,7 +379,7 @@ fn once(run: Run) -> ExitCode {
     let program = run.program.display().to_string();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let host = HostConfig {
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        listen: Vec::new(),
         tls: None,
         admin: None,
         threads: cores,
@@ -444,9 +440,9 @@ fn host(serve: &Serve) -> Result<HostConfig, Exit> {
     let (all, default) = (limits.limits == Preset::Production, Limits::default());
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Ok(HostConfig {
-        listen: serve.addr,
+        listen: serve.addr.clone(),
         tls: serve.tls.listener()?,
-        admin: serve.admin,
+        admin: serve.admin.clone(),
         threads: limits.threads.map_or(cores, usize::from),
         cache_dir: if serve.no_cache { None } else { serve.cache_dir.clone().or_else(default_cache_dir) },
         drain_timeout: limits.drain_timeout,
@@ -547,7 +543,7 @@ mod tests {
         let ours = parse(&["serve", "-v", "--addr=127.0.0.1:1", "/a/fastly.toml", "bin/main.wasm"]);
         for serve in [theirs, ours] {
             assert_eq!(files(&serve).expect("both"), (Some("/a/fastly.toml".into()), "bin/main.wasm".into()));
-            assert_eq!(serve.addr, SocketAddr::from(([127, 0, 0, 1], 1)));
+            assert_eq!(serve.addr, [Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)))]);
             assert_eq!(serve.verbose, 1);
         }
     }

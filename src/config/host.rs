@@ -1,7 +1,9 @@
 //! What a Fastly service does not know: the process around it. Listener, limits, folders.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -11,12 +13,12 @@ use super::Targets;
 /// Decided settings of the process. They cannot change while it runs.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
-    /// Where HTTP is served. Port 0 takes a free one.
-    pub listen: SocketAddr,
+    /// Where HTTP is served.
+    pub listen: Vec<Listen>,
     /// Where HTTPS is served.
     pub tls: Option<TlsListener>,
     /// Where metrics and probes are served; `None`: nowhere.
-    pub admin: Option<SocketAddr>,
+    pub admin: Option<Listen>,
     /// Threads that run guests and connections.
     pub threads: usize,
     /// Folder of compiled modules; `None`: compile at every start.
@@ -43,11 +45,53 @@ pub struct HostConfig {
     pub unknown_imports: UnknownImports,
 }
 
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// Port 0 takes a free one.
+    Tcp(SocketAddr),
+    /// A Unix socket's file.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    /// `HOST:PORT`, by number or by name, or `unix:FILE`. Of a name's addresses the first IPv4 one, as curl and browsers
+    /// try 127.0.0.1 for `localhost`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => Err("unix: takes the socket's file, as in unix:/run/sidelight.sock".to_owned()),
+                path => Ok(Self::Unix(path.into())),
+            };
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Tcp(address));
+        }
+        let what = |error: std::io::Error| {
+            format!("{error}; expected HOST:PORT, for example 127.0.0.1:7676, [::1]:7676 or localhost:7676, or unix:FILE")
+        };
+        let found: Vec<SocketAddr> = text.to_socket_addrs().map_err(what)?.collect();
+        let preferred = found.iter().find(|address| address.is_ipv4()).or(found.first());
+        preferred.copied().map(Self::Tcp).ok_or_else(|| format!("`{text}` has no address"))
+    }
+}
+
 /// HTTPS for clients.
 #[derive(Clone, Debug)]
 pub struct TlsListener {
-    /// Where. Port 0 takes a free one.
-    pub address: SocketAddr,
+    /// Where.
+    pub address: Listen,
     /// PEM files: certificate chain and key. The first is for clients that name no other's host.
     pub certificates: Vec<(PathBuf, PathBuf)>,
     /// Whether clients are asked for certificates.

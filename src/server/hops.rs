@@ -1,7 +1,7 @@
 //! Who the client is when others stand between it and this host: proxies that are trusted to say so, by the
 //! PROXY protocol for a connection or by fields for a request. Nobody else is believed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ::http::HeaderMap;
@@ -48,9 +48,12 @@ pub struct Ends {
 /// The ends of a fresh connection; `None` when it cannot be served.
 pub async fn ends(edge: &Edge, stream: &mut Stream) -> Option<Ends> {
     let digest = stream.get_socket_digest()?;
-    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    let here = digest.local_addr();
+    // Who comes by a Unix socket is on this machine.
+    let local = here.is_some_and(|address| address.as_unix().is_some());
+    let unknown = SocketAddr::from((if local { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED }, 0));
     let client = digest.peer_addr().and_then(|addr| addr.as_inet().copied()).unwrap_or(unknown);
-    let server = digest.local_addr().and_then(|addr| addr.as_inet().copied()).unwrap_or(unknown);
+    let server = here.and_then(|addr| addr.as_inet().copied()).unwrap_or(unknown);
     let direct = Ends { client, server };
     if !edge.hops.proxy_protocol {
         return Some(direct);

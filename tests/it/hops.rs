@@ -94,3 +94,36 @@ fn the_proxy_protocol_is_for_trusted_proxies() {
         assert!(text.contains("--trusted-proxies"), "{text}");
     }
 }
+
+#[test]
+fn unix_sockets() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("edge.sock");
+    let curl = |fields: &[&str]| {
+        let output = Command::new("curl").args(["-s", "--unix-socket"]).arg(&file).args(fields).arg("http://edge.test/client").output();
+        String::from_utf8(output.expect("curl is needed").stdout).expect("text")
+    };
+    let arg = format!("--addr 127.0.0.1:0,unix:{} {NEAR}", file.display());
+    // A socket that nobody serves any more is in the way of nobody.
+    drop(std::os::unix::net::UnixListener::bind(&file).expect("a socket"));
+    let sidelight = Setup::behaviours("rust").arg(&arg).start();
+    sidelight.log.wait_for(&[&format!("Listening on http+unix:{}", file.display())]);
+    assert_eq!(sidelight.get("/client").text(), "127.0.0.1\n");
+    assert_eq!(curl(&[]), "127.0.0.1\n");
+    assert_eq!(curl(&["-H", "X-Forwarded-For: 192.0.2.7"]), "192.0.2.7\n");
+    assert_eq!(curl(&["--http2-prior-knowledge"]), "127.0.0.1\n");
+    // One that is served stays with who serves it.
+    let (status, text) = Setup::behaviours("rust").arg(&arg).fails();
+    assert_eq!(status.code(), Some(5), "{text}");
+    assert!(text.contains("another process serves that socket"), "{text}");
+    assert_eq!(curl(&[]), "127.0.0.1\n");
+    sidelight.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(sidelight.end().code(), Some(0));
+    assert!(!file.exists(), "removed at the end");
+    // A file that is no socket is nobody's to remove.
+    std::fs::write(&file, "precious").expect("a file");
+    let (status, text) = Setup::behaviours("rust").arg(&arg).fails();
+    assert_eq!(status.code(), Some(5), "{text}");
+    assert!(text.contains("no socket"), "{text}");
+    assert_eq!(std::fs::read_to_string(&file).expect("still there"), "precious");
+}
