@@ -39,7 +39,7 @@ fn load(name: &str) -> Bench {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let telemetry = Telemetry::new();
     let host = HostConfig {
-        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        listen: Vec::new(),
         tls: None,
         admin: None,
         threads: 1,

@@ -15,8 +15,9 @@ use crate::config::host::Listen;
 use crate::config::{Config, ConfigError, HostConfig, HttpVersions};
 use crate::runtime::{Current, LoadError, Outcome, Runtime, Snapshot, Waiting};
 use crate::server::admin::Admin;
+use crate::server::certificates::{Certificates, Renewal, TlsError};
 use crate::server::listener::{Bound, File};
-use crate::server::tls::{Secure, TlsError};
+use crate::server::tls::Secure;
 use crate::server::{Edge, Hops, Plain};
 use crate::services::backend::Connector;
 use crate::services::{BuildError, Services};
@@ -168,7 +169,9 @@ pub fn serve(manifest: Option<&Path>, program: &Path, host: HostConfig) -> Resul
     }
     if let (Some(secure), Some(tls)) = (secure, &host.tls) {
         tracing::info!("Listening on {}", secure.url("https"));
-        server.add_service(secure.serve("https", Secure::build(edge, tls)?, host.threads));
+        let certificates = Arc::new(Certificates::read(tls)?);
+        server.add_service(secure.serve("https", Secure { edge, certificates: certificates.clone() }, host.threads));
+        server.add_service(background_service("certificates", Renewal { certificates, telemetry: telemetry.clone() }));
     }
     if let Some(admin) = admin {
         tracing::info!("metrics on {}/metrics", admin.url("http"));

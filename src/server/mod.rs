@@ -7,6 +7,7 @@
 //! ```
 
 pub mod admin;
+pub mod certificates;
 pub mod connection;
 pub mod exchange;
 pub mod h2;

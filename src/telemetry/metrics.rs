@@ -40,6 +40,8 @@ pub struct Metrics {
     pub backend_healthy: IntGaugeVec,
     /// TLS handshakes with clients that failed.
     pub tls_handshakes_failed: IntCounter,
+    /// Readings of changed certificate files: `result` is `ok` or `error`.
+    pub tls_renewals: IntCounterVec,
     /// Open client connections.
     pub connections: IntGauge,
     /// Client connections that a backend has taken over.
@@ -97,6 +99,7 @@ impl Metrics {
                 IntGaugeVec::new(Opts::new("sidelight_backend_healthy", "Whether a backend with a health check is healthy."), &["backend"]),
             ),
             tls_handshakes_failed: counter(r, "sidelight_tls_handshakes_failed_total", "TLS handshakes with clients that failed."),
+            tls_renewals: counters(r, "sidelight_tls_renewals_total", "Readings of changed certificate files.", &["result"]),
             connections: gauge(r, "sidelight_connections", "Open client connections."),
             connections_upgraded: gauge(
                 r,

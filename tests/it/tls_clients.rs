@@ -177,3 +177,30 @@ fn settings_that_cannot_work() {
     refused(&format!("--tls-addr 127.0.0.1:0 --tls-cert {certificate} --tls-key {}", key.display()), &["cert.pem"]);
     refused(&format!("--tls-addr 127.0.0.1:0 --tls-cert {certificate} --tls-key a --tls-key b"), &["--tls-key is given 2 times"]);
 }
+
+#[test]
+fn certificates_that_change() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let (first, second) = (old.leaf(&["edge.test"]), new.leaf(&["edge.test"]));
+    let (certificate, key) = (file("renewed.pem", &first.pem), file("renewed.key", &first.key_pem));
+    let setup = Setup::new(guest("rust", "client"));
+    let sidelight = setup.arg(&format!("--tls-addr 127.0.0.1:0 --tls-cert {} --tls-key {}", certificate.display(), key.display())).start();
+    let renewals = |result: &'static str| {
+        move |sidelight: &Sidelight| sidelight.metric(&format!("sidelight_tls_renewals_total{{result=\"{result}\"}}")) >= 1.0
+    };
+    Client::new(&old, "edge.test").ask(&sidelight).expect("answers");
+    // A key that does not fit, then none at all: what was there is served on.
+    std::fs::write(&certificate, &second.pem).expect("a certificate");
+    sidelight.wait_until("a refusal", renewals("error"));
+    sidelight.log.wait_for(&["those from before are served on", "renewed.pem"]);
+    Client::new(&old, "edge.test").ask(&sidelight).expect("answers");
+    std::fs::remove_file(&key).expect("no key");
+    sidelight.log.wait_for(&["those from before are served on", "renewed.key"]);
+    Client::new(&old, "edge.test").ask(&sidelight).expect("answers");
+    // Both, by a rename.
+    let aside = file("aside.key", &second.key_pem);
+    std::fs::rename(aside, &key).expect("a key");
+    sidelight.wait_until("the new certificate", renewals("ok"));
+    Client::new(&new, "edge.test").ask(&sidelight).expect("answers");
+    assert!(Client::new(&old, "edge.test").ask(&sidelight).is_err());
+}
