@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sidelight::abi::GuestState;
 use sidelight::config::host::{Environment, Limits, ReuseLimits, UnknownImports};
 use sidelight::config::{Config, HostConfig, Targets};
 use sidelight::hostcalls;
@@ -22,6 +23,7 @@ use sidelight::services::Services;
 use sidelight::services::backend::Connector;
 use sidelight::telemetry::Telemetry;
 use tokio::task::JoinSet;
+use wasmtime::Linker;
 
 /// Calls of each hostcall.
 const VARIATIONS: u32 = 200;
@@ -132,53 +134,91 @@ impl Seed {
     }
 }
 
+/// A program in WebAssembly's text format, ready to be asked.
+struct Stage {
+    telemetry: Telemetry,
+    runtime: Arc<Runtime>,
+    current: Arc<Current>,
+}
+
+impl Stage {
+    /// `more` are functions that the program can import besides the ABI.
+    fn new(program: &str, wall: Duration, more: impl FnOnce(&mut Linker<GuestState>) -> wasmtime::Result<()>) -> Self {
+        let telemetry = Telemetry::new();
+        let host = HostConfig {
+            listen: Vec::new(),
+            tls: None,
+            admin: None,
+            threads: 1,
+            cache_dir: None,
+            drain_timeout: Duration::from_secs(1),
+            limits: Limits {
+                sandboxes: 64,
+                wall,
+                reuse: ReuseLimits { idle: Duration::from_millis(5), ..ReuseLimits::default() },
+                queue_timeout: Duration::from_secs(60),
+                ..Limits::default()
+            },
+            environment: Environment::default(),
+            arguments: None,
+            dynamic_targets: Targets::default(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            backend_http2: false,
+            grip_proxy: None,
+            unknown_imports: UnknownImports::default(),
+        };
+        let runtime = Arc::new(Runtime::with_imports(&host, &telemetry, more).expect("an engine"));
+        let manifest =
+            "[local_server.backends.origin]\nurl = \"http://127.0.0.1:1\"\n[sidelight.inspect]\n[[sidelight.clients]]\nvpn = {}\n";
+        let config = Config::from_manifest(manifest, "fastly.toml".as_ref()).expect("a manifest");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("program.wat");
+        std::fs::write(&path, program).expect("a file");
+        let guest = runtime.load(&path, &config).expect("a program");
+        let services = Services::build(&config, &Arc::new(Connector::new()), &telemetry).unwrap_or_else(|_| panic!("no fault"));
+        let current = Arc::new(Current::new(Snapshot {
+            generation: 1,
+            config: Arc::new(config),
+            services: Arc::new(services),
+            guest,
+            waiting: Waiting::default(),
+        }));
+        Self { telemetry, runtime, current }
+    }
+
+    /// How the program ends for a request with this body; `None` when it answers.
+    fn ask(&self, id: usize, body: Vec<u8>) -> impl Future<Output = Option<Outcome>> + Send + 'static {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let client = Arc::new(Client { address, server: address, secure: false, tls: None });
+        let head = RequestHead { uri: "http://edge.test/".parse().expect("a URI"), ..RequestHead::default() };
+        let raw_head = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: a\r\nX-One: 1\r\n\r\n");
+        let received = Received { raw_head, client, h2_fingerprint: None, id: id.to_string().into() };
+        let request = DownstreamRequest { head, body: Body::from(Bytes::from(body)), received: Arc::new(received) };
+        let (runtime, snapshot) = (self.runtime.clone(), self.current.pin());
+        async move {
+            match runtime.serve(snapshot, request).await {
+                Ok(mut serving) => match serving.reply().await {
+                    Ok(_) => None,
+                    Err(Unserved::Ended(outcome)) => Some(outcome),
+                    Err(Unserved::Overloaded) => panic!("no sandbox came free"),
+                },
+                Err(_) => panic!("no sandbox came free"),
+            }
+        }
+    }
+
+    fn guests(&self, outcome: &str) -> u64 {
+        self.telemetry.metrics.guests.with_label_values(&[outcome]).get()
+    }
+}
+
 #[test]
 fn every_hostcall_survives_any_arguments() {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let _context = tokio.enter();
-    let telemetry = Telemetry::new();
-    let host = HostConfig {
-        listen: Vec::new(),
-        tls: None,
-        admin: None,
-        threads: 1,
-        cache_dir: None,
-        drain_timeout: Duration::from_secs(1),
-        limits: Limits {
-            sandboxes: 64,
-            // Some calls wait for what never comes.
-            wall: Duration::from_millis(300),
-            reuse: ReuseLimits { idle: Duration::from_millis(5), ..ReuseLimits::default() },
-            queue_timeout: Duration::from_secs(60),
-            ..Limits::default()
-        },
-        environment: Environment::default(),
-        arguments: None,
-        dynamic_targets: Targets::default(),
-        trusted_proxies: Vec::new(),
-        proxy_protocol: false,
-        backend_http2: false,
-        grip_proxy: None,
-        unknown_imports: UnknownImports::default(),
-    };
-    let runtime = Arc::new(Runtime::new(&host, &telemetry).expect("an engine"));
-    let manifest = "[local_server.backends.origin]\nurl = \"http://127.0.0.1:1\"\n[sidelight.inspect]\n[[sidelight.clients]]\nvpn = {}\n";
-    let config = Config::from_manifest(manifest, "fastly.toml".as_ref()).expect("a manifest");
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("adapter.wat");
-    std::fs::write(&path, program()).expect("a file");
-    let guest = runtime.load(&path, &config).expect("a program");
-    let services = Services::build(&config, &Arc::new(Connector::new()), &telemetry).unwrap_or_else(|_| panic!("no fault"));
-    let current = Arc::new(Current::new(Snapshot {
-        generation: 1,
-        config: Arc::new(config),
-        services: Arc::new(services),
-        guest,
-        waiting: Waiting::default(),
-    }));
-    let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let client = Arc::new(Client { address, server: address, secure: false, tls: None });
-
+    // Some calls wait for what never comes.
+    let stage = Stage::new(&program(), Duration::from_millis(300), |_| Ok(()));
     let calls = hostcalls::listing();
     let (mut seed, mut running, mut traps, mut ends) = (Seed(7), JoinSet::new(), 0, 0);
     let mut count = |ended: (usize, Vec<u32>, Option<Outcome>)| match ended {
@@ -194,22 +234,8 @@ fn every_hostcall_survives_any_arguments() {
                 let arguments: Vec<u32> = (0..MAX_ARGS).map(|_| seed.argument()).collect();
                 let mut bytes = (index as u32).to_le_bytes().to_vec();
                 arguments.iter().for_each(|argument| bytes.extend_from_slice(&argument.to_le_bytes()));
-                let head = RequestHead { uri: "http://edge.test/".parse().expect("a URI"), ..RequestHead::default() };
-                let raw_head = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: a\r\nX-One: 1\r\n\r\n");
-                let received = Received { raw_head, client: client.clone(), h2_fingerprint: None, id: format!("{index}").into() };
-                let request = DownstreamRequest { head, body: Body::from(Bytes::from(bytes)), received: Arc::new(received) };
-                let (runtime, snapshot) = (runtime.clone(), current.pin());
-                running.spawn(async move {
-                    let outcome = match runtime.serve(snapshot, request).await {
-                        Ok(mut serving) => match serving.reply().await {
-                            Ok(_) => None,
-                            Err(Unserved::Ended(outcome)) => Some(outcome),
-                            Err(Unserved::Overloaded) => panic!("no sandbox came free"),
-                        },
-                        Err(_) => panic!("no sandbox came free"),
-                    };
-                    (index, arguments, outcome)
-                });
+                let ended = stage.ask(index, bytes);
+                running.spawn(async move { (index, arguments, ended.await) });
                 if running.len() >= 48 {
                     count(running.join_next().await.expect("some run").expect("no panic"));
                 }
@@ -220,8 +246,70 @@ fn every_hostcall_survives_any_arguments() {
         }
     });
     // Those that were answered before their end count here.
-    assert_eq!(telemetry.metrics.guests.with_label_values(&["host_failed"]).get(), 0);
-    assert_eq!(telemetry.metrics.guests.with_label_values(&["exited"]).get(), 0);
+    assert_eq!(stage.guests("host_failed"), 0);
+    assert_eq!(stage.guests("exited"), 0);
     // Both kinds of end are common: the arguments reach what they are meant for.
     assert!(traps > 1000 && ends > 1000, "{traps} traps, {ends} ends");
+}
+
+/// Answers, unless the import it calls first panics; before it calls it again, it computes for as many rounds as
+/// that said.
+const CARELESS: &str = r#"(module
+  (import "test" "panic" (func $panic (param i32) (result i32)))
+  (import "fastly_http_req" "body_downstream_get" (func $downstream (param i32 i32) (result i32)))
+  (import "fastly_http_body" "read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "fastly_http_body" "new" (func $body (param i32) (result i32)))
+  (import "fastly_http_resp" "new" (func $response (param i32) (result i32)))
+  (import "fastly_http_resp" "send_downstream" (func $send (param i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (func $must (param i32) (if (local.get 0) (then unreachable)))
+  (func (export "_start") (local $rounds i32)
+    (call $must (call $downstream (i32.const 0) (i32.const 4)))
+    (call $must (call $read (i32.load (i32.const 4)) (i32.const 16) (i32.const 4) (i32.const 8)))
+    (local.set $rounds (call $panic (i32.load (i32.const 16))))
+    (if (local.get $rounds) (then
+      (loop $spin (br_if $spin (local.tee $rounds (i32.sub (local.get $rounds) (i32.const 1)))))
+      (drop (call $panic (i32.const 1)))))
+    (call $must (call $response (i32.const 20)))
+    (call $must (call $body (i32.const 24)))
+    (call $must (call $send (i32.load (i32.const 20)) (i32.load (i32.const 24)) (i32.const 0)))))"#;
+
+#[test]
+fn a_panic_in_a_hostcall_costs_that_request_only() {
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let _context = tokio.enter();
+    let stage = Stage::new(CARELESS, Duration::from_secs(60), |linker| {
+        let panicking = |wish: u32| match wish {
+            0 => 0,
+            1 => panic!("a fault of the host"),
+            // Long enough for the guest to be moved to the threads of those that compute.
+            _ => 30_000_000,
+        };
+        linker.func_wrap("test", "panic", panicking).map(drop)
+    });
+    let free = stage.runtime.free();
+    tokio.block_on(async {
+        // All at once: those that panic at once, after a move to other threads, and not at all.
+        let mut running = JoinSet::new();
+        for index in 0..60 {
+            let wish = (index % 3) as u32;
+            let ended = stage.ask(index, wish.to_le_bytes().to_vec());
+            running.spawn(async move { (wish, ended.await) });
+        }
+        while let Some(ended) = running.join_next().await {
+            match ended.expect("a panic that went further") {
+                (0, None) => {}
+                (1 | 2, Some(Outcome::HostFailed(reason))) => assert_eq!(reason, "a fault of the host"),
+                (wish, outcome) => panic!("{wish}: {outcome:?}"),
+            }
+        }
+    });
+    assert_eq!(stage.guests("host_failed"), 40);
+    assert!(stage.telemetry.metrics.guests_heavy.get() > 0);
+    // Their sandboxes are free again.
+    tokio.block_on(async {
+        while stage.runtime.free() < free || stage.telemetry.metrics.sandboxes.get() > 0 {
+            tokio::task::yield_now().await;
+        }
+    });
 }

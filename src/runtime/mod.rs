@@ -92,6 +92,15 @@ pub struct EngineError(#[from] wasmtime::Error);
 impl Runtime {
     /// The engine with its pool of sandboxes, and the linked ABI.
     pub fn new(config: &HostConfig, telemetry: &Telemetry) -> Result<Self, EngineError> {
+        Self::with_imports(config, telemetry, |_| Ok(()))
+    }
+
+    /// As [`Self::new`], with functions of the caller's that guests can import too.
+    pub fn with_imports(
+        config: &HostConfig,
+        telemetry: &Telemetry,
+        more: impl FnOnce(&mut Linker<GuestState>) -> wasmtime::Result<()>,
+    ) -> Result<Self, EngineError> {
         let heavy = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads.max(1))
             .thread_name("heavy guests")
@@ -103,6 +112,7 @@ impl Runtime {
         let mut linker = Linker::new(&engine);
         hostcalls::link_all(&mut linker, telemetry)?;
         wasi::link(&mut linker)?;
+        more(&mut linker)?;
         Ok(Self {
             engine,
             linker,

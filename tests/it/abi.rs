@@ -4,8 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hyper::Response;
 use sidelight::abi::Support;
 use sidelight::hostcalls;
+
+use crate::harness::Setup;
+use crate::origin::{Origin, text};
 
 type Name = (String, String);
 
@@ -170,4 +174,52 @@ fn the_listing_is_as_reviewed() {
     }
     let expected = std::fs::read_to_string(&golden).unwrap_or_default();
     assert!(text == expected, "`sidelight hostcalls` has changed; BLESS=1 cargo test the_listing, and review the difference");
+}
+
+/// A program whose imports all have the names from before there were modules: it sends its request on, and answers with
+/// what comes back and a field of its own.
+const OLD: &str = r#"(module
+  (import "env" "xqd_init" (func $init (param i64) (result i32)))
+  (import "env" "xqd_req_body_downstream_get" (func $downstream (param i32 i32) (result i32)))
+  (import "env" "xqd_req_header_append" (func $req_append (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "xqd_req_send_async" (func $send (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "xqd_pending_req_wait" (func $wait (param i32 i32 i32) (result i32)))
+  (import "env" "xqd_resp_status_get" (func $status (param i32 i32) (result i32)))
+  (import "env" "xqd_resp_header_insert" (func $resp_insert (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "xqd_body_new" (func $body (param i32) (result i32)))
+  (import "env" "xqd_body_write" (func $write (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "xqd_body_append" (func $append (param i32 i32) (result i32)))
+  (import "env" "xqd_body_close_downstream" (func $close (param i32) (result i32)))
+  (import "env" "xqd_resp_send_downstream" (func $answer (param i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 1024) "origin")
+  (data (i32.const 1040) "x-old")
+  (data (i32.const 1056) "yes")
+  (data (i32.const 1072) "it said: ")
+  (func $must (param i32) (if (local.get 0) (then unreachable)))
+  (func (export "_start")
+    (call $must (call $init (i64.const 1)))
+    (call $must (call $downstream (i32.const 0) (i32.const 4)))
+    (call $must (call $req_append (i32.load (i32.const 0)) (i32.const 1040) (i32.const 5) (i32.const 1056) (i32.const 3)))
+    (call $must (call $send (i32.load (i32.const 0)) (i32.load (i32.const 4)) (i32.const 1024) (i32.const 6) (i32.const 8)))
+    (call $must (call $wait (i32.load (i32.const 8)) (i32.const 12) (i32.const 16)))
+    (call $must (call $status (i32.load (i32.const 12)) (i32.const 20)))
+    (if (i32.ne (i32.load16_u (i32.const 20)) (i32.const 201)) (then unreachable))
+    (call $must (call $resp_insert (i32.load (i32.const 12)) (i32.const 1040) (i32.const 5) (i32.const 1056) (i32.const 3)))
+    (call $must (call $body (i32.const 24)))
+    (call $must (call $answer (i32.load (i32.const 12)) (i32.load (i32.const 24)) (i32.const 1)))
+    (call $must (call $write (i32.load (i32.const 24)) (i32.const 1072) (i32.const 9) (i32.const 0) (i32.const 28)))
+    (call $must (call $append (i32.load (i32.const 24)) (i32.load (i32.const 16))))
+    (call $must (call $close (i32.load (i32.const 24))))))"#;
+
+#[test]
+fn the_old_names() {
+    let origin = Origin::new(|seen| {
+        let answer = Response::builder().status(201);
+        answer.body(text(format!("{} {} {:?}", seen.target, seen.body.len(), seen.values("x-old")))).expect("an answer")
+    });
+    let sidelight = Setup::wat(OLD).backend("origin", origin.url()).start();
+    let answer = sidelight.post("/there", "twelve bytes");
+    assert_eq!((answer.status, answer.values("x-old")), (201, vec!["yes"]));
+    assert_eq!(answer.text(), "it said: /there 12 [\"yes\"]");
 }
