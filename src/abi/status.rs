@@ -174,7 +174,7 @@ impl From<RegisterError> for HostError {
     fn from(error: RegisterError) -> Self {
         let status = match &error {
             RegisterError::NameInUse(_) => Status::Error,
-            RegisterError::TooMany => Status::LimitExceeded,
+            RegisterError::TooMany(_) => Status::LimitExceeded,
             RegisterError::NotAllowed(_) => Status::Unsupported,
         };
         Self::Status(status, error.to_string().into())

@@ -230,7 +230,8 @@ struct LimitArgs {
     #[arg(long, value_name = "TIME", default_value = "1s", env = "SIDELIGHT_QUEUE_TIMEOUT", value_parser = humantime::parse_duration)]
     queue_timeout: Duration,
 
-    /// Which limits of production are enforced: those that protect the host, the others being reported; or all.
+    /// Which limits of production are enforced: those that protect the host, the others being reported; or all (CPU time,
+    /// requests to backends, dynamic backends, header fields).
     #[arg(long, value_enum, default_value_t = Preset::Staging, env = "SIDELIGHT_LIMITS")]
     limits: Preset,
 
@@ -241,6 +242,15 @@ struct LimitArgs {
     /// Requests to backends that one request may lead to [default: 1000; 32 with --limits production].
     #[arg(long, value_name = "N", env = "SIDELIGHT_MAX_BACKEND_REQUESTS")]
     max_backend_requests: Option<u32>,
+
+    /// Backends that a program may make in one sandbox [default: 1000; 200 with --limits production].
+    #[arg(long, value_name = "N", env = "SIDELIGHT_MAX_DYNAMIC_BACKENDS")]
+    max_dynamic_backends: Option<u32>,
+
+    /// Header fields of a request (more is 503) and of a backend's response (more is a failed send), in KiB [default: what
+    /// --max-head allows; 69 with --limits production].
+    #[arg(long, value_name = "KIB", env = "SIDELIGHT_MAX_FIELDS", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    max_fields: Option<u32>,
 
     /// CPU time above which a guest is reported: production's limit.
     #[arg(long, value_name = "TIME", default_value = "50ms", env = "SIDELIGHT_CPU_REPORT", value_parser = humantime::parse_duration)]
@@ -458,6 +468,18 @@ fn host(serve: &Serve) -> Result<HostConfig, Exit> {
                 default.backend_requests
             }),
             backend_requests_report: default.backend_requests_report,
+            dynamic_backends: limits.max_dynamic_backends.unwrap_or(if all {
+                default.dynamic_backends_report
+            } else {
+                default.dynamic_backends
+            }),
+            dynamic_backends_report: default.dynamic_backends_report,
+            fields: match limits.max_fields {
+                Some(kib) => (kib as usize) << 10,
+                None if all => default.fields_report,
+                None => default.fields,
+            },
+            fields_report: default.fields_report,
             wall: limits.wall_limit,
             reuse: ReuseLimits {
                 requests: limits.reuse_requests,

@@ -153,6 +153,15 @@ pub struct Limits {
     pub backend_requests: u32,
     /// Above how many of them a request is reported: production's limit, 32.
     pub backend_requests_report: u32,
+    /// Backends that a guest may make in one sandbox; a further one is LIMITEXCEEDED.
+    pub dynamic_backends: u32,
+    /// Above how many of them a sandbox is reported: production's limit, 200.
+    pub dynamic_backends_report: u32,
+    /// Bytes of all header fields of one request or response, as HTTP/1.1 writes them. A request with more is answered
+    /// 503, a backend's response with more is a failed send.
+    pub fields: usize,
+    /// Above how many of them a head is reported: production's limit, 69 KB.
+    pub fields_report: usize,
     /// Time after which a guest is stopped, waiting included. Production: 2 min.
     pub wall: Duration,
     /// Further requests in a sandbox, for guests that ask for them.
@@ -183,6 +192,10 @@ impl Default for Limits {
             cpu_report: Duration::from_millis(50),
             backend_requests: 1000,
             backend_requests_report: 32,
+            dynamic_backends: 1000,
+            dynamic_backends_report: 200,
+            fields: usize::MAX,
+            fields_report: 69 << 10,
             wall: Duration::from_secs(120),
             reuse: ReuseLimits::default(),
             keep_resident: 2 << 20,

@@ -14,8 +14,8 @@ use crate::abi::status::ErrorDetail;
 use crate::abi::values::{CacheOverrideRecord, Digest16, Handles, InspectRecord};
 use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, WithDetail};
 use crate::config::{self, resolve};
-use crate::http::Body;
 use crate::http::head::field_names;
+use crate::http::{Body, framing};
 use crate::sandbox::{
     BadHandle, CacheOverride, Edit, EditTarget, GuestRequest, GuestResponse, HandOff, Handle, PendingRequest, Reply, Sandbox,
 };
@@ -31,6 +31,9 @@ const MAX_EDITS: usize = 256;
 /// Longest URI, in bytes (production's limit).
 const MAX_URI: usize = 8192;
 
+/// Longest method, in bytes, as in production.
+const MAX_METHOD: usize = 8192;
+
 /// The client's request and its body.
 fn body_downstream_get(sandbox: &mut Sandbox) -> HostResult<(Request, BodyHandle)> {
     match sandbox.take_incoming()? {
@@ -45,6 +48,9 @@ fn method_get(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>
 
 fn method_set(sandbox: &mut Sandbox, request: Request, method: Str) -> HostResult<()> {
     let head = &mut sandbox.requests.get_mut(request)?.head;
+    if method.len() > MAX_METHOD {
+        return Err(HostError::inval("a method longer than 8192 bytes"));
+    }
     head.method = Method::from_bytes(&method).map_err(|_| HostError::inval("not a method"))?;
     Ok(())
 }
@@ -117,8 +123,8 @@ fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, s
     let body = if streaming { sandbox.stream_body(body)? } else { sandbox.take_body(body)? };
     let name = String::from_utf8_lossy(name);
     let backend = sandbox.backend(&name).cloned().ok_or_else(|| SendError::DestinationNotFound(name.into_owned()));
-    if sandbox.meter.send() > sandbox.max_sends {
-        let text = format!("more than {} requests to backends", sandbox.max_sends);
+    if sandbox.meter.send() > sandbox.bounds.sends {
+        let text = format!("more than {} requests to backends", sandbox.bounds.sends);
         return Err(HostError::Status(Status::LimitExceeded, text.into()));
     }
     Ok(Outgoing { backend, request: backend::Request { head, body, decompress, upgrade: None } })
@@ -132,6 +138,25 @@ async fn exchange(sandbox: &mut Sandbox, outgoing: Outgoing) -> Result<backend::
         Ok(backend) => Box::pin(backend.send(request)).await,
         Err(error) => Err(error),
     };
+    received(sandbox, sent)
+}
+
+/// Checks what a backend answered.
+fn received(sandbox: &Sandbox, sent: Result<backend::Response, SendError>) -> Result<backend::Response, SendError> {
+    let sent = sent.and_then(|response| {
+        let (size, limit) = (framing::size(&response.head.headers), sandbox.bounds.fields_report);
+        if size > limit {
+            sandbox.meter.large_head();
+            tracing::warn!(
+                target: "sidelight::limits",
+                request_id = sandbox.id(),
+                bytes = size,
+                limit,
+                "a backend's response has more header fields than production takes"
+            );
+        }
+        if size > sandbox.bounds.fields { Err(SendError::HeadTooLarge) } else { Ok(response) }
+    });
     if let Err(error) = &sent {
         tracing::debug!(target: "sidelight::guest", request_id = sandbox.id(), %error, "send failed");
     }
@@ -192,10 +217,7 @@ fn send_async_v2(
 
 async fn result_of(sandbox: &mut Sandbox, pending: Handle<PendingRequest>) -> HostResult<Result<backend::Response, SendError>> {
     let sent = sandbox.take_pending(pending)?.result().await;
-    if let Err(error) = &sent {
-        tracing::debug!(target: "sidelight::guest", request_id = sandbox.id(), %error, "send failed");
-    }
-    Ok(sent)
+    Ok(received(sandbox, sent))
 }
 
 async fn pending_req_wait(sandbox: &mut Sandbox, pending: Handle<PendingRequest>) -> HostResult<Answer> {

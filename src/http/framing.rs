@@ -81,13 +81,21 @@ pub fn strip_from_trailers(trailers: &mut HeaderMap) {
 
 /// The guest's own framing was asked for and cannot be followed.
 #[derive(Debug, thiserror::Error)]
-#[error("content-length is not a number")]
+#[error("content-length is not a number, or told twice, differently")]
 pub struct BadFraming;
 
+/// The one length that is told, in digits; told twice, it must be the same.
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, BadFraming> {
-    let Some(value) = headers.get(header::CONTENT_LENGTH) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| BadFraming)?;
-    text.trim().parse().map(Some).map_err(|_| BadFraming)
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH) {
+        let digits = value.to_str().ok().map(str::trim).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let told = digits.and_then(|digits| digits.parse().ok()).ok_or(BadFraming)?;
+        if length.is_some_and(|length| length != told) {
+            return Err(BadFraming);
+        }
+        length = Some(told);
+    }
+    Ok(length)
 }
 
 fn is_chunked(headers: &HeaderMap) -> bool {
@@ -118,10 +126,10 @@ pub fn response(
     }
     if *method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
         // The length of the body that a GET would have had may be told; a known, non-empty body is that one.
-        if mode == Framing::Automatic
-            && let Some(length) = known.filter(|length| *length > 0)
-        {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        let known = known.filter(|length| *length > 0 && mode == Framing::Automatic);
+        match known.or(content_length(headers).unwrap_or_default()) {
+            Some(length) => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length))),
+            None => drop(headers.remove(header::CONTENT_LENGTH)),
         }
         return Ok(BodyFraming::None);
     }
@@ -171,6 +179,11 @@ fn set(headers: &mut HeaderMap, framing: BodyFraming) {
             headers.remove(header::CONTENT_LENGTH);
         }
     }
+}
+
+/// Bytes of the fields, as HTTP/1.1 writes them.
+pub fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum()
 }
 
 #[cfg(test)]
@@ -246,6 +259,16 @@ mod tests {
             BodyFraming::None
         );
         assert_eq!(given, headers(&[("content-length", "5")]));
+    }
+
+    #[test]
+    fn head_tells_no_length_that_is_none() {
+        for lengths in [&[("content-length", "+5")][..], &[("content-length", "5"), ("content-length", "6")], &[("content-length", "")]] {
+            let mut given = headers(lengths);
+            response(&mut given, Framing::Automatic, &Method::HEAD, StatusCode::OK, None, true).expect("frames");
+            assert!(given.is_empty(), "{given:?}");
+            assert!(response(&mut headers(lengths), Framing::Manual, &Method::HEAD, StatusCode::OK, None, true).is_err());
+        }
     }
 
     #[test]

@@ -20,9 +20,10 @@ use super::engine::TABLE_ELEMENTS;
 use super::reuse::Source;
 use super::{Guest, Runtime, Snapshot, Unserved, wasi};
 use crate::abi::GuestState;
+use crate::config::host::Limits;
 use crate::http::{Body, RequestHead};
 use crate::sandbox::limits::Stopped;
-use crate::sandbox::{Client, CurrentId, DownstreamRequest, MemoryLimiter, Meter, Parcel, Received, Sandbox};
+use crate::sandbox::{Bounds, Client, CurrentId, DownstreamRequest, MemoryLimiter, Meter, Parcel, Received, Sandbox};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
 
@@ -235,7 +236,8 @@ impl Runtime {
         let limiter = MemoryLimiter::new(self.limits.memory, TABLE_ELEMENTS, meter.clone());
         let next = Arc::new(Source::new(self, snapshot.clone(), execution.clone()));
         let mut sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, meter.clone());
-        sandbox.max_sends = self.limits.backend_requests;
+        let Limits { backend_requests: sends, dynamic_backends: dynamic, dynamic_backends_report, fields, fields_report, .. } = self.limits;
+        sandbox.bounds = Bounds { sends, dynamic, dynamic_report: dynamic_backends_report, fields, fields_report };
         GuestState { memory: None, wasi, limiter, sandbox }
     }
 
@@ -253,6 +255,10 @@ impl Runtime {
                 "more requests to backends than production allows"
             );
         }
+        if meter.made_many_backends() {
+            metrics.guest_backends_over.inc();
+        }
+        metrics.fields_over.with_label_values(&["response"]).inc_by(meter.request_large_heads().into());
         let cpu = meter.request_cpu();
         metrics.guest_cpu.observe(cpu.as_secs_f64());
         if cpu > self.limits.cpu_report {

@@ -6,9 +6,6 @@ use super::Sandbox;
 use crate::config;
 use crate::services::backend::{Backend, NotAllowed};
 
-/// Backends a guest may make (production's limit for a service).
-const MAX_DYNAMIC: usize = 200;
-
 /// Why a guest cannot have a backend.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RegisterError {
@@ -16,8 +13,8 @@ pub enum RegisterError {
     #[error("there is a backend `{0}` already")]
     NameInUse(String),
     /// It has enough.
-    #[error("more than {MAX_DYNAMIC} dynamic backends")]
-    TooMany,
+    #[error("more than {0} dynamic backends")]
+    TooMany(u32),
     /// It may not point there.
     #[error(transparent)]
     NotAllowed(#[from] NotAllowed),
@@ -35,13 +32,19 @@ impl Sandbox {
         if self.backend(&name).is_some() {
             return Err(RegisterError::NameInUse(name));
         }
-        if self.dynamic.len() >= MAX_DYNAMIC {
-            return Err(RegisterError::TooMany);
+        let before = self.dynamic.len();
+        if before >= self.bounds.dynamic as usize {
+            return Err(RegisterError::TooMany(self.bounds.dynamic));
         }
         let backend = self.services.backends.dynamic(settings, pooled).inspect_err(|error| {
             tracing::warn!(target: "sidelight::guest", request_id = self.id(), "{error}");
         })?;
         self.dynamic.insert(name, backend);
+        let limit = self.bounds.dynamic_report;
+        if before == limit as usize {
+            self.meter.many_backends();
+            tracing::warn!(target: "sidelight::limits", request_id = self.id(), limit, "more dynamic backends than production allows");
+        }
         Ok(())
     }
 }

@@ -26,6 +26,10 @@ pub struct Meter {
     turned: AtomicU64,
     /// Requests to backends since the current request began.
     sends: AtomicU32,
+    /// Of those, the ones whose response had more header fields than production takes.
+    large_heads: AtomicU32,
+    /// Whether the current request made more backends than production allows.
+    many_backends: AtomicBool,
     memory: AtomicUsize,
     memory_refused: AtomicBool,
     stopped: AtomicU8,
@@ -48,6 +52,8 @@ impl Default for Meter {
             before: AtomicU64::new(0),
             turned: AtomicU64::new(0),
             sends: AtomicU32::new(0),
+            large_heads: AtomicU32::new(0),
+            many_backends: AtomicBool::new(false),
             memory: AtomicUsize::new(0),
             memory_refused: AtomicBool::new(false),
             stopped: AtomicU8::new(0),
@@ -89,6 +95,8 @@ impl Meter {
         self.before.store(nanos(self.cpu()), Ordering::Relaxed);
         self.turned.store(nanos(clock::now().duration_since(self.base)), Ordering::Relaxed);
         self.sends.store(0, Ordering::Relaxed);
+        self.large_heads.store(0, Ordering::Relaxed);
+        self.many_backends.store(false, Ordering::Relaxed);
     }
 
     /// Counts a request to a backend; gives how many there were for the current request, this one included.
@@ -99,6 +107,26 @@ impl Meter {
     /// Requests to backends for the current request.
     pub fn request_sends(&self) -> u32 {
         self.sends.load(Ordering::Relaxed)
+    }
+
+    /// Counts a response with more header fields than production takes.
+    pub fn large_head(&self) {
+        self.large_heads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Such responses for the current request.
+    pub fn request_large_heads(&self) -> u32 {
+        self.large_heads.load(Ordering::Relaxed)
+    }
+
+    /// Notes that there are more dynamic backends than production allows.
+    pub fn many_backends(&self) {
+        self.many_backends.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the current request made them.
+    pub fn made_many_backends(&self) -> bool {
+        self.many_backends.load(Ordering::Relaxed)
     }
 
     /// Nanoseconds of CPU time in the running stretch, if there is one.

@@ -101,10 +101,31 @@ pub struct Sandbox {
     promise: Option<Handle<RequestPromise>>,
     /// CPU and memory used.
     pub meter: Arc<Meter>,
-    /// Requests to backends that one request from a client may lead to.
-    pub max_sends: u32,
+    /// What backends and requests to them are held to.
+    pub bounds: Bounds,
     /// Bytes written into bodies since what they hold was last counted.
     unaudited: usize,
+}
+
+/// Bounds of backends and of requests to them.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How many one request from a client may lead to.
+    pub sends: u32,
+    /// Backends the guest may make.
+    pub dynamic: u32,
+    /// Above how many of them it is reported.
+    pub dynamic_report: u32,
+    /// Bytes of a response's header fields.
+    pub fields: usize,
+    /// Above how many of them a response is reported.
+    pub fields_report: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { sends: u32::MAX, dynamic: u32::MAX, dynamic_report: u32::MAX, fields: usize::MAX, fields_report: usize::MAX }
+    }
 }
 
 /// Host memory the bodies of one sandbox may hold.
@@ -142,7 +163,7 @@ impl Sandbox {
             incoming: Some(parcel.request),
             responder: Some(parcel.responder),
             meter,
-            max_sends: u32::MAX,
+            bounds: Bounds::default(),
             unaudited: 0,
         }
     }

@@ -188,7 +188,7 @@ impl Exchange<'_> {
         asked.version = line.version;
         let client = hops::client_of(&self.edge.hops, self.client, &line.headers);
         let received = Received { raw_head: line.raw.clone(), client, h2_fingerprint: None, id: asked.id.clone() };
-        Ok((exchange::head(self.edge, &received.client, line)?, received))
+        Ok((exchange::head(self.edge, &received.client, &asked.id, line)?, received))
     }
 
     /// Runs the guest and writes its answer, or ours.

@@ -19,11 +19,22 @@ pub fn id() -> Arc<str> {
     uuid::Uuid::new_v4().hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned().into()
 }
 
+/// The limit of production, enforced or reported.
+fn check_size(edge: &Edge, id: &str, size: usize) -> Result<(), Failure> {
+    let limit = edge.limits.fields_report;
+    if size > limit {
+        edge.telemetry.metrics.fields_over.with_label_values(&["request"]).inc();
+        tracing::warn!(target: "sidelight::limits", request_id = id, bytes = size, limit, "a request has more header fields than production takes");
+    }
+    if size > edge.limits.fields { Err(Failure::FieldsTooLarge) } else { Ok(()) }
+}
+
 /// Checks a head and makes it what the guest sees.
-pub fn head(edge: &Edge, client: &Client, mut line: RequestLine) -> Result<RequestHead, Failure> {
+pub fn head(edge: &Edge, client: &Client, id: &str, mut line: RequestLine) -> Result<RequestHead, Failure> {
     if line.target.path().len() + line.target.query().map_or(0, str::len) > edge.limits.uri {
         return Err(Failure::UriTooLong);
     }
+    check_size(edge, id, framing::size(&line.headers))?;
     if line.method == Method::CONNECT {
         return Err(Failure::NotAllowed);
     }

@@ -178,7 +178,7 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
     let raw_head = line.raw.clone();
     let client = hops::client_of(&edge.hops, &shared.client, &line.headers);
     let length = content_length(&line.headers);
-    let checked = length.and_then(|length| Ok((exchange::head(edge, &client, line)?, length)));
+    let checked = length.and_then(|length| Ok((exchange::head(edge, &client, &id, line)?, length)));
     let (mut head, length) = match checked {
         Ok(checked) => checked,
         Err(failure) => return write(shared, &id, &method, failure.answer(&id), &mut respond).await,

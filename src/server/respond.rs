@@ -19,6 +19,8 @@ pub enum Failure {
     UriTooLong,
     /// The head is too large.
     HeadTooLarge,
+    /// The fields are more than production takes.
+    FieldsTooLarge,
     /// The head did not come in time.
     HeadTimeout,
     /// CONNECT.
@@ -73,7 +75,7 @@ impl Failure {
             Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::Overloaded | Self::GuestTimeout => StatusCode::SERVICE_UNAVAILABLE,
+            Self::FieldsTooLarge | Self::Overloaded | Self::GuestTimeout => StatusCode::SERVICE_UNAVAILABLE,
             Self::Guest | Self::BadAnswer => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Backend => StatusCode::BAD_GATEWAY,
             Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,

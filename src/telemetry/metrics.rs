@@ -26,8 +26,13 @@ pub struct Metrics {
     pub guest_cpu_over: IntCounter,
     /// Requests with more requests to backends than production allows.
     pub guest_sends_over: IntCounter,
+    /// Requests that made more dynamic backends than production allows.
+    pub guest_backends_over: IntCounter,
     /// Guests that moved to the threads of heavy guests.
     pub guests_heavy: IntCounter,
+    /// Heads with more header fields than production takes: `head` is `request` (from clients) or `response` (from
+    /// backends).
+    pub fields_over: IntCounterVec,
     /// Time to make a sandbox.
     pub instantiate: Histogram,
     /// Hostcalls by status.
@@ -78,8 +83,19 @@ impl Metrics {
                 "sidelight_guest_backend_requests_over_production_total",
                 "Requests that led to more requests to backends than production allows.",
             ),
+            guest_backends_over: counter(
+                r,
+                "sidelight_guest_dynamic_backends_over_production_total",
+                "Requests that made more dynamic backends than production allows.",
+            ),
             guest_cpu_over: counter(r, "sidelight_guest_cpu_over_production_total", "Requests above production's CPU limit."),
             guests_heavy: counter(r, "sidelight_guests_heavy_total", "Guest executions that moved to the threads of heavy guests."),
+            fields_over: counters(
+                r,
+                "sidelight_header_fields_over_production_total",
+                "Heads with more header fields than production takes.",
+                &["head"],
+            ),
             instantiate: histogram(
                 r,
                 "sidelight_guest_instantiate_seconds",

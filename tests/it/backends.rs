@@ -57,6 +57,23 @@ fn a_name_is_used_once() {
 }
 
 #[test]
+fn there_may_be_so_many() {
+    let over = "sidelight_guest_dynamic_backends_over_production_total";
+    let sidelight = backends().start();
+    let to = "127.0.0.1:9";
+    assert_eq!(made(&sidelight, to, "&count=200").text(), "200 None\n");
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+    assert!(sidelight.metric(over) < 0.5);
+    let told = made(&sidelight, to, "&count=1001").text();
+    assert!(told.starts_with("1000 Some("), "{told}");
+    sidelight.wait_metric(over, 1.0);
+    sidelight.log.wait_for(&["more dynamic backends than production allows", "limit=200"]);
+    let sidelight = backends().arg("--limits production").start();
+    let told = made(&sidelight, to, "&count=201").text();
+    assert!(told.starts_with("200 Some("), "{told}");
+}
+
+#[test]
 fn it_may_not_point_anywhere() {
     let origin = asked();
     let port = origin.addr.port();

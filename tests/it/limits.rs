@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use hyper::Response;
 use nix::sys::signal::Signal;
 
-use crate::client::{Answer, Connection};
+use crate::client::{self, Answer, Connection};
 use crate::harness::{Setup, Sidelight, guest};
 use crate::languages;
 use crate::origin::{Origin, text};
@@ -63,7 +64,7 @@ fn others_are_served_while_loops_run() {
 
 #[test]
 fn a_guest_that_computes_for_long_moves_and_goes_on() {
-    let origin = Origin::new(|seen| hyper::Response::new(text(seen.body.clone())));
+    let origin = Origin::new(|seen| Response::new(text(seen.body.clone())));
     let sidelight = misbehave().backend("origin", origin.url()).start();
     let answer = sidelight.post("/heavy", "heavy");
     assert_eq!((answer.status, answer.text().as_str()), (200, "heavy"));
@@ -78,7 +79,7 @@ fn a_guest_that_computes_for_long_moves_and_goes_on() {
 
 #[test]
 fn a_guest_is_not_charged_for_time_it_had_no_processor() {
-    let origin = Origin::new(|seen| hyper::Response::new(text(seen.body.clone())));
+    let origin = Origin::new(|seen| Response::new(text(seen.body.clone())));
     let sidelight = misbehave().backend("origin", origin.url()).arg("--cpu-limit 2s").start();
     let mut connection = Connection::open(sidelight.addr);
     // It computes for 32 times 30 ms.
@@ -198,7 +199,7 @@ fn a_client_that_stops_reading_is_let_go() {
     let origin = Origin::raw(|_| async {
         let (sender, body) = crate::origin::streamed();
         tokio::spawn(async move { while sender.send(Ok(bytes::Bytes::from(vec![b'x'; 64 << 10]))).await.is_ok() {} });
-        hyper::Response::new(body)
+        Response::new(body)
     });
     let sidelight = Setup::behaviours("rust").backend("origin", origin.url()).arg("--client-timeout 300ms").start();
     let mut connection = Connection::open(sidelight.addr);
@@ -243,6 +244,37 @@ fn productions_limits() {
     let told = sidelight.get("/many?n=33").text();
     assert!(told.starts_with("32 Some(") && told.contains("LIMIT_EXCEEDED"), "{told}");
     opaque(&sidelight, &sidelight.get("/loop"), 500, "cpu_limit");
+}
+
+/// A head of 70 KiB: more than production takes, and less than the host does.
+#[test]
+fn large_heads_are_reported_or_refused() {
+    let large = "x".repeat(70 << 10);
+    let origin = {
+        let large = large.clone();
+        Origin::new(move |seen| {
+            let answer = Response::builder();
+            let answer = if seen.target.contains("large") { answer.header("x-large", &large) } else { answer };
+            answer.body(text("x")).expect("an answer")
+        })
+    };
+    let request = format!("GET /many?n=1 HTTP/1.1\r\nHost: edge.test\r\nX-Large: {large}\r\nConnection: close\r\n\r\n");
+    let over = |head: &str| format!("sidelight_header_fields_over_production_total{{head=\"{head}\"}}");
+    for (preset, status, told) in [("staging", 200, "1 None\n"), ("production", 503, "0 Some(")] {
+        let sidelight = misbehave().backend("origin", origin.url()).arg(&format!("--limits {preset}")).start();
+        let before = origin.count();
+        let answer = client::send(sidelight.addr, &request);
+        assert_eq!(answer.status, status);
+        assert_eq!(origin.count() - before, usize::from(status == 200));
+        sidelight.wait_metric(&over("request"), 1.0);
+        sidelight.log.wait_for(&["a request has more header fields than production takes", "limit=70656"]);
+        let text = sidelight.get("/many?n=1&large=1").text();
+        assert!(text.starts_with(told), "{preset}: {text}");
+        assert_eq!(text.contains("HttpResponseHeaderSectionTooLarge"), preset == "production", "{text}");
+        sidelight.wait_metric(&over("response"), 1.0);
+        sidelight.log.wait_for(&["a backend's response has more header fields than production takes"]);
+        assert_eq!(sidelight.get("/many?n=1").text(), "1 None\n");
+    }
 }
 
 #[test]

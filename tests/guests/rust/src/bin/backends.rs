@@ -20,6 +20,12 @@ fn main() -> Result<(), Error> {
     let ca = pems.next().unwrap_or_default().to_owned();
     let client = pems.next().zip(pems.next());
     let query: HashMap<String, String> = req.get_query()?;
+    if let Some(count) = query.get("count").and_then(|count| count.parse::<usize>().ok()) {
+        let made: Vec<_> = (0..count).map(|i| Backend::builder(format!("made-{i}"), &query["target"]).finish()).collect();
+        let well = made.iter().filter(|made| made.is_ok()).count();
+        let other = made.iter().find_map(|made| made.as_ref().err());
+        return Ok(answer(200, &format!("{well} {other:?}\n")));
+    }
     let name = query.get("name").map_or("made", String::as_str);
     let backend = match describe(Backend::builder(name, &query["target"]), &query, &ca, client).finish() {
         Ok(backend) => backend,

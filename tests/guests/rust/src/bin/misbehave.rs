@@ -58,7 +58,8 @@ fn meter() {
 /// As many requests to the backend as asked for, one after another; how many went well, and what came instead.
 fn many(req: &Request) -> io::Result<()> {
     let count: usize = req.get_query_parameter("n").and_then(|n| n.parse().ok()).unwrap_or(0);
-    let sent: Vec<_> = (0..count).map(|_| Request::get("http://a.test/").with_pass(true).send("origin")).collect();
+    let url = if req.get_query_parameter("large").is_some() { "http://a.test/large" } else { "http://a.test/" };
+    let sent: Vec<_> = (0..count).map(|_| Request::get(url).with_pass(true).send("origin")).collect();
     let well = sent.iter().filter(|sent| sent.is_ok()).count();
     let other = sent.iter().find_map(|sent| sent.as_ref().err()).map(|error| format!("{:?}", error.root_cause()));
     plain().with_body(format!("{well} {other:?}\n")).send_to_client();
