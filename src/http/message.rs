@@ -260,6 +260,9 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
             Err(error) => return Err(malformed(&format!("trailers: {error}"))),
         };
         let raw = self.buffer.split_to(length).freeze();
+        if has_bare_lf(&raw) {
+            return Err(malformed("a line of the trailers does not end with CRLF"));
+        }
         if !lines.is_empty() {
             let mut trailers = fields_of(&raw, &lines)?;
             framing::strip_from_trailers(&mut trailers);
@@ -295,6 +298,11 @@ pub fn fields_of(raw: &Bytes, lines: &[Line]) -> Result<HeaderMap, ReadError> {
         headers.append(name, value_of(raw.slice(line.value.clone()))?);
     }
     Ok(headers)
+}
+
+/// Whether a line ends without CR, which others in the path may take for no end (RFC 9112 §2.2).
+pub fn has_bare_lf(raw: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', raw).any(|at| at == 0 || raw[at - 1] != b'\r')
 }
 
 /// A field value; folded lines are joined by spaces.

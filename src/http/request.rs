@@ -11,7 +11,7 @@ pub use super::message::ReadError;
 
 use super::h2_fingerprint::PREFACE;
 use super::head::RequestHead;
-use super::message::{HEAD_READ, Lines, MAX_FIELDS, MessageReader, State, fields_of, lines_of, malformed, names};
+use super::message::{HEAD_READ, Lines, MAX_FIELDS, MessageReader, State, fields_of, has_bare_lf, lines_of, malformed, names};
 
 /// A request head as it came.
 #[derive(Debug)]
@@ -135,7 +135,7 @@ fn parse_head<R>(message: &mut MessageReader<R>, max: usize) -> Result<Option<Re
         return Err(ReadError::TooLarge);
     }
     let raw = message.buffer.split_to(length).freeze();
-    if memchr::memchr_iter(b'\n', &raw).any(|at| at == 0 || raw.get(at - 1) != Some(&b'\r')) {
+    if has_bare_lf(&raw) {
         return Err(malformed("a line does not end with CRLF"));
     }
     let target = Uri::from_maybe_shared(raw.slice(target)).map_err(|error| malformed(&format!("the target: {error}")))?;
@@ -271,6 +271,9 @@ mod tests {
             refused(&format!("POST / HTTP/1.1\r\n{fields}\r\n\r\na")).await;
         }
         refused("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n").await;
+        for rest in ["0\r\n\n", "0\r\na: b\n\r\n", "1\nx\r\n0\r\n\r\n", "0x1\r\nx\r\n0\r\n\r\n"] {
+            refused(&format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{rest}")).await;
+        }
         refused("GET /a b HTTP/1.1\r\n\r\n").await;
         refused("GET / HTTP/1.1\n\n").await;
         refused("GET / HTTP/2.0\r\n\r\n").await;
