@@ -104,7 +104,11 @@ fn read(manifest: Option<&Path>, host: &HostConfig) -> Result<Config, Exit> {
     }
     config.grip_proxy = host.grip_proxy.or(config.grip_proxy);
     for note in &config.notes {
-        tracing::warn!("{note}");
+        if note.important {
+            tracing::warn!("{}", note.text);
+        } else {
+            tracing::debug!("{}", note.text);
+        }
     }
     Ok(config)
 }

@@ -4,6 +4,9 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
 
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,26 +33,100 @@ impl Problem {
     }
 }
 
-/// A document that cannot be used, with every fault found in it.
+/// Documents that are read together. Each has the bytes behind those of the one before, so that a span tells its
+/// document, too.
+#[derive(Debug, Clone, Default)]
+pub struct Sources(Vec<Source>);
+
+#[derive(Debug, Clone)]
+struct Source {
+    file: PathBuf,
+    text: Arc<str>,
+    base: usize,
+}
+
+impl Sources {
+    /// One more; gives where its bytes begin.
+    pub fn add(&mut self, file: &Path, text: &str) -> usize {
+        // The end of a document is a place, too.
+        let base = self.0.last().map_or(0, |last| last.base + last.text.len() + 1);
+        self.0.push(Source { file: file.to_owned(), text: text.into(), base });
+        base
+    }
+
+    fn of(&self, place: usize) -> Option<&Source> {
+        self.0.iter().rev().find(|source| source.base <= place)
+    }
+
+    /// The document that a span is in.
+    pub fn file(&self, place: usize) -> &Path {
+        self.of(place).map_or(Path::new(""), |source| &source.file)
+    }
+}
+
+/// Documents that cannot be used, with every fault found in them.
 #[derive(Debug, Clone)]
 pub struct ConfigError {
-    file: PathBuf,
-    text: String,
+    sources: Sources,
     problems: Vec<Problem>,
 }
 
 impl std::error::Error for ConfigError {}
 
+/// A fault as programs read it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The document.
+    pub file: PathBuf,
+    /// From 1; none when the fault has no place.
+    pub line: Option<usize>,
+    /// From 1, in characters.
+    pub column: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
 impl ConfigError {
-    /// Faults of the document `text` read from `file`. `problems` must not be empty.
-    pub fn new(file: &Path, text: &str, problems: Vec<Problem>) -> Self {
+    /// Faults of documents; `problems` must not be empty. They are told in the order of their places.
+    pub fn new(sources: Sources, mut problems: Vec<Problem>) -> Self {
         debug_assert!(!problems.is_empty());
-        Self { file: file.to_owned(), text: text.to_owned(), problems }
+        problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
+        Self { sources, problems }
     }
 
-    /// The faults, in the order of the document.
+    /// Faults of the document `text` read from `file`.
+    pub fn of(file: &Path, text: &str, problems: Vec<Problem>) -> Self {
+        let mut sources = Sources::default();
+        sources.add(file, text);
+        Self::new(sources, problems)
+    }
+
+    /// A fault of a file as a whole.
+    pub fn whole(file: &Path, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::of(file, "", vec![Problem { span: None, message: message.into(), hint: Some(hint.into()) }])
+    }
+
+    /// The faults, in the order of the documents.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// The faults, for programs.
+    pub fn reports(&self) -> Vec<Report> {
+        let report = |problem: &Problem| {
+            let start = problem.span.as_ref().map(|span| span.start);
+            let at = start.and_then(|start| self.sources.of(start).map(|source| place(&source.text, start - source.base)));
+            Report {
+                file: self.sources.file(start.unwrap_or_default()).to_owned(),
+                line: at.map(|(line, _)| line),
+                column: at.map(|(_, column)| column),
+                message: problem.message.clone(),
+                hint: problem.hint.clone(),
+            }
+        };
+        self.problems.iter().map(report).collect()
     }
 }
 
@@ -69,19 +146,20 @@ impl fmt::Display for ConfigError {
             if i > 0 {
                 writeln!(f)?;
             }
-            let file = self.file.display();
-            let Some(span) = &problem.span else {
-                write!(f, "{file}: {}", problem.message)?;
+            let placed = problem.span.as_ref().and_then(|span| Some((span, self.sources.of(span.start)?)));
+            let Some((span, Source { file, text, base })) = placed else {
+                write!(f, "{}: {}", self.sources.file(0).display(), problem.message)?;
                 if let Some(hint) = &problem.hint {
                     write!(f, "\n  hint: {hint}")?;
                 }
                 continue;
             };
-            let (line, column) = place(&self.text, span.start);
-            let source = self.text.lines().nth(line - 1).unwrap_or_default();
+            let (file, span) = (file.display(), span.start - base..span.end - base);
+            let (line, column) = place(text, span.start);
+            let source = text.lines().nth(line - 1).unwrap_or_default();
             let margin = line.to_string().len();
             // The mark stays on the first line of what it marks.
-            let length = self.text.get(span.clone()).map_or(1, |s| s.lines().next().unwrap_or_default().chars().count());
+            let length = text.get(span.clone()).map_or(1, |s| s.lines().next().unwrap_or_default().chars().count());
             let room = source.chars().count().saturating_sub(column - 1).max(1);
             writeln!(f, "{file}:{line}:{column}: {}", problem.message)?;
             writeln!(f, "{:margin$} |", "")?;
@@ -103,11 +181,22 @@ mod tests {
     fn draws_the_place_and_the_hint() {
         let text = "a = 1\nbäd = true\n";
         let error =
-            ConfigError::new(Path::new("fastly.toml"), text, vec![Problem::at(13..17, "expected a string").hint("put it in quotes")]);
+            ConfigError::of(Path::new("fastly.toml"), text, vec![Problem::at(13..17, "expected a string").hint("put it in quotes")]);
         assert_eq!(
             error.to_string(),
             "fastly.toml:2:7: expected a string\n  |\n2 | bäd = true\n  |       ^^^^\n  = hint: put it in quotes"
         );
+    }
+
+    #[test]
+    fn a_span_tells_its_document() {
+        let mut sources = Sources::default();
+        assert_eq!(sources.add(Path::new("a.toml"), "a = 1\n"), 0);
+        let base = sources.add(Path::new("b.toml"), "\nb = 2\n");
+        let error = ConfigError::new(sources, vec![Problem::at(base + 5..base + 6, "two"), Problem::at(0..1, "one")]);
+        assert_eq!(error.to_string(), "a.toml:1:1: one\n  |\n1 | a = 1\n  | ^\nb.toml:2:5: two\n  |\n2 | b = 2\n  |     ^");
+        let reports = error.reports();
+        assert_eq!((reports[1].file.as_path(), reports[1].line, reports[1].column), (Path::new("b.toml"), Some(2), Some(5)));
     }
 
     #[test]

@@ -4,10 +4,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Answers of the platform, decided.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Which rules hold for personal data.
     pub compliance_region: ComplianceRegion,
@@ -35,7 +36,7 @@ impl Facts {
 }
 
 /// Where requests are handled, for programs that must know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ComplianceRegion {
     /// Anywhere.
@@ -62,7 +63,7 @@ impl ComplianceRegion {
 }
 
 /// What a service can have beside Compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Product {
     /// Image Optimizer.
@@ -74,11 +75,12 @@ pub enum Product {
 }
 
 /// What is known of some clients.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClientFacts {
     /// Networks and addresses; empty: every client.
     #[serde(default, deserialize_with = "networks")]
+    #[schemars(with = "Vec<String>")]
     pub addresses: Vec<IpNet>,
     /// Whether they take part in an attack.
     #[serde(default)]
@@ -98,7 +100,7 @@ impl ClientFacts {
 }
 
 /// A bot.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Bot {
     /// For people.
@@ -111,7 +113,7 @@ pub struct Bot {
 }
 
 /// What bots are for, as the ABI numbers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the names are Fastly's and say all there is")]
 pub enum BotCategory {
@@ -154,7 +156,7 @@ impl BotCategory {
 }
 
 /// What is known of a client's network.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "each is the hostcall downstream_resvpnproxy_is_… of its name")]
 pub struct Vpn {
@@ -173,7 +175,7 @@ pub struct Vpn {
 }
 
 /// The Next-Gen WAF's answers: those of the first rule that fits, or the default.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Inspect {
     /// Without a rule that fits.
@@ -199,7 +201,7 @@ impl Inspect {
 }
 
 /// For which requests an answer is; what is left out fits every request.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InspectRule {
     /// What the path begins with.
@@ -207,6 +209,7 @@ pub struct InspectRule {
     pub path: Option<String>,
     /// Where the client is.
     #[serde(default, deserialize_with = "networks")]
+    #[schemars(with = "Vec<String>")]
     pub addresses: Vec<IpNet>,
     /// As in [`Verdict`].
     pub verdict: String,
@@ -221,7 +224,7 @@ pub struct InspectRule {
 }
 
 /// What the Next-Gen WAF says of a request.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Verdict {
     /// `allow`, `block` or another word.

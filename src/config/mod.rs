@@ -5,11 +5,14 @@
 //! layer opens a socket or a store.
 
 pub mod diagnostics;
+pub mod document;
 pub mod facts;
 pub mod host;
 pub mod manifest;
 pub mod resolve;
 pub mod secret;
+pub mod shape;
+pub mod stores;
 pub mod targets;
 
 use std::collections::BTreeMap;
@@ -21,10 +24,11 @@ pub use diagnostics::ConfigError;
 pub use facts::Facts;
 pub use host::HostConfig;
 pub use secret::Secret;
+pub use stores::Stores;
 pub use targets::Targets;
 
 /// One Compute service: what `fastly.toml` and the command line together say about it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The manifest's `name`, used in logs and metrics.
     pub name: String,
@@ -40,8 +44,19 @@ pub struct Config {
     pub facts: Facts,
     /// Whether programs may hand WebSockets to backends.
     pub websockets: bool,
-    /// Things in the manifest that load but have no effect yet; logged at start.
-    pub notes: Vec<String>,
+    /// Stores and edge data.
+    pub stores: Stores,
+    /// Things in the manifest that load but have no effect.
+    pub notes: Vec<Note>,
+}
+
+/// Something in a manifest that loads but has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Whether its author may think that it has one.
+    pub important: bool,
+    /// What it is.
+    pub text: String,
 }
 
 /// A backend, static or dynamic: where requests sent to its name go, and how.

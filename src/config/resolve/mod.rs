@@ -8,11 +8,15 @@ use std::time::Duration;
 use ::http::Uri;
 use toml::Spanned;
 
-use super::diagnostics::{ConfigError, Problem};
+use super::diagnostics::{ConfigError, Problem, Sources};
+use super::document::Node;
+use super::manifest::Manifest;
 use super::{
-    Backend, BackendTls, ClientCertificate, Config, Facts, Health, HealthCheck, HttpVersions, Pem, PoolLimits, Targets, TcpKeepalive,
-    TlsVersion, manifest,
+    Backend, BackendTls, ClientCertificate, Config, Facts, Health, HealthCheck, HttpVersions, Note, Pem, PoolLimits, Stores, Targets,
+    TcpKeepalive, TlsVersion, manifest,
 };
+
+mod stores;
 
 /// Production's defaults for a backend (fastly:compute WIT, `backend` interface).
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -23,6 +27,12 @@ pub const BETWEEN_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 /// As above.
 pub const KEEPALIVE_TIME: Duration = Duration::from_secs(600);
 
+/// The name of a service that has none.
+const DEFAULT_NAME: &str = "service";
+
+/// The identifier of a service that has none.
+const DEFAULT_ID: &str = "0000000000000000000000";
+
 /// Where the Fastly CLI has Pushpin take HTTP.
 const GRIP_PROXY_PORT: u16 = 7677;
 
@@ -30,14 +40,29 @@ impl Config {
     /// Reads and decides a manifest. `file` names it in errors; relative paths resolve against its
     /// folder.
     pub fn from_manifest(text: &str, file: &Path) -> Result<Self, ConfigError> {
-        let manifest = manifest::Manifest::parse(text, file)?;
-        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
-        let mut resolve = Resolve { folder, problems: Vec::new(), notes: Vec::new() };
+        let mut sources = Sources::default();
+        let base = sources.add(file, text);
+        let decided = Node::parse(text, file, base).and_then(|document| Self::decide(&document, &sources, false));
+        decided.map_err(|problems| ConfigError::new(sources, problems))
+    }
+
+    /// Decides a manifest that has been read from `sources`, or says everything that is wrong with it. `use_setup`: what
+    /// `local_server` lacks comes from `[setup]`.
+    pub fn decide(document: &Node, sources: &Sources, use_setup: bool) -> Result<Self, Vec<Problem>> {
+        let manifest = Manifest::read(document)?;
+        let mut resolve = Resolve { sources, problems: Vec::new(), notes: Vec::new() };
         let (local, more) = (manifest.local_server, manifest.sidelight);
         let mut backends = BTreeMap::new();
         for (name, backend) in &local.backends {
             if let Some(backend) = resolve.backend(name, backend) {
                 backends.insert(name.get_ref().clone(), backend);
+            }
+        }
+        if use_setup {
+            for (name, from) in manifest.setup.backends.iter().filter(|(name, _)| !local.backends.contains_key(name.get_ref().as_str())) {
+                if let Some(backend) = resolve.setup_backend(name, from) {
+                    backends.insert(name.get_ref().clone(), backend);
+                }
             }
         }
         for (name, options) in &more.backends {
@@ -58,17 +83,19 @@ impl Config {
             clients: more.clients,
             inspect: more.inspect,
         };
-        resolve.note_unsupported(&local);
-        if !resolve.problems.is_empty() {
-            resolve.problems.sort_by_key(|p| p.span.as_ref().map(|s| s.start));
-            return Err(ConfigError::new(file, text, resolve.problems));
+        let stores = resolve.stores(&local, use_setup.then_some(&manifest.setup));
+        for key in manifest::ignored(document) {
+            resolve.notes.push(Note { important: false, text: format!("`{key}` is no key of a local server and is passed over") });
         }
-        let name = manifest.name.filter(|n| !n.is_empty()).unwrap_or_else(|| "service".to_owned());
+        if !resolve.problems.is_empty() {
+            return Err(resolve.problems);
+        }
+        let name = manifest.name.filter(|n| !n.is_empty()).unwrap_or_else(|| DEFAULT_NAME.to_owned());
         Ok(Self {
             name,
-            service_id: manifest.service_id.filter(|id| !id.is_empty()).unwrap_or_else(|| "0000000000000000000000".to_owned()),
+            service_id: manifest.service_id.filter(|id| !id.is_empty()).unwrap_or_else(|| DEFAULT_ID.to_owned()),
             backends,
-            dynamic_targets: Targets::default(),
+            stores,
             grip_proxy: local.pushpin.filter(|pushpin| pushpin.enable).map(|pushpin| {
                 let port = pushpin.proxy_port.map_or(GRIP_PROXY_PORT, |port| *port.get_ref());
                 SocketAddr::from(([127, 0, 0, 1], port))
@@ -76,15 +103,17 @@ impl Config {
             facts,
             websockets: local.websockets_passthrough.is_none_or(|switch| switch.enable),
             notes: resolve.notes,
+            ..Self::bare()
         })
     }
 
     /// A service without a manifest: no backends, no stores.
     pub fn bare() -> Self {
         Self {
-            name: "service".to_owned(),
-            service_id: "0000000000000000000000".to_owned(),
+            name: DEFAULT_NAME.to_owned(),
+            service_id: DEFAULT_ID.to_owned(),
             backends: BTreeMap::new(),
+            stores: Stores::default(),
             dynamic_targets: Targets::default(),
             grip_proxy: None,
             facts: Facts::default(),
@@ -94,13 +123,13 @@ impl Config {
     }
 }
 
-struct Resolve {
-    folder: PathBuf,
+struct Resolve<'a> {
+    sources: &'a Sources,
     problems: Vec<Problem>,
-    notes: Vec<String>,
+    notes: Vec<Note>,
 }
 
-impl Resolve {
+impl Resolve<'_> {
     fn problem<T>(&mut self, at: &Spanned<T>, message: impl Into<String>, hint: &str) {
         self.problems.push(Problem::at(at.span(), message).hint(hint));
     }
@@ -267,30 +296,40 @@ impl Resolve {
         Some((tls, host, port, prefix))
     }
 
-    fn path(&self, file: &str) -> PathBuf {
-        let beside = self.folder.join(file);
-        // The manifest's folder first, then the working directory, as the peers take it.
-        if !beside.exists() && Path::new(file).exists() { PathBuf::from(file) } else { beside }
+    /// A file that a document names: beside that document, or else, as the peers take it, in the working directory.
+    fn path(&self, file: &Spanned<String>) -> PathBuf {
+        let folder = self.sources.file(file.span().start).parent().unwrap_or(Path::new(""));
+        let (beside, file) = (folder.join(file.get_ref()), Path::new(file.get_ref()));
+        if !beside.exists() && file.exists() { file.to_owned() } else { beside }
     }
 
-    fn pem(&self, source: &manifest::PemSource) -> Pem {
+    fn pem(&mut self, source: &manifest::PemSource) -> Option<Pem> {
         match source {
-            manifest::PemSource::Text(text) | manifest::PemSource::Value { value: text } => Pem::Inline(text.clone()),
-            manifest::PemSource::File { file } => Pem::File(self.path(file)),
+            manifest::PemSource::Text(text) => Some(Pem::Inline(text.clone())),
+            manifest::PemSource::Table(manifest::PemTable { value: Some(text), file: None }) => Some(Pem::Inline(text.get_ref().clone())),
+            manifest::PemSource::Table(manifest::PemTable { file: Some(file), value: None }) => Some(Pem::File(self.path(file))),
+            manifest::PemSource::Table(manifest::PemTable { file: Some(file), value: Some(_) }) => {
+                self.problem(file, "both `file` and `value`", "leave one of them out");
+                None
+            }
+            manifest::PemSource::Table(manifest::PemTable { file: None, value: None }) => {
+                self.problems.push(Problem { span: None, message: "a ca_certificate without `file` and `value`".to_owned(), hint: None });
+                None
+            }
         }
     }
 
-    fn pems(&self, source: Option<&manifest::OneOrMany>) -> Vec<Pem> {
+    fn pems(&mut self, source: Option<&manifest::OneOrMany>) -> Vec<Pem> {
         match source {
             None => Vec::new(),
-            Some(manifest::OneOrMany::One(one)) => vec![self.pem(one)],
-            Some(manifest::OneOrMany::Many(many)) => many.iter().map(|pem| self.pem(pem)).collect(),
+            Some(manifest::OneOrMany::One(one)) => self.pem(one).into_iter().collect(),
+            Some(manifest::OneOrMany::Many(many)) => many.iter().filter_map(|pem| self.pem(pem)).collect(),
         }
     }
 
     fn client_certificate(&mut self, backend: &Spanned<String>, from: Option<&manifest::ClientCertificate>) -> Option<ClientCertificate> {
         let from = from?;
-        let mut one = |what: &str, inline: &Option<String>, file: &Option<String>| match (inline, file) {
+        let mut one = |what: &str, inline: &Option<String>, file: &Option<Spanned<String>>| match (inline, file) {
             (Some(text), None) => Some(Pem::Inline(text.clone())),
             (None, Some(file)) => Some(Pem::File(self.path(file))),
             (None, None) | (Some(_), Some(_)) => {
@@ -305,22 +344,20 @@ impl Resolve {
         Some(ClientCertificate { certificate: certificate?, key: key? })
     }
 
-    /// What loads but does nothing yet is said, not passed over.
-    fn note_unsupported(&mut self, local: &manifest::LocalServer) {
-        let given = [
-            ("config_stores", local.config_stores.is_some()),
-            ("dictionaries", local.dictionaries.is_some()),
-            ("kv_stores", local.kv_stores.is_some()),
-            ("object_stores", local.object_stores.is_some() || local.object_store.is_some()),
-            ("secret_stores", local.secret_stores.is_some()),
-            ("acls", local.acls.is_some()),
-            ("geolocation", local.geolocation.is_some()),
-            ("device_detection", local.device_detection.is_some()),
-            ("shielding_sites", local.shielding_sites.is_some()),
-        ];
-        for (key, _) in given.iter().filter(|(_, given)| *given) {
-            self.notes.push(format!("local_server.{key} is not supported yet and has no effect"));
-        }
+    /// `[setup.backends.NAME]`: TLS at port 443, as a deployment makes it.
+    fn setup_backend(&mut self, name: &Spanned<String>, from: &manifest::SetupBackend) -> Option<Backend> {
+        let Some(address) = from.address.as_ref().filter(|address| !address.get_ref().is_empty()) else {
+            self.problem(
+                name,
+                format!("setup.backends.{} has no address", name.get_ref()),
+                "a deployment would ask for it; say it here, or in [local_server.backends]",
+            );
+            return None;
+        };
+        let port = from.port.unwrap_or(443);
+        let scheme = if port == 443 { "https" } else { "http" };
+        let url = Spanned::new(address.span(), format!("{scheme}://{}:{port}", address.get_ref()));
+        self.backend(name, &manifest::Backend::at(url))
     }
 }
 
@@ -375,7 +412,10 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_yet_is_said() {
-        let config = load("[local_server]\nacls = { a = \"a.json\" }\n").expect("loads");
-        assert_eq!(config.notes, ["local_server.acls is not supported yet and has no effect"]);
+        let config = load("[local_server]\nacls = { a = \"a.json\" }\n[other]\n").expect("loads");
+        let notes: Vec<_> = config.notes.iter().map(|note| (note.important, note.text.as_str())).collect();
+        let expected =
+            ["local_server.acls is not supported yet and has no effect", "`other` is no key of a local server and is passed over"];
+        assert_eq!(notes, [(true, expected[0]), (false, expected[1])]);
     }
 }
