@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sidelight::abi::GuestState;
-use sidelight::config::host::{Environment, Limits, UnknownImports};
-use sidelight::config::{Config, HostConfig, Targets};
+use sidelight::config::Config;
+use sidelight::config::settings::{LimitSettings, Settings};
 use sidelight::hostcalls;
 use sidelight::http::{Body, RequestHead};
-use sidelight::runtime::{Current, Execution, Runtime, Snapshot, Waiting};
+use sidelight::runtime::{Current, Execution, Runtime, Snapshot};
 use sidelight::sandbox::{Client, DownstreamRequest, Parcel, Received, Responder};
 use sidelight::services::Services;
 use sidelight::services::backend::Connector;
@@ -38,36 +38,16 @@ struct Bench {
 fn load(name: &str) -> Bench {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let telemetry = Telemetry::new();
-    let host = HostConfig {
-        listen: Vec::new(),
-        tls: None,
-        admin: None,
-        threads: 1,
-        cache_dir: None,
-        drain_timeout: std::time::Duration::from_secs(1),
-        limits: Limits { sandboxes: SANDBOXES as u32, ..Limits::default() },
-        environment: Environment::default(),
-        arguments: None,
-        dynamic_targets: Targets::default(),
-        trusted_proxies: Vec::new(),
-        proxy_protocol: false,
-        backend_http2: false,
-        grip_proxy: None,
-        unknown_imports: UnknownImports::default(),
-    };
+    let limits = LimitSettings { sandboxes: Some(SANDBOXES as u32), ..LimitSettings::default() };
+    let host = Settings { limits, cache_dir: Some(None), ..Settings::default() }.decide(1, None);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/out/rust").join(format!("{name}.wasm"));
     let config = Config::bare();
     let _context = tokio.enter();
     let runtime = Arc::new(Runtime::new(&host, &telemetry).expect("an engine"));
     let guest = runtime.load(&path, &config).expect("a guest; run tests/guests/build.sh rust");
-    let services = Services::build(&config, &Arc::new(Connector::new()), &telemetry).unwrap_or_else(|_| panic!("no backend, no fault"));
-    let current = Current::new(Snapshot {
-        generation: 1,
-        config: Arc::new(config),
-        services: Arc::new(services),
-        guest,
-        waiting: Waiting::default(),
-    });
+    let services =
+        Services::build(&config, None, &Arc::new(Connector::new()), &telemetry).unwrap_or_else(|_| panic!("no backend, no fault"));
+    let current = Current::only(Snapshot::new(1, Arc::new(config), Arc::new(services), guest));
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     drop(_context);
     Bench { runtime, current, telemetry, client: Arc::new(Client { address, server: address, secure: false, tls: None }), tokio }
@@ -86,7 +66,7 @@ impl Bench {
         let (responder, _) = Responder::new();
         let parcel = Parcel { request: self.request(), responder };
         let execution = Execution::new(parcel.request.received.id.clone());
-        self.runtime.state(&self.current.pin(), parcel, &execution)
+        self.runtime.state(&self.current.pin("", "/").expect("a service"), parcel, &execution)
     }
 }
 
@@ -95,7 +75,13 @@ fn instantiate(c: &mut Criterion) {
     c.bench_function("instantiate", |b| {
         b.iter(|| {
             bench.tokio.block_on(async {
-                black_box(bench.runtime.instantiate(&bench.current.pin().guest, bench.state()).await.expect("a sandbox"));
+                black_box(
+                    bench
+                        .runtime
+                        .instantiate(&bench.current.pin("", "/").expect("a service").guest, bench.state())
+                        .await
+                        .expect("a sandbox"),
+                );
             });
         });
     });
@@ -106,7 +92,8 @@ fn request(c: &mut Criterion) {
     c.bench_function("request/hello", |b| {
         b.iter(|| {
             bench.tokio.block_on(async {
-                let mut serving = bench.runtime.serve(bench.current.pin(), bench.request()).await.expect("a sandbox");
+                let mut serving =
+                    bench.runtime.serve(bench.current.pin("", "/").expect("a service"), bench.request()).await.expect("a sandbox");
                 black_box(serving.reply().await.expect("an answer"));
                 // To the guest's end.
                 while bench.runtime.free() < SANDBOXES {
@@ -119,7 +106,8 @@ fn request(c: &mut Criterion) {
     c.bench_function("request/reuse", |b| {
         b.iter(|| {
             bench.tokio.block_on(async {
-                let mut serving = bench.runtime.serve(bench.current.pin(), bench.request()).await.expect("a sandbox");
+                let mut serving =
+                    bench.runtime.serve(bench.current.pin("", "/").expect("a service"), bench.request()).await.expect("a sandbox");
                 black_box(serving.reply().await.expect("an answer"));
             });
         });

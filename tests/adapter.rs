@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sidelight::abi::GuestState;
-use sidelight::config::host::{Environment, Limits, ReuseLimits, UnknownImports};
-use sidelight::config::{Config, HostConfig, Targets};
+use sidelight::config::Config;
+use sidelight::config::settings::{LimitSettings, Settings};
 use sidelight::hostcalls;
 use sidelight::http::{Body, RequestHead};
-use sidelight::runtime::{Current, Outcome, Runtime, Snapshot, Unserved, Waiting};
+use sidelight::runtime::{Current, Outcome, Runtime, Snapshot, Unserved};
 use sidelight::sandbox::{Client, DownstreamRequest, Received};
 use sidelight::services::Services;
 use sidelight::services::backend::Connector;
@@ -145,45 +145,25 @@ impl Stage {
     /// `more` are functions that the program can import besides the ABI.
     fn new(program: &str, wall: Duration, more: impl FnOnce(&mut Linker<GuestState>) -> wasmtime::Result<()>) -> Self {
         let telemetry = Telemetry::new();
-        let host = HostConfig {
-            listen: Vec::new(),
-            tls: None,
-            admin: None,
-            threads: 1,
-            cache_dir: None,
-            drain_timeout: Duration::from_secs(1),
-            limits: Limits {
-                sandboxes: 64,
-                wall,
-                reuse: ReuseLimits { idle: Duration::from_millis(5), ..ReuseLimits::default() },
-                queue_timeout: Duration::from_secs(60),
-                ..Limits::default()
-            },
-            environment: Environment::default(),
-            arguments: None,
-            dynamic_targets: Targets::default(),
-            trusted_proxies: Vec::new(),
-            proxy_protocol: false,
-            backend_http2: false,
-            grip_proxy: None,
-            unknown_imports: UnknownImports::default(),
+        let limits = LimitSettings {
+            sandboxes: Some(64),
+            wall: Some(wall),
+            reuse_idle: Some(Duration::from_millis(5)),
+            queue_timeout: Some(Duration::from_secs(60)),
+            ..LimitSettings::default()
         };
+        let host = Settings { limits, cache_dir: Some(None), ..Settings::default() }.decide(1, None);
         let runtime = Arc::new(Runtime::with_imports(&host, &telemetry, more).expect("an engine"));
         let manifest =
             "[local_server.backends.origin]\nurl = \"http://127.0.0.1:1\"\n[sidelight.inspect]\n[[sidelight.clients]]\nvpn = {}\n";
-        let config = Config::from_manifest(manifest, "fastly.toml".as_ref()).expect("a manifest");
+        let mut config = Config::from_manifest(manifest, "fastly.toml".as_ref()).expect("a manifest");
+        config.limits = host.limits.guest.clone();
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("program.wat");
         std::fs::write(&path, program).expect("a file");
         let guest = runtime.load(&path, &config).expect("a program");
-        let services = Services::build(&config, &Arc::new(Connector::new()), &telemetry).unwrap_or_else(|_| panic!("no fault"));
-        let current = Arc::new(Current::new(Snapshot {
-            generation: 1,
-            config: Arc::new(config),
-            services: Arc::new(services),
-            guest,
-            waiting: Waiting::default(),
-        }));
+        let services = Services::build(&config, None, &Arc::new(Connector::new()), &telemetry).unwrap_or_else(|_| panic!("no fault"));
+        let current = Arc::new(Current::only(Snapshot::new(1, Arc::new(config), Arc::new(services), guest)));
         Self { telemetry, runtime, current }
     }
 
@@ -195,13 +175,13 @@ impl Stage {
         let raw_head = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: a\r\nX-One: 1\r\n\r\n");
         let received = Received { raw_head, client, h2_fingerprint: None, id: id.to_string().into() };
         let request = DownstreamRequest { head, body: Body::from(Bytes::from(body)), received: Arc::new(received) };
-        let (runtime, snapshot) = (self.runtime.clone(), self.current.pin());
+        let (runtime, snapshot) = (self.runtime.clone(), self.current.pin("", "/").expect("a service"));
         async move {
             match runtime.serve(snapshot, request).await {
                 Ok(mut serving) => match serving.reply().await {
                     Ok(_) => None,
                     Err(Unserved::Ended(outcome)) => Some(outcome),
-                    Err(Unserved::Overloaded) => panic!("no sandbox came free"),
+                    Err(Unserved::Overloaded | Unserved::NoService) => panic!("no sandbox came free"),
                 },
                 Err(_) => panic!("no sandbox came free"),
             }

@@ -146,9 +146,12 @@ impl fmt::Display for ConfigError {
             if i > 0 {
                 writeln!(f)?;
             }
-            let placed = problem.span.as_ref().and_then(|span| Some((span, self.sources.of(span.start)?)));
-            let Some((span, Source { file, text, base })) = placed else {
-                write!(f, "{}: {}", self.sources.file(0).display(), problem.message)?;
+            let source = problem.span.as_ref().and_then(|span| Some((span, self.sources.of(span.start)?)));
+            // A file that could not be read has no text to show.
+            let Some((span, Source { file, text, base })) = source.filter(|(_, source)| !source.text.is_empty()) else {
+                let file = source.map_or(Path::new(""), |(_, source)| &source.file);
+                let colon = if file.as_os_str().is_empty() { "" } else { ": " };
+                write!(f, "{}{colon}{}", file.display(), problem.message)?;
                 if let Some(hint) = &problem.hint {
                     write!(f, "\n  hint: {hint}")?;
                 }

@@ -7,11 +7,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::Deserialize;
 
 use super::Targets;
 
 /// Decided settings of the process. They cannot change while it runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HostConfig {
     /// Where HTTP is served.
     pub listen: Vec<Listen>,
@@ -88,7 +90,7 @@ impl FromStr for Listen {
 }
 
 /// HTTPS for clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsListener {
     /// Where.
     pub address: Listen,
@@ -99,7 +101,7 @@ pub struct TlsListener {
 }
 
 /// Certificates of clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificates {
     /// PEM file of those who may issue them.
     pub roots: PathBuf,
@@ -108,7 +110,8 @@ pub struct ClientCertificates {
 }
 
 /// What to do about imports that are not part of the ABI.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum UnknownImports {
     /// Refuse the module and name them all.
     #[default]
@@ -118,7 +121,7 @@ pub enum UnknownImports {
 }
 
 /// How long a sandbox may go on with further requests (production does not tell its figures).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReuseLimits {
     /// Requests of one sandbox, the first included; 1 is no reuse.
     pub requests: u32,
@@ -136,10 +139,10 @@ impl Default for ReuseLimits {
     }
 }
 
-/// Limits. Durations are wall-clock unless they say CPU.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Sandboxes that may run at once.
+/// Limits of one service. Durations are wall-clock unless they say CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestLimits {
+    /// Sandboxes that may run at once; no more than those of the host are ever there.
     pub sandboxes: u32,
     /// How long a request waits for a free sandbox before it gets 503.
     pub queue_timeout: Duration,
@@ -166,8 +169,53 @@ pub struct Limits {
     pub wall: Duration,
     /// Further requests in a sandbox, for guests that ask for them.
     pub reuse: ReuseLimits,
+}
+
+impl Default for GuestLimits {
+    fn default() -> Self {
+        Self {
+            sandboxes: 1000,
+            queue_timeout: Duration::from_secs(1),
+            memory: 128 << 20,
+            cpu: Duration::from_secs(5),
+            cpu_report: Duration::from_millis(50),
+            backend_requests: 1000,
+            backend_requests_report: 32,
+            dynamic_backends: 1000,
+            dynamic_backends_report: 200,
+            fields: usize::MAX,
+            fields_report: 69 << 10,
+            wall: Duration::from_secs(120),
+            reuse: ReuseLimits::default(),
+        }
+    }
+}
+
+impl GuestLimits {
+    /// With everything that is only reported by default enforced, as production does.
+    #[must_use]
+    pub fn as_production(self) -> Self {
+        Self {
+            cpu: self.cpu_report,
+            backend_requests: self.backend_requests_report,
+            dynamic_backends: self.dynamic_backends_report,
+            fields: self.fields_report,
+            ..self
+        }
+    }
+}
+
+/// Limits of the process and its clients. Durations are wall-clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sandboxes that may run at once, of all services: the pool's size.
+    pub sandboxes: u32,
+    /// Most linear memory of any sandbox, in bytes: the size of the pool's slots.
+    pub memory: usize,
     /// Memory each free pool slot may keep resident, in bytes.
     pub keep_resident: usize,
+    /// Of a service that has none of its own.
+    pub guest: GuestLimits,
     /// Longest request line target, in bytes; more is 414.
     pub uri: usize,
     /// Longest request head, in bytes; more is 431.
@@ -184,21 +232,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
+        let guest = GuestLimits::default();
         Self {
-            sandboxes: 1000,
-            queue_timeout: Duration::from_secs(1),
-            memory: 128 << 20,
-            cpu: Duration::from_secs(5),
-            cpu_report: Duration::from_millis(50),
-            backend_requests: 1000,
-            backend_requests_report: 32,
-            dynamic_backends: 1000,
-            dynamic_backends_report: 200,
-            fields: usize::MAX,
-            fields_report: 69 << 10,
-            wall: Duration::from_secs(120),
-            reuse: ReuseLimits::default(),
+            sandboxes: guest.sandboxes,
+            memory: guest.memory,
             keep_resident: 2 << 20,
+            guest,
             uri: 8192,
             head: 128 << 10,
             h2_streams: 100,
@@ -210,7 +249,7 @@ impl Default for Limits {
 }
 
 /// The guest's `FASTLY_*` variables that do not come from the manifest.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Environment {
     /// `FASTLY_POP`, three letters in production.
     pub pop: String,

@@ -8,21 +8,23 @@ pub mod diagnostics;
 pub mod document;
 pub mod facts;
 pub mod host;
+pub mod host_file;
 pub mod manifest;
 pub mod resolve;
 pub mod secret;
+pub mod settings;
 pub mod shape;
 pub mod stores;
 pub mod targets;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use diagnostics::ConfigError;
 pub use facts::Facts;
-pub use host::HostConfig;
+pub use host::{Environment, GuestLimits, HostConfig};
 pub use secret::Secret;
 pub use stores::Stores;
 pub use targets::Targets;
@@ -46,8 +48,21 @@ pub struct Config {
     pub websockets: bool,
     /// Stores and edge data.
     pub stores: Stores,
+    /// Limits of its guests.
+    pub limits: GuestLimits,
+    /// What its guests are told about where they run.
+    pub environment: Environment,
     /// Things in the manifest that load but have no effect.
     pub notes: Vec<Note>,
+}
+
+impl Config {
+    /// Files that its settings name, its program apart.
+    pub fn files(&self) -> Vec<&Path> {
+        let tls = self.backends.values().filter_map(|backend| backend.tls.as_ref());
+        let pems = tls.flat_map(|tls| tls.ca.iter().chain(tls.client.iter().flat_map(|client| [&client.certificate, &client.key])));
+        pems.filter_map(Pem::file).chain(self.stores.files()).collect()
+    }
 }
 
 /// Something in a manifest that loads but has no effect.
@@ -262,6 +277,16 @@ pub enum Pem {
     File(PathBuf),
     /// A secret of the guest.
     Secret(Secret),
+}
+
+impl Pem {
+    /// The file it is in, if it is in one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Inline(_) | Self::Secret(_) => None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Pem {

@@ -125,12 +125,16 @@ impl<'s> Shape<'s> {
     fn table(&self, node: &Node, schema: &'s Json, problems: &mut Vec<Problem>) {
         let Value::Table(entries) = &node.value else { return };
         let known = schema["properties"].as_object();
+        // Probably there, under a misspelt name.
+        let mut meant = Vec::new();
         for (key, value) in entries {
             match (known.and_then(|known| known.get(&key.name)), schema.get("additionalProperties")) {
                 (Some(schema), _) => self.check(value, schema, problems),
                 (None, Some(Json::Bool(false))) => {
                     let names = || known.into_iter().flat_map(|known| known.keys().map(String::as_str));
-                    let hint = nearest(&key.name, names()).map_or_else(
+                    let near = nearest(&key.name, names());
+                    meant.extend(near);
+                    let hint = near.map_or_else(
                         || format!("known here: {}", names().collect::<Vec<_>>().join(", ")),
                         |near| format!("did you mean `{near}`?"),
                     );
@@ -141,7 +145,7 @@ impl<'s> Shape<'s> {
             }
         }
         for name in schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str) {
-            if !entries.iter().any(|(key, _)| key.name == name) {
+            if !entries.iter().any(|(key, _)| key.name == name) && !meant.contains(&name) {
                 problems.push(Problem::at(node.span.clone(), format!("missing field `{name}`")));
             }
         }
@@ -256,7 +260,6 @@ mod tests {
                 "45: expected a string, found an integer ()",
                 "53: expected a string, found a boolean ()",
                 "67: unknown field `fil` (did you mean `file`?)",
-                "65: missing field `file` ()",
                 "89: expected true or false, found an integer ()",
             ]
         );

@@ -2,7 +2,7 @@
 //! them is `services`' business.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde_json::{Map, Value as Json};
@@ -26,6 +26,41 @@ pub struct Stores {
     pub devices: Table,
     /// Shields.
     pub shields: BTreeMap<String, Shield>,
+}
+
+impl Stores {
+    /// Files that are named here.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let config = self.config.values().filter_map(|store| match store {
+            ConfigStore::File(path) => Some(path),
+            ConfigStore::Inline(_) => None,
+        });
+        let kv = self.kv.values().flat_map(|store| match store {
+            KvStore::File(path) => vec![path],
+            KvStore::Entries(entries) => entries.iter().filter_map(|entry| entry.value.file()).collect(),
+        });
+        let secrets = self.secrets.values().flat_map(|store| match store {
+            SecretStore::File(path) => vec![path],
+            SecretStore::Entries(entries) => entries
+                .values()
+                .filter_map(|secret| match secret {
+                    SecretText::File(path) => Some(path),
+                    SecretText::Inline(_) | SecretText::Variable(_) => None,
+                })
+                .collect(),
+        });
+        let tables = self.geo.file.iter().chain(&self.devices.file);
+        config.chain(kv).chain(secrets).chain(self.acls.values()).chain(tables).map(PathBuf::as_path)
+    }
+}
+
+impl Text {
+    fn file(&self) -> Option<&PathBuf> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Inline(_) => None,
+        }
+    }
 }
 
 /// Entries of a config store.

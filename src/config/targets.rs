@@ -85,6 +85,11 @@ impl Rule {
 }
 
 impl Targets {
+    /// Nowhere.
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
     /// What is allowed of a host, an address or a name.
     pub fn judge(&self, host: &str) -> Verdict {
         if let Ok(address) = host.parse() {

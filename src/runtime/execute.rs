@@ -11,16 +11,16 @@ use ::http::Uri;
 use ::http::header::{self, HeaderValue};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use wasmtime::{Instance, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::engine::TABLE_ELEMENTS;
 use super::reuse::Source;
-use super::{Guest, Runtime, Snapshot, Unserved, wasi};
+use super::{Guest, Permit, Runtime, Snapshot, Unserved, wasi};
 use crate::abi::GuestState;
-use crate::config::host::Limits;
+use crate::config::GuestLimits;
 use crate::http::{Body, RequestHead};
 use crate::sandbox::limits::Stopped;
 use crate::sandbox::{Bounds, Client, CurrentId, DownstreamRequest, MemoryLimiter, Meter, Parcel, Received, Sandbox};
@@ -115,7 +115,7 @@ impl Execution {
 impl Runtime {
     /// Runs the snapshot's guest for a request, in a task of its own. The answer goes through the
     /// parcel's responder; the guest may go on for longer, and for further requests.
-    pub fn start(self: &Arc<Self>, snapshot: Arc<Snapshot>, parcel: Parcel, permit: OwnedSemaphorePermit) -> Arc<Execution> {
+    pub fn start(self: &Arc<Self>, snapshot: Arc<Snapshot>, parcel: Parcel, permit: Permit) -> Arc<Execution> {
         let runtime = self.clone();
         let execution = Execution::new(parcel.request.received.id.clone());
         let watched = execution.clone();
@@ -123,6 +123,7 @@ impl Runtime {
         tokio::spawn(Box::pin(async move {
             let sandbox_exists = Held::new(&runtime.telemetry.metrics.sandboxes);
             let state = runtime.state(&snapshot, parcel, &execution);
+            let config = snapshot.config.clone();
             let running = runtime.execute(snapshot, state, execution.meter.clone());
             // A panic in a hostcall is this request's failure and nobody else's.
             let outcome = match AssertUnwindSafe(running).catch_unwind().await {
@@ -131,7 +132,7 @@ impl Runtime {
             };
             drop(permit);
             drop(sandbox_exists);
-            runtime.report(&outcome, &execution.meter, &execution.current.get());
+            runtime.report(&config.limits, &outcome, &execution.meter, &execution.current.get());
             execution.end(outcome);
         }));
         watched
@@ -149,12 +150,12 @@ impl Runtime {
         match self.serve(snapshot, request).await {
             Ok(serving) => serving.outcome().await,
             Err(Unserved::Ended(outcome)) => outcome,
-            Err(Unserved::Overloaded) => Outcome::HostFailed("there is no sandbox".to_owned()),
+            Err(Unserved::Overloaded | Unserved::NoService) => Outcome::HostFailed("there is no sandbox".to_owned()),
         }
     }
 
     async fn execute(self: &Arc<Self>, snapshot: Arc<Snapshot>, state: GuestState, meter: Arc<Meter>) -> Outcome {
-        let runtime = self.clone();
+        let (runtime, wall) = (self.clone(), snapshot.config.limits.wall);
         let mut running =
             OnCpu { work: Box::pin(async move { runtime.run(&snapshot, state).await }), meter: meter.clone(), leave_after: Some(LIGHT) };
         let mut moved = None;
@@ -174,7 +175,7 @@ impl Runtime {
                 Some(Ok(Stretch::Heavy) | Err(_)) | None => Err(wasmtime::Error::msg("the guest's task ended early")),
             }
         };
-        match self.within_wall_limit(whole, &meter).await {
+        match Self::within_wall_limit(wall, whole, &meter).await {
             Some(Ok(())) => Outcome::Finished,
             Some(Err(error)) => judge(&error, &meter),
             None => {
@@ -188,14 +189,14 @@ impl Runtime {
     }
 
     /// `None` when a request took too long.
-    async fn within_wall_limit<T>(&self, work: impl Future<Output = T>, meter: &Meter) -> Option<T> {
+    async fn within_wall_limit<T>(limit: Duration, work: impl Future<Output = T>, meter: &Meter) -> Option<T> {
         let mut work = std::pin::pin!(work);
-        let mut left = self.limits.wall;
+        let mut left = limit;
         loop {
             match tokio::time::timeout(left, &mut work).await {
                 Ok(result) => return Some(result),
                 // The clock may have started again since, for another request.
-                Err(_) => left = self.limits.wall.checked_sub(meter.request_time()).filter(|left| !left.is_zero())?,
+                Err(_) => left = limit.checked_sub(meter.request_time()).filter(|left| !left.is_zero())?,
             }
         }
     }
@@ -205,17 +206,17 @@ impl Runtime {
         let before = clock::now();
         let (mut store, instance) = self.instantiate(guest, state).await?;
         self.telemetry.metrics.instantiate.observe(clock::now().duration_since(before).as_secs_f64());
-        let start = instance.get_module_export(&mut store, &guest.start).and_then(wasmtime::Extern::into_func);
+        let start = instance.get_module_export(&mut store, &guest.program.start).and_then(wasmtime::Extern::into_func);
         let start = start.ok_or_else(|| wasmtime::Error::msg("no function `_start`"))?.typed::<(), ()>(&store)?;
         start.call_async(&mut store, ()).await
     }
 
     /// A sandbox with its limits set, not started.
     pub async fn instantiate(&self, guest: &Guest, state: GuestState) -> wasmtime::Result<(Store<GuestState>, Instance)> {
+        let limit = state.sandbox.config.limits.cpu;
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_epoch_deadline(1);
-        let limit = self.limits.cpu;
         store.epoch_deadline_callback(move |context| {
             let meter = &context.data().sandbox.meter;
             if meter.request_cpu() > limit {
@@ -224,8 +225,8 @@ impl Runtime {
             }
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
-        let instance = guest.pre.instantiate_async(&mut store).await?;
-        store.data_mut().memory = instance.get_module_export(&mut store, &guest.memory).and_then(wasmtime::Extern::into_memory);
+        let instance = guest.program.pre.instantiate_async(&mut store).await?;
+        store.data_mut().memory = instance.get_module_export(&mut store, &guest.program.memory).and_then(wasmtime::Extern::into_memory);
         Ok((store, instance))
     }
 
@@ -233,25 +234,27 @@ impl Runtime {
     pub fn state(self: &Arc<Self>, snapshot: &Arc<Snapshot>, parcel: Parcel, execution: &Arc<Execution>) -> GuestState {
         let Execution { meter, current, .. } = &**execution;
         let wasi = wasi::context(&snapshot.guest.variables, &parcel.request.received.id, current, self.arguments.as_deref());
-        let limiter = MemoryLimiter::new(self.limits.memory, TABLE_ELEMENTS, meter.clone());
+        let limits = &snapshot.config.limits;
+        let limiter = MemoryLimiter::new(limits.memory, TABLE_ELEMENTS, meter.clone());
         let next = Arc::new(Source::new(self, snapshot.clone(), execution.clone()));
         let mut sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, meter.clone());
-        let Limits { backend_requests: sends, dynamic_backends: dynamic, dynamic_backends_report, fields, fields_report, .. } = self.limits;
+        let GuestLimits { backend_requests: sends, dynamic_backends: dynamic, dynamic_backends_report, fields, fields_report, .. } =
+            *limits;
         sandbox.bounds = Bounds { sends, dynamic, dynamic_report: dynamic_backends_report, fields, fields_report };
         GuestState { memory: None, wasi, limiter, sandbox }
     }
 
     /// Counts what a request that is done has used.
-    pub(super) fn account(&self, id: &str, meter: &Meter) {
+    pub(super) fn account(&self, limits: &GuestLimits, id: &str, meter: &Meter) {
         let metrics = &self.telemetry.metrics;
         let sends = meter.request_sends();
-        if sends > self.limits.backend_requests_report {
+        if sends > limits.backend_requests_report {
             metrics.guest_sends_over.inc();
             tracing::warn!(
                 target: "sidelight::limits",
                 request_id = id,
                 backend_requests = sends,
-                limit = self.limits.backend_requests_report,
+                limit = limits.backend_requests_report,
                 "more requests to backends than production allows"
             );
         }
@@ -261,21 +264,21 @@ impl Runtime {
         metrics.fields_over.with_label_values(&["response"]).inc_by(meter.request_large_heads().into());
         let cpu = meter.request_cpu();
         metrics.guest_cpu.observe(cpu.as_secs_f64());
-        if cpu > self.limits.cpu_report {
+        if cpu > limits.cpu_report {
             metrics.guest_cpu_over.inc();
             tracing::warn!(
                 target: "sidelight::limits",
                 request_id = id,
                 cpu_ms = millis(cpu),
-                limit_ms = millis(self.limits.cpu_report),
+                limit_ms = millis(limits.cpu_report),
                 "a guest used more CPU time than production allows"
             );
         }
     }
 
-    fn report(&self, outcome: &Outcome, meter: &Meter, id: &str) {
+    fn report(&self, limits: &GuestLimits, outcome: &Outcome, meter: &Meter, id: &str) {
         self.telemetry.metrics.guests.with_label_values(&[outcome.name()]).inc();
-        self.account(id, meter);
+        self.account(limits, id, meter);
         let cpu = meter.request_cpu();
         match outcome {
             Outcome::Finished => {

@@ -1,9 +1,11 @@
 //! A program, loaded: checked, compiled, its imports resolved.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use wasmtime::{ExternType, InstancePre, Module, ModuleExport, UnknownImportError};
 
@@ -14,16 +16,30 @@ use crate::abi::GuestState;
 use crate::config::Config;
 use crate::config::host::UnknownImports;
 
-/// A loaded program, ready to be instantiated any number of times.
+/// A loaded program, ready to be instantiated any number of times, for one service.
 #[derive(Clone)]
 pub struct Guest {
+    pub(super) program: Arc<Program>,
+    pub(super) variables: Arc<[(String, String)]>,
+}
+
+/// A loaded program; services that run the same share it.
+pub struct Program {
     pub(super) pre: InstancePre<GuestState>,
     pub(super) start: ModuleExport,
     pub(super) memory: ModuleExport,
-    pub(super) variables: Arc<[(String, String)]>,
-    /// SHA-256 of the wasm, in hexadecimal.
-    pub digest: Arc<str>,
+    digest: String,
 }
+
+impl Guest {
+    /// SHA-256 of the wasm, in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.program.digest
+    }
+}
+
+/// Programs that some service runs, by digest.
+pub(super) type Programs = Mutex<HashMap<String, Weak<Program>>>;
 
 /// Module and name of an import.
 type Import = (String, String);
@@ -94,8 +110,26 @@ impl Runtime {
         self.load_bytes(&wasm, path, config)
     }
 
-    /// As [`load`](Self::load), from memory; `path` names it in errors.
+    /// As [`load`](Self::load), from memory; `path` names it in errors. What some service runs already is not compiled
+    /// again.
     pub fn load_bytes(&self, wasm: &[u8], path: &Path, config: &Config) -> Result<Guest, LoadError> {
+        let digest = code_cache::digest(wasm);
+        let variables = wasi::variables(&config.environment, config, 1);
+        let known = self.programs.lock().get(&digest).and_then(Weak::upgrade);
+        let program = match known {
+            Some(program) => program,
+            None => {
+                let program = Arc::new(self.program(wasm, digest.clone(), path)?);
+                let mut programs = self.programs.lock();
+                programs.retain(|_, program| program.strong_count() > 0);
+                programs.insert(digest, Arc::downgrade(&program));
+                program
+            }
+        };
+        Ok(Guest { program, variables })
+    }
+
+    fn program(&self, wasm: &[u8], digest: String, path: &Path) -> Result<Program, LoadError> {
         recognise(wasm, path)?;
         let invalid = |error: wasmtime::Error| LoadError::Invalid { path: path.to_owned(), reason: format!("{error:#}") };
         let module = match &self.cache {
@@ -118,7 +152,7 @@ impl Runtime {
             tracing::warn!(module = %path.display(), "unknown imports will trap when called:\n{list}");
         }
         module.initialize_copy_on_write_image().map_err(invalid)?;
-        Ok(Guest { pre, start, memory, variables: wasi::variables(&self.environment, config, 1), digest: code_cache::digest(wasm).into() })
+        Ok(Program { pre, start, memory, digest })
     }
 
     /// Resolves every import. Functions nobody has are stood in for by ones that trap, and named.

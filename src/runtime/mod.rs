@@ -18,7 +18,7 @@ use wasmtime::{Engine, Linker};
 
 use crate::abi::GuestState;
 use crate::config::HostConfig;
-use crate::config::host::{Environment, Limits, UnknownImports};
+use crate::config::host::UnknownImports;
 use crate::hostcalls;
 use crate::sandbox::downstream::Answer;
 use crate::sandbox::{DownstreamRequest, Parcel, Reply, Responder};
@@ -27,7 +27,7 @@ use crate::telemetry::Telemetry;
 pub use execute::{Execution, Outcome};
 pub use guest::{Guest, LoadError};
 pub use reuse::Waiting;
-pub use snapshot::{Current, Snapshot};
+pub use snapshot::{Current, Route, Routes, Snapshot};
 
 use reuse::WaitingGuest;
 
@@ -36,11 +36,10 @@ pub struct Runtime {
     engine: Engine,
     linker: Linker<GuestState>,
     sandboxes: Arc<Semaphore>,
-    limits: Limits,
-    environment: Environment,
     arguments: Option<Vec<String>>,
     unknown_imports: UnknownImports,
     cache: Option<code_cache::CodeCache>,
+    programs: guest::Programs,
     telemetry: Telemetry,
     /// Where guests go that compute for long; always there until this is dropped.
     heavy: Option<tokio::runtime::Runtime>,
@@ -49,6 +48,9 @@ pub struct Runtime {
 /// A request that got no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Unserved {
+    /// No service has the request's host and path.
+    #[error("no service has this host and path")]
+    NoService,
     /// No sandbox came free in time.
     #[error("no sandbox came free in time")]
     Overloaded,
@@ -78,10 +80,16 @@ impl Serving {
     }
 }
 
+/// Room for a sandbox: of its service, if that has a limit of its own, and of the host.
+pub struct Permit {
+    _service: Option<OwnedSemaphorePermit>,
+    _host: OwnedSemaphorePermit,
+}
+
 /// What runs a request: a guest that waits for one, or room for a new one.
 enum Place {
     Waiting(WaitingGuest),
-    New(OwnedSemaphorePermit),
+    New(Permit),
 }
 
 /// The runtime cannot start.
@@ -117,11 +125,10 @@ impl Runtime {
             engine,
             linker,
             sandboxes: Arc::new(Semaphore::new(config.limits.sandboxes as usize)),
-            limits: config.limits.clone(),
-            environment: config.environment.clone(),
             arguments: config.arguments.clone(),
             unknown_imports: config.unknown_imports,
             cache: config.cache_dir.as_deref().and_then(code_cache::CodeCache::open),
+            programs: guest::Programs::default(),
             telemetry: telemetry.clone(),
             heavy: Some(heavy),
         })
@@ -153,7 +160,7 @@ impl Runtime {
         if let Some(guest) = snapshot.waiting.take() {
             return Ok(Place::Waiting(guest));
         }
-        if let Ok(permit) = self.sandboxes.clone().try_acquire_owned() {
+        if let Some(permit) = self.room(snapshot) {
             return Ok(Place::New(permit));
         }
         let waiting = snapshot.waiting.next();
@@ -161,11 +168,30 @@ impl Runtime {
             tokio::select! {
                 biased;
                 Ok(guest) = waiting => Ok(Place::Waiting(guest)),
-                Ok(permit) = self.sandboxes.clone().acquire_owned() => Ok(Place::New(permit)),
+                Some(permit) = self.wait_for_room(snapshot) => Ok(Place::New(permit)),
                 else => Err(Unserved::Overloaded),
             }
         };
-        tokio::time::timeout(self.limits.queue_timeout, either).await.unwrap_or(Err(Unserved::Overloaded))
+        tokio::time::timeout(snapshot.config.limits.queue_timeout, either).await.unwrap_or(Err(Unserved::Overloaded))
+    }
+
+    /// Room for a sandbox, if there is some now.
+    fn room(&self, snapshot: &Snapshot) -> Option<Permit> {
+        let service = match &snapshot.permits {
+            Some(permits) => Some(permits.clone().try_acquire_owned().ok()?),
+            None => None,
+        };
+        Some(Permit { _service: service, _host: self.sandboxes.clone().try_acquire_owned().ok()? })
+    }
+
+    /// Room for a sandbox. `None` never comes: nobody closes the semaphores.
+    async fn wait_for_room(&self, snapshot: &Snapshot) -> Option<Permit> {
+        // The service's first: one that has all it may have does not take from the others.
+        let service = match &snapshot.permits {
+            Some(permits) => Some(permits.clone().acquire_owned().await.ok()?),
+            None => None,
+        };
+        Some(Permit { _service: service, _host: self.sandboxes.clone().acquire_owned().await.ok()? })
     }
 
     /// Sandboxes that are free.

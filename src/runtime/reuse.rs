@@ -130,7 +130,7 @@ impl Source {
 impl NextRequests for Source {
     fn wait(&self) -> Option<oneshot::Receiver<Delivery>> {
         let runtime = self.runtime.upgrade()?;
-        let limits = &runtime.limits.reuse;
+        let limits = &self.snapshot.config.limits.reuse;
         let spent = self.served.load(Ordering::Relaxed) >= limits.requests
             || clock::now().duration_since(self.begun) >= limits.lifetime
             || self.execution.meter.memory() > limits.memory;
@@ -150,13 +150,13 @@ impl NextRequests for Source {
     fn turn(&self, done: &Received, meter: &Meter) {
         self.served.fetch_add(1, Ordering::Relaxed);
         if let Some(runtime) = self.runtime.upgrade() {
-            runtime.account(&done.id, meter);
+            runtime.account(&self.snapshot.config.limits, &done.id, meter);
             runtime.telemetry.metrics.sandboxes_reused.inc();
         }
         meter.turn();
     }
 
     fn patience(&self) -> Duration {
-        self.runtime.upgrade().map_or(Duration::ZERO, |runtime| runtime.limits.reuse.idle)
+        self.snapshot.config.limits.reuse.idle
     }
 }

@@ -1,9 +1,11 @@
-//! A service at one moment: settings, platform and guest together. A request pins the snapshot it
-//! starts with and keeps it to its last byte.
+//! A service at one moment: settings, platform and guest together; and the table by which a request finds its
+//! service. A request pins the snapshot it starts with and keeps it to its last byte.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 use super::Guest;
 use super::reuse::Waiting;
@@ -22,19 +24,151 @@ pub struct Snapshot {
     pub guest: Guest,
     /// Its guests that wait for another request.
     pub waiting: Waiting,
+    /// Bounds its sandboxes, when it may have fewer than the host. The same in every generation with the same bound.
+    pub permits: Option<Arc<Semaphore>>,
 }
 
-/// The snapshot that new requests get.
-pub struct Current(ArcSwap<Snapshot>);
+impl Snapshot {
+    /// A generation whose sandboxes only the host bounds.
+    pub fn new(generation: u64, config: Arc<Config>, services: Arc<Services>, guest: Guest) -> Self {
+        Self { generation, config, services, guest, waiting: Waiting::default(), permits: None }
+    }
+}
 
-impl Current {
-    /// Starts with `snapshot`.
-    pub fn new(snapshot: Snapshot) -> Self {
-        Self(ArcSwap::from_pointee(snapshot))
+/// Which requests are for a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Host names in lower case, without port; `*.name` takes every name below. None: every host.
+    pub hosts: Vec<String>,
+    /// What paths begin with, in whole segments; none: every path.
+    pub paths: Vec<String>,
+}
+
+/// Services by host and path. Immutable: a change makes another.
+#[derive(Default)]
+pub struct Routes {
+    services: Vec<Arc<Snapshot>>,
+    /// The one that takes every request, when there is no other.
+    only: Option<Arc<Snapshot>>,
+    exact: HashMap<Box<str>, Vec<Prefix>>,
+    /// By what comes behind the `*`, the longest first.
+    below: Vec<(Box<str>, Vec<Prefix>)>,
+    any: Vec<Prefix>,
+}
+
+/// What paths begin with, and whose they are.
+struct Prefix {
+    path: Box<str>,
+    service: Arc<Snapshot>,
+}
+
+impl Routes {
+    /// A table of services and what is theirs.
+    pub fn new(services: impl IntoIterator<Item = (Route, Arc<Snapshot>)>) -> Self {
+        let services: Vec<(Route, Arc<Snapshot>)> = services.into_iter().collect();
+        let mut routes = Self { services: services.iter().map(|(_, service)| service.clone()).collect(), ..Self::default() };
+        if let [(route, service)] = services.as_slice()
+            && *route == Route::default()
+        {
+            routes.only = Some(service.clone());
+            return routes;
+        }
+        for (route, service) in services {
+            let every = [String::new()];
+            let paths = if route.paths.is_empty() { &every[..] } else { &route.paths[..] };
+            let mut add = |host: Option<&str>| {
+                let list = match host {
+                    None => &mut routes.any,
+                    Some(host) => match host.strip_prefix('*') {
+                        None => routes.exact.entry(host.into()).or_default(),
+                        Some(suffix) => match routes.below.iter().position(|(known, _)| **known == *suffix) {
+                            Some(at) => &mut routes.below[at].1,
+                            None => {
+                                routes.below.push((suffix.into(), Vec::new()));
+                                let last = routes.below.len() - 1;
+                                &mut routes.below[last].1
+                            }
+                        },
+                    },
+                };
+                list.extend(paths.iter().map(|path| Prefix { path: path.trim_end_matches('/').into(), service: service.clone() }));
+            };
+            if route.hosts.is_empty() {
+                add(None);
+            }
+            route.hosts.iter().for_each(|host| add(Some(host)));
+        }
+        routes.below.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        for list in routes.exact.values_mut().chain(routes.below.iter_mut().map(|(_, list)| list)).chain([&mut routes.any]) {
+            list.sort_by_key(|prefix| std::cmp::Reverse(prefix.path.len()));
+        }
+        routes
     }
 
-    /// The snapshot for one request.
-    pub fn pin(&self) -> Arc<Snapshot> {
+    /// All services.
+    pub fn services(&self) -> &[Arc<Snapshot>] {
+        &self.services
+    }
+
+    /// Whose a request is: the most exact host decides, then the longest path. `host` is without its port.
+    pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Snapshot>> {
+        if let Some(only) = &self.only {
+            return Some(only);
+        }
+        let lower;
+        let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            lower = host.to_ascii_lowercase();
+            &lower
+        } else {
+            host
+        };
+        let host = host.strip_suffix('.').unwrap_or(host);
+        let fits = |prefix: &&Prefix| path.strip_prefix(&*prefix.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let of = |list: &'_ [Prefix]| list.iter().position(|prefix| fits(&prefix));
+        let exact = self.exact.get(host).map(Vec::as_slice);
+        let below = self.below.iter().filter(|(suffix, _)| host.len() > suffix.len() && host.ends_with(&**suffix));
+        let lists = exact.into_iter().chain(below.map(|(_, list)| list.as_slice())).chain([self.any.as_slice()]);
+        lists.into_iter().find_map(|list| of(list).map(|at| &list[at].service))
+    }
+}
+
+/// The services that new requests find.
+pub struct Current(ArcSwap<Routes>);
+
+impl Default for Current {
+    /// Nothing yet.
+    fn default() -> Self {
+        Self::new(Routes::default())
+    }
+}
+
+impl Current {
+    /// Starts with `routes`.
+    pub fn new(routes: Routes) -> Self {
+        Self(ArcSwap::from_pointee(routes))
+    }
+
+    /// Starts with one service that takes every request.
+    pub fn only(snapshot: Snapshot) -> Self {
+        Self::new(Routes::new([(Route::default(), Arc::new(snapshot))]))
+    }
+
+    /// The snapshot for one request, if it is anybody's. `host` is without its port.
+    pub fn pin(&self, host: &str, path: &str) -> Option<Arc<Snapshot>> {
+        self.0.load().find(host, path).cloned()
+    }
+
+    /// All there is now.
+    pub fn routes(&self) -> Arc<Routes> {
         self.0.load_full()
+    }
+
+    /// What new requests find from now on. Guests of snapshots that are not there any more get no more requests.
+    pub fn publish(&self, routes: Routes) {
+        let old = self.0.swap(Arc::new(routes));
+        let new = self.0.load();
+        for gone in old.services.iter().filter(|service| !new.services.iter().any(|kept| Arc::ptr_eq(kept, service))) {
+            gone.waiting.close();
+        }
     }
 }

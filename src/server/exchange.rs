@@ -21,12 +21,12 @@ pub fn id() -> Arc<str> {
 
 /// The limit of production, enforced or reported.
 fn check_size(edge: &Edge, id: &str, size: usize) -> Result<(), Failure> {
-    let limit = edge.limits.fields_report;
+    let limit = edge.limits.guest.fields_report;
     if size > limit {
         edge.telemetry.metrics.fields_over.with_label_values(&["request"]).inc();
         tracing::warn!(target: "sidelight::limits", request_id = id, bytes = size, limit, "a request has more header fields than production takes");
     }
-    if size > edge.limits.fields { Err(Failure::FieldsTooLarge) } else { Ok(()) }
+    if size > edge.limits.guest.fields { Err(Failure::FieldsTooLarge) } else { Ok(()) }
 }
 
 /// Checks a head and makes it what the guest sees.
@@ -109,9 +109,17 @@ pub struct Answering<'a> {
 }
 
 impl<'a> Answering<'a> {
-    /// Gives the request to a guest.
+    /// Gives the request to a guest of the service that it is for.
     pub async fn begin(edge: &Edge, id: &'a str, request: DownstreamRequest) -> Self {
-        Self { id, serving: edge.runtime.serve(edge.current.pin(), request).await }
+        let uri = &request.head.uri;
+        let serving = match edge.current.pin(uri.host().unwrap_or_default(), uri.path()) {
+            Some(snapshot) => edge.runtime.serve(snapshot, request).await,
+            None => {
+                tracing::debug!(target: "sidelight::client", request_id = id, host = uri.host(), path = uri.path(), "no service has this host and path");
+                Err(Unserved::NoService)
+            }
+        };
+        Self { id, serving }
     }
 
     /// What comes next. Behind anything but an early head there is nothing.

@@ -25,6 +25,8 @@ pub enum Failure {
     HeadTimeout,
     /// CONNECT.
     NotAllowed,
+    /// No service has the request's host and path.
+    NoService,
     /// The request goes round in circles.
     Loop,
     /// No sandbox came free in time.
@@ -45,6 +47,7 @@ impl Failure {
     /// The failure when a request got no answer from a guest.
     pub fn of(unserved: &Unserved) -> Self {
         match unserved {
+            Unserved::NoService => Self::NoService,
             Unserved::Overloaded => Self::Overloaded,
             Unserved::Ended(Outcome::WallLimit) => Self::GuestTimeout,
             Unserved::Ended(
@@ -74,6 +77,7 @@ impl Failure {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoService => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::FieldsTooLarge | Self::Overloaded | Self::GuestTimeout => StatusCode::SERVICE_UNAVAILABLE,
             Self::Guest | Self::BadAnswer => StatusCode::INTERNAL_SERVER_ERROR,

@@ -33,9 +33,15 @@ pub enum BuildError {
 }
 
 impl Services {
-    /// Opens everything `config` names. Connections come from `connector`, which outlives reloads.
-    pub fn build(config: &Config, connector: &Arc<backend::Connector>, telemetry: &Telemetry) -> Result<Self, Vec<BuildError>> {
-        let backends = Backends::build(config, connector, telemetry)?;
+    /// Opens everything `config` names. Connections come from `connector`, which outlives reloads. What is as it was in
+    /// `previous`, the files behind it included, is carried over: its connections and what is known of its health go on.
+    pub fn build(
+        config: &Config,
+        previous: Option<&Self>,
+        connector: &Arc<backend::Connector>,
+        telemetry: &Telemetry,
+    ) -> Result<Self, Vec<BuildError>> {
+        let backends = Backends::build(config, previous.map(|previous| &previous.backends), connector, telemetry)?;
         Ok(Self { backends, logs: log::Endpoints::new(telemetry) })
     }
 }

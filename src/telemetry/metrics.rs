@@ -33,6 +33,14 @@ pub struct Metrics {
     /// Heads with more header fields than production takes: `head` is `request` (from clients) or `response` (from
     /// backends).
     pub fields_over: IntCounterVec,
+    /// Changes of the configuration that were tried, by result: `ok`, `unchanged`, `failed`.
+    pub reloads: IntCounterVec,
+    /// Whether the last change that was tried is in force.
+    pub reload_successful: IntGauge,
+    /// When a configuration last came into force.
+    pub reload_success_time: IntGauge,
+    /// The generation that is in force.
+    pub generation: IntGauge,
     /// Time to make a sandbox.
     pub instantiate: Histogram,
     /// Hostcalls by status.
@@ -96,6 +104,14 @@ impl Metrics {
                 "Heads with more header fields than production takes.",
                 &["head"],
             ),
+            reloads: counters(r, "sidelight_config_reloads_total", "Changes of the configuration that were tried.", &["result"]),
+            reload_successful: gauge(r, "sidelight_config_last_reload_successful", "Whether the last change that was tried is in force."),
+            reload_success_time: gauge(
+                r,
+                "sidelight_config_last_reload_success_timestamp_seconds",
+                "When a configuration last came into force, in seconds since the epoch.",
+            ),
+            generation: gauge(r, "sidelight_config_generation", "Counts the configurations that came into force."),
             instantiate: histogram(
                 r,
                 "sidelight_guest_instantiate_seconds",

@@ -115,11 +115,19 @@ pub struct Setup {
     env: Vec<(String, String)>,
     files: Vec<(String, String)>,
     quiet: bool,
+    /// The host file, in place of manifest and guest.
+    host: Option<String>,
 }
 
 impl Setup {
+    /// As a host file says; its services' files are made with [`file`](Self::file).
+    pub fn host(text: &str) -> Self {
+        Self { host: Some(text.to_owned()), ..Self::new(PathBuf::new()) }
+    }
+
     pub fn new(guest: PathBuf) -> Self {
         Self {
+            host: None,
             manifest: "manifest_version = 3\nname = \"it\"\n".to_owned(),
             guest,
             args: Vec::new(),
@@ -177,17 +185,22 @@ impl Setup {
 
     fn command(&self, folder: &Path) -> Command {
         for (name, text) in &self.files {
-            std::fs::write(folder.join(name), text).expect("a file");
+            write(&folder.join(name), text);
         }
-        std::fs::write(folder.join("fastly.toml"), &self.manifest).expect("a manifest");
+        match &self.host {
+            Some(text) => write(&folder.join("sidelight.toml"), text),
+            None => write(&folder.join("fastly.toml"), &self.manifest),
+        }
         let mut command = Command::new(binary());
         command
             .args(["serve", "--admin", "127.0.0.1:0", if self.quiet { "--log-format=text" } else { "-vv" }, "--cache-dir"])
             .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules"))
             .args(if self.args.iter().any(|arg| arg == "--addr") { &[] as &[&str] } else { &["--addr", "127.0.0.1:0"] })
             .args(&self.args)
-            .arg(folder.join("fastly.toml"))
-            .arg(&self.guest)
+            .args(match &self.host {
+                Some(_) => vec![folder.join("sidelight.toml")],
+                None => vec![folder.join("fastly.toml"), self.guest.clone()],
+            })
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
@@ -216,7 +229,7 @@ impl Setup {
         log.follow(child.stderr.take().expect("a pipe"));
         let admin = log.wait("admin address", |line| address_after(line, "metrics on http://"));
         let addr = log.wait("address", |line| address_after(line, "Listening on http://"));
-        Sidelight { child: Some(child), addr, admin, log, _folder: folder }
+        Sidelight { child: Some(child), addr, admin, log, folder }
     }
 
     /// Runs it to its end, which must come by itself.
@@ -251,10 +264,43 @@ pub struct Sidelight {
     pub addr: SocketAddr,
     pub admin: SocketAddr,
     pub log: Log,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
+}
+
+/// Writes a file, and its folder if need be.
+fn write(path: &Path, text: &str) {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).expect("a folder");
+    }
+    std::fs::write(path, text).expect("a file");
 }
 
 impl Sidelight {
+    /// A path in the folder of its manifest.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file there, in place.
+    pub fn write(&self, name: &str, text: &str) {
+        write(&self.path(name), text);
+    }
+
+    /// As a request to `host`.
+    pub fn get_of(&self, host: &str, path: &str) -> Answer {
+        client::send(self.addr, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+    }
+
+    /// What the operators' listener answers.
+    pub fn operate(&self, method: &str, path: &str) -> Answer {
+        client::send(self.admin, &format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
+    }
+
+    /// Asks for a reload; the verdict.
+    pub fn reload(&self) -> serde_json::Value {
+        serde_json::from_str(&self.operate("POST", "/reload").text()).expect("a verdict")
+    }
+
     pub fn get(&self, path: &str) -> Answer {
         client::send(self.addr, &format!("GET {path} HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\n\r\n"))
     }

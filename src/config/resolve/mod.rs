@@ -12,8 +12,8 @@ use super::diagnostics::{ConfigError, Problem, Sources};
 use super::document::Node;
 use super::manifest::Manifest;
 use super::{
-    Backend, BackendTls, ClientCertificate, Config, Facts, Health, HealthCheck, HttpVersions, Note, Pem, PoolLimits, Stores, Targets,
-    TcpKeepalive, TlsVersion, manifest,
+    Backend, BackendTls, ClientCertificate, Config, Environment, Facts, GuestLimits, Health, HealthCheck, HttpVersions, Note, Pem,
+    PoolLimits, Stores, Targets, TcpKeepalive, TlsVersion, manifest,
 };
 
 mod stores;
@@ -114,6 +114,8 @@ impl Config {
             service_id: DEFAULT_ID.to_owned(),
             backends: BTreeMap::new(),
             stores: Stores::default(),
+            limits: GuestLimits::default(),
+            environment: Environment::default(),
             dynamic_targets: Targets::default(),
             grip_proxy: None,
             facts: Facts::default(),

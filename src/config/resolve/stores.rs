@@ -129,7 +129,7 @@ impl Resolve<'_> {
     /// JSON is all a store's file may be.
     fn json_file(&mut self, from: &manifest::JsonFile) -> std::path::PathBuf {
         if *from.format.get_ref() != Format::Json {
-            self.problem(&&from.format, "a store in a file is JSON", "format = \"json\"");
+            self.problem(&from.format, "a store in a file is JSON", "format = \"json\"");
         }
         self.path(&from.file)
     }

@@ -42,7 +42,7 @@ const DYNAMIC: &str = "dynamic";
 /// The backends of one service, by name.
 pub struct Backends {
     by_name: HashMap<String, Arc<Backend>>,
-    shared: Mutex<HashMap<config::Backend, Arc<Backend>>>,
+    shared: Arc<Mutex<HashMap<config::Backend, Arc<Backend>>>>,
     targets: Arc<Targets>,
     connector: Arc<Connector>,
     telemetry: Telemetry,
@@ -83,16 +83,26 @@ struct Counters {
 }
 
 impl Backends {
-    /// Builds every backend; all faults are reported together.
-    pub fn build(config: &config::Config, connector: &Arc<Connector>, telemetry: &Telemetry) -> Result<Self, Vec<BuildError>> {
+    /// Builds every backend, or takes it over from `previous`; all faults are reported together.
+    pub fn build(
+        config: &config::Config,
+        previous: Option<&Self>,
+        connector: &Arc<Connector>,
+        telemetry: &Telemetry,
+    ) -> Result<Self, Vec<BuildError>> {
         let mut by_name = HashMap::new();
         let mut errors = Vec::new();
         for (name, settings) in &config.backends {
             let tls = settings.tls.as_ref().map(|tls| tls::Client::build(tls, settings.http, connector.system_roots())).transpose();
             match tls {
                 Ok(tls) => {
-                    let backend = Backend::new(settings.clone(), name, tls.map(Ok), None, connector, telemetry);
-                    by_name.insert(name.clone(), Arc::new(backend));
+                    let before =
+                        previous.and_then(|previous| previous.by_name.get(name)).filter(|before| before.is(settings, tls.as_ref()));
+                    let backend = match before {
+                        Some(before) => before.clone(),
+                        None => Arc::new(Backend::new(settings.clone(), name, tls.map(Ok), None, connector, telemetry)),
+                    };
+                    by_name.insert(name.clone(), backend);
                 }
                 Err(source) => errors.push(BuildError::Backend { name: name.clone(), source }),
             }
@@ -101,13 +111,20 @@ impl Backends {
             return Err(errors);
         }
         let targets = Arc::new(config.dynamic_targets.clone());
+        // Each holds the rules of the time when it was made.
+        let shared = previous.filter(|previous| *previous.targets == *targets).map(|previous| previous.shared.clone());
         let grip_proxy = config.grip_proxy.map(|address| {
             // It holds clients for as long as they stay, mostly in silence.
             let settings =
                 config::Backend { first_byte_timeout: HELD, between_bytes_timeout: HELD, ..config::Backend::plain("grip-proxy", address) };
             Arc::new(Backend::new(settings, "grip-proxy", None, None, connector, telemetry))
         });
-        Ok(Self { grip_proxy, by_name, shared: Mutex::default(), targets, connector: connector.clone(), telemetry: telemetry.clone() })
+        let grip_proxy = match (grip_proxy, previous.and_then(|previous| previous.grip_proxy.as_ref())) {
+            (Some(proxy), Some(before)) if before.config == proxy.config => Some(before.clone()),
+            (proxy, _) => proxy,
+        };
+        let shared = shared.unwrap_or_default();
+        Ok(Self { grip_proxy, by_name, shared, targets, connector: connector.clone(), telemetry: telemetry.clone() })
     }
 
     /// A dynamic backend: one that was made before with the same name and settings, or a new one.
@@ -192,6 +209,16 @@ impl Backend {
         };
         let idle = pool::Pool::new(most, config.keepalive_time, room.clone());
         Self { idle, multiplexed: h2::Multiplexed::default(), room, checked, tls, targets, connector: connector.clone(), config, counters }
+    }
+
+    /// Whether it was made of these settings, and of certificates like those of `tls`.
+    fn is(&self, settings: &config::Backend, tls: Option<&tls::Client>) -> bool {
+        let certificates = match &self.tls {
+            None => None,
+            Some(Ok(tls)) => Some(tls.identity()),
+            Some(Err(_)) => return false,
+        };
+        self.config == *settings && certificates == tls.map(tls::Client::identity)
     }
 
     /// Its health: as its checks say, else as the manifest says.

@@ -1,0 +1,231 @@
+//! From files to a plan: what the process is to serve. The same code for serving, reloading and checking.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+
+use crate::config::diagnostics::{Problem, Sources};
+use crate::config::document::{Node, Value};
+use crate::config::host_file::{self, Host, ServiceEntry};
+use crate::config::settings::Settings;
+use crate::config::{Config, ConfigError, HostConfig, HttpVersions};
+use crate::runtime::Route;
+
+/// What is asked for: files and settings, as the command line has them.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    /// Settings, which go before those of a host file.
+    pub settings: Settings,
+    /// Documents: at most one host file and one service's manifest.
+    pub documents: Vec<PathBuf>,
+    /// The program of the one service, if it is not where the manifest has it.
+    pub program: Option<PathBuf>,
+    /// Whether a manifest's `[setup]` is used where its `local_server` is silent.
+    pub use_setup: bool,
+    /// Cores of this machine.
+    pub cores: usize,
+    /// The user's folder of compiled modules.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// What is to be served.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The process.
+    pub host: HostConfig,
+    /// Its services.
+    pub services: Vec<ServicePlan>,
+    /// Every file that this was read from, or would be if it were there.
+    pub documents: BTreeSet<PathBuf>,
+}
+
+/// One service.
+#[derive(Clone, Debug)]
+pub struct ServicePlan {
+    /// Which requests are for it.
+    pub route: Route,
+    /// Its settings.
+    pub config: Config,
+    /// Its program.
+    pub module: PathBuf,
+}
+
+/// A plan that cannot be made. The documents read so far are worth watching: one of them has to change.
+#[derive(Debug)]
+pub struct Unplanned {
+    /// Why.
+    pub error: ConfigError,
+    /// What was read.
+    pub documents: BTreeSet<PathBuf>,
+}
+
+impl Launch {
+    /// Reads everything, or says everything that is wrong.
+    pub fn plan(&self) -> Result<Plan, Unplanned> {
+        let mut reader = Reader::default();
+        match reader.plan(self) {
+            Some(plan) if reader.problems.is_empty() => Ok(Plan { documents: reader.documents, ..plan }),
+            _ => Err(Unplanned { error: ConfigError::new(reader.sources, reader.problems), documents: reader.documents }),
+        }
+    }
+}
+
+/// Reads documents, and keeps what is wrong with them.
+#[derive(Default)]
+struct Reader {
+    sources: Sources,
+    problems: Vec<Problem>,
+    documents: BTreeSet<PathBuf>,
+}
+
+impl Reader {
+    /// A document; `from` is where it is asked for.
+    fn read(&mut self, path: &Path, from: Option<&Spanned<String>>) -> Option<Node> {
+        self.documents.insert(path.to_owned());
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => {
+                let problem = match from {
+                    Some(from) => {
+                        Problem::at(from.span(), format!("{}: {error}", path.display())).hint("it is looked for beside this file")
+                    }
+                    None => {
+                        let base = self.sources.add(path, "");
+                        Problem::at(base..base, error.to_string()).hint("-C FILE says where it is")
+                    }
+                };
+                self.problems.push(problem);
+                return None;
+            }
+        };
+        let base = self.sources.add(path, &text);
+        match Node::parse(&text, path, base) {
+            Ok(document) => Some(document),
+            Err(problems) => {
+                self.problems.extend(problems);
+                None
+            }
+        }
+    }
+
+    fn keep<T>(&mut self, result: Result<T, Vec<Problem>>) -> Option<T> {
+        result.map_err(|problems| self.problems.extend(problems)).ok()
+    }
+
+    fn fault(&mut self, message: impl Into<String>, hint: impl Into<String>) {
+        self.problems.push(Problem { span: None, message: message.into(), hint: Some(hint.into()) });
+    }
+
+    fn plan(&mut self, launch: &Launch) -> Option<Plan> {
+        let mut host: Option<Host> = None;
+        let mut manifest: Option<(PathBuf, Node)> = None;
+        for path in &launch.documents {
+            let document = self.read(path, None)?;
+            if host_file::is_host_file(&document) {
+                let decided = Host::decide(&document, &self.sources);
+                let decided = self.keep(decided)?;
+                if host.replace(decided).is_some() {
+                    self.fault("two host files", "one host file and one manifest at most");
+                }
+            } else if manifest.replace((path.clone(), document)).is_some() {
+                self.fault("two manifests", "[services.NAME] of a host file serves several");
+            }
+        }
+        let Host { settings, services } = host.unwrap_or_default();
+        let decided = launch.settings.clone().or(settings).decide(launch.cores, launch.cache_dir.clone());
+        if !services.is_empty() && (manifest.is_some() || launch.program.is_some()) {
+            self.fault("a manifest or a program beside a host file that has services", "leave out one of them");
+            return None;
+        }
+        let plans: Vec<Option<ServicePlan>> = if services.is_empty() {
+            vec![self.single(launch, &decided, manifest)]
+        } else {
+            services.iter().map(|entry| self.service(entry, &decided)).collect()
+        };
+        let services = plans.into_iter().collect::<Option<Vec<_>>>()?;
+        self.collisions(&services);
+        Some(Plan { host: decided, services, documents: BTreeSet::new() })
+    }
+
+    /// The one service of a process without a list of them.
+    fn single(&mut self, launch: &Launch, host: &HostConfig, manifest: Option<(PathBuf, Node)>) -> Option<ServicePlan> {
+        let beside = manifest.as_ref().map(|(path, _)| path.parent().unwrap_or(Path::new("")).join("bin/main.wasm"));
+        let config = match manifest {
+            Some((_, document)) => {
+                let decided = Config::decide(&document, &self.sources, launch.use_setup);
+                self.keep(decided)?
+            }
+            None => Config::bare(),
+        };
+        let Some(module) = launch.program.clone().or(beside) else {
+            self.fault("nothing to serve: there is no ./fastly.toml", "sidelight serve FASTLY.TOML APP.WASM");
+            return None;
+        };
+        Some(ServicePlan { route: Route::default(), config: with_host(config, host), module })
+    }
+
+    fn service(&mut self, entry: &ServiceEntry, host: &HostConfig) -> Option<ServicePlan> {
+        let mut document = match &entry.manifest {
+            Some((from, path)) => self.read(path, Some(from))?,
+            None => Node { span: entry.name.span(), value: Value::Table(Vec::new()) },
+        };
+        document.merge(entry.overrides.clone());
+        let decided = Config::decide(&document, &self.sources, entry.use_setup);
+        let config = self.keep(decided)?;
+        let beside = |file: &Path| file.parent().unwrap_or(Path::new("")).join("bin/main.wasm");
+        let module = match (&entry.module, &entry.manifest) {
+            (Some(module), _) => self.sources.file(module.span().start).parent().unwrap_or(Path::new("")).join(module.get_ref()),
+            (None, Some((_, manifest))) => beside(manifest),
+            (None, None) => {
+                let message = format!("service `{}` has neither a module nor a manifest", entry.name.get_ref());
+                self.problems.push(Problem::at(entry.name.span(), message).hint("module = \"app.wasm\""));
+                return None;
+            }
+        };
+        let mut config = with_host(config, host);
+        config.name.clone_from(entry.name.get_ref());
+        config.limits = entry.limits.guest(&host.limits.guest);
+        if config.limits.memory > host.limits.memory {
+            let message = format!("service `{}` may have more memory than the host's sandboxes have", entry.name.get_ref());
+            self.problems.push(Problem::at(entry.name.span(), message).hint("[limits] memory_mib is the most that any may have"));
+        }
+        config.environment = entry.environment.decide(&host.environment);
+        if let Some(targets) = &entry.dynamic_targets {
+            config.dynamic_targets = targets.clone();
+        }
+        let route = Route { hosts: entry.hosts.clone(), paths: entry.paths.clone() };
+        Some(ServicePlan { route, config, module })
+    }
+
+    /// Two services cannot have the same requests.
+    fn collisions(&mut self, services: &[ServicePlan]) {
+        let mut taken = std::collections::BTreeMap::new();
+        for service in services {
+            let every = |list: &[String]| if list.is_empty() { vec![String::new()] } else { list.to_vec() };
+            for host in every(&service.route.hosts) {
+                for path in every(&service.route.paths) {
+                    let key = (host.clone(), path.trim_end_matches('/').to_owned());
+                    if let Some(other) = taken.insert(key, &service.config.name) {
+                        let what = if host.is_empty() { "every host".to_owned() } else { format!("host `{host}`") };
+                        let message = format!("services `{other}` and `{}` both have {what} with path `{path}/`", service.config.name);
+                        self.fault(message, "give them different `hosts` or `paths`");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the host says of a service.
+fn with_host(mut config: Config, host: &HostConfig) -> Config {
+    config.dynamic_targets = host.dynamic_targets.clone();
+    if host.backend_http2 {
+        let plain = config.backends.values_mut().filter(|backend| backend.http == HttpVersions::One);
+        plain.for_each(|backend| backend.http = HttpVersions::Either);
+    }
+    config.grip_proxy = host.grip_proxy.or(config.grip_proxy);
+    config.limits = host.limits.guest.clone();
+    config.environment = host.environment.clone();
+    config
+}

@@ -1,0 +1,246 @@
+//! Builds every layer in order, serves until a signal, reloads, drains.
+//!
+//! [`load`] reads files into a plan, [`reload`] builds it and puts it in force, [`watch`] says when to, [`drain`] ends
+//! the process.
+
+pub mod drain;
+pub mod load;
+pub mod reload;
+pub mod signals;
+pub mod watch;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora::apps::http_app::HttpServer;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{RunArgs, Server};
+use pingora::services::background::background_service;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::diagnostics::Report;
+use crate::config::host::Listen;
+use crate::config::{ConfigError, HostConfig};
+use crate::runtime::{Current, LoadError, Outcome, Runtime, Snapshot};
+use crate::server::admin::{Admin, Operate};
+use crate::server::certificates::{Certificates, Renewal, TlsError};
+use crate::server::listener::Bound;
+use crate::server::tls::Secure;
+use crate::server::{Edge, Hops, Plain};
+use crate::services::backend::Connector;
+use crate::services::{BuildError, Services};
+use crate::telemetry::Telemetry;
+
+use drain::Drain;
+use load::{Launch, Plan};
+use reload::{Outcome as Attempt, Reloader, Status};
+use signals::Shutdown;
+use watch::{Asked, Reloads};
+
+/// Why the process ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum Exit {
+    /// Bad arguments.
+    #[error("{0}")]
+    Usage(String),
+    /// The manifest cannot be used.
+    #[error("the manifest cannot be used\n{0}")]
+    Manifest(String),
+    /// The program cannot be run.
+    #[error("the program cannot be run\n{0}")]
+    Module(#[from] LoadError),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {error}\n  hint: {hint}")]
+    Listen {
+        /// Which address.
+        address: Listen,
+        /// What the system said.
+        error: std::io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// TLS for clients cannot work.
+    #[error("TLS cannot be served\n{0}")]
+    Tls(#[from] TlsError),
+    /// Something of ours.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Exit {
+    /// The process's exit code; the command line's help lists them.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Internal(_) => 1,
+            Self::Usage(_) | Self::Tls(_) => 2,
+            Self::Manifest(_) => 3,
+            Self::Module(_) => 4,
+            Self::Listen { .. } => 5,
+        }
+    }
+}
+
+impl From<ConfigError> for Exit {
+    fn from(error: ConfigError) -> Self {
+        Self::Manifest(error.to_string())
+    }
+}
+
+impl From<Vec<BuildError>> for Exit {
+    fn from(errors: Vec<BuildError>) -> Self {
+        Self::Manifest(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// Runs a plan's program once, by itself, with a request to nobody; gives its exit code.
+pub fn run(launch: &Launch, arguments: Vec<String>) -> Result<u8, Exit> {
+    let internal = |error: &dyn std::fmt::Display| Exit::Internal(error.to_string());
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let telemetry = Telemetry::new();
+    let Plan { mut host, services, .. } = launch.plan().map_err(|unplanned| unplanned.error)?;
+    host.arguments = Some(arguments);
+    let Some(plan) = services.into_iter().next() else { return Err(Exit::Usage("there is no program to run".to_owned())) };
+    for note in plan.config.notes.iter().filter(|note| note.important) {
+        tracing::warn!("{}", note.text);
+    }
+    let services = Services::build(&plan.config, None, &Arc::new(Connector::new()), &telemetry)?;
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(host.threads).enable_all().build();
+    threads.map_err(|error| internal(&error))?.block_on(async {
+        services.backends.start_checks();
+        let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
+        let guest = runtime.load(&plan.module, &plan.config)?;
+        let snapshot = Snapshot::new(1, Arc::new(plan.config), Arc::new(services), guest);
+        snapshot.waiting.close();
+        Ok(match runtime.run_once(Arc::new(snapshot)).await {
+            Outcome::Finished => 0,
+            Outcome::Exited(code) => u8::try_from(code).unwrap_or(1),
+            Outcome::Trapped(_) | Outcome::CpuLimit | Outcome::WallLimit | Outcome::MemoryLimit | Outcome::HostFailed(_) => 134,
+        })
+    })
+}
+
+/// What no single setting says.
+fn sound(host: &HostConfig) -> Result<(), Exit> {
+    if host.proxy_protocol && host.trusted_proxies.is_empty() {
+        let hint = "  hint: --trusted-proxies (or trusted_proxies in the host file) says who may";
+        return Err(Exit::Usage(format!("the PROXY protocol is on, and nobody is trusted to speak it\n{hint}")));
+    }
+    Ok(())
+}
+
+/// Everything that serving would find out before it listens, with the same code.
+pub fn check(launch: &Launch) -> Result<Status, (Exit, Vec<Report>)> {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let telemetry = Telemetry::new();
+    let plan = launch.plan().map_err(|unplanned| (Exit::from(unplanned.error.clone()), unplanned.error.reports()))?;
+    sound(&plan.host).map_err(|exit| (exit, Vec::new()))?;
+    if let Some(tls) = &plan.host.tls {
+        Certificates::read(tls).map_err(|error| (error.into(), Vec::new()))?;
+    }
+    let runtime = Runtime::new(&plan.host, &telemetry).map_err(|error| (Exit::Internal(error.to_string()), Vec::new()))?;
+    let reloader = Reloader::new(launch.clone(), plan.host, Arc::new(runtime), telemetry, Arc::default());
+    reloader.start().map_err(|exit| (exit, Vec::new()))?;
+    Ok(reloader.status())
+}
+
+/// Serves until the process is told to stop. `watch`: whether files that change are read again by themselves.
+pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
+    let internal = |error: &dyn std::fmt::Display| Exit::Internal(error.to_string());
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider was installed before");
+    }
+    let telemetry = Telemetry::new();
+    let host = launch.plan().map_err(|unplanned| unplanned.error)?.host;
+    sound(&host)?;
+    let listeners: Vec<Bound> = host.listen.iter().map(bind).collect::<Result<_, _>>()?;
+    let secure = host.tls.as_ref().map(|tls| bind(&tls.address)).transpose()?;
+    let admin = host.admin.as_ref().map(bind).transpose()?;
+    let files = listeners.iter().chain(&secure).chain(&admin).filter_map(Bound::file).collect();
+    let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
+    let current: Arc<Current> = Arc::default();
+    let reloader = Arc::new(Reloader::new(launch, host.clone(), runtime.clone(), telemetry.clone(), current.clone()));
+    reloader.start()?;
+
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(&host));
+    server.bootstrap();
+    let hops = Hops { trusted: host.trusted_proxies.clone(), proxy_protocol: host.proxy_protocol };
+    let edge = Arc::new(Edge { current: current.clone(), runtime, limits: host.limits.clone(), hops, telemetry: telemetry.clone() });
+    let addresses: Vec<String> = listeners.iter().map(|listener| listener.url("http")).collect();
+    for listener in listeners {
+        server.add_service(listener.serve("http", Plain(edge.clone()), host.threads));
+    }
+    if let (Some(secure), Some(tls)) = (secure, &host.tls) {
+        tracing::info!("Listening on {}", secure.url("https"));
+        let certificates = Arc::new(Certificates::read(tls)?);
+        server.add_service(secure.serve("https", Secure { edge, certificates: certificates.clone() }, host.threads));
+        server.add_service(background_service("certificates", Renewal { certificates, telemetry: telemetry.clone() }));
+    }
+    let (reloads, ask) = Reloads::new(reloader.clone(), watch);
+    if let Some(admin) = admin {
+        tracing::info!("metrics on {}/metrics", admin.url("http"));
+        let operator = Admin { telemetry: telemetry.clone(), control: Arc::new(Control { reloader: reloader.clone(), ask }) };
+        server.add_service(admin.serve("admin", HttpServer::new_app(operator), 1));
+    }
+    server.add_service(background_service("reloads", reloads));
+    server.add_service(background_service("drain", Drain { telemetry, current, files, limit: host.drain_timeout }));
+    for service in reloader.status().services {
+        let hosts = if service.hosts.is_empty() { "every host".to_owned() } else { service.hosts.join(", ") };
+        let paths = if service.paths.is_empty() { String::new() } else { format!(" {}", service.paths.join(", ")) };
+        let (program, sha256) = (service.module.display(), &service.digest[..16]);
+        tracing::info!(service = service.name, %program, sha256, "serves {hosts}{paths}");
+    }
+    for address in addresses {
+        tracing::info!("Listening on {address}");
+    }
+    server.run(RunArgs { shutdown_signal: Box::new(Shutdown) });
+    Ok(())
+}
+
+/// What operators may ask for.
+struct Control {
+    reloader: Arc<Reloader>,
+    ask: mpsc::Sender<Asked>,
+}
+
+#[async_trait]
+impl Operate for Control {
+    fn status(&self) -> String {
+        serde_json::to_string_pretty(&self.reloader.status()).unwrap_or_default()
+    }
+
+    async fn reload(&self) -> Option<(bool, String)> {
+        let (reply, verdict) = oneshot::channel();
+        self.ask.send(reply).await.ok()?;
+        let verdict = verdict.await.ok()?;
+        Some((verdict.result != Attempt::Failed, serde_json::to_string_pretty(&verdict).unwrap_or_default()))
+    }
+}
+
+fn bind(address: &Listen) -> Result<Bound, Exit> {
+    Bound::bind(address).map_err(|error| Exit::Listen {
+        address: address.clone(),
+        hint: match (error.kind(), address) {
+            (std::io::ErrorKind::AddrInUse, Listen::Unix(_)) => "another process serves that socket; stop it, or choose another file",
+            (std::io::ErrorKind::AlreadyExists, _) => "choose another with --addr unix:FILE; only a socket that nobody serves is replaced",
+            (_, Listen::Unix(_)) => "its folder has to be there, and writable to this process",
+            (std::io::ErrorKind::AddrInUse, _) => "something else listens there; stop it, or choose another with --addr HOST:PORT",
+            (std::io::ErrorKind::PermissionDenied, _) => "ports below 1024 need a privilege; choose another with --addr HOST:PORT",
+            (std::io::ErrorKind::AddrNotAvailable, _) => "that is not an address of this machine",
+            (_, Listen::Tcp(_)) => "choose another with --addr HOST:PORT",
+        },
+        error,
+    })
+}
+
+fn server_conf(host: &HostConfig) -> ServerConf {
+    ServerConf {
+        threads: host.threads,
+        // A request stays on its connection's thread; guests that compute for long move away from it
+        // (`runtime::execute`).
+        work_stealing: false,
+        // The drain service ends the process; pingora's own wait only has to be longer.
+        grace_period_seconds: Some(host.drain_timeout.as_secs() + 60),
+        graceful_shutdown_timeout_seconds: Some(0),
+        ..ServerConf::default()
+    }
+}

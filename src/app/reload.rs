@@ -1,0 +1,453 @@
+//! The only writer of what is served: reads the plan, builds what has changed, and puts it in force at once, or leaves
+//! everything as it was and says why.
+//!
+//! A service whose settings, files and program are as they were keeps its snapshot, so that reloading one leaves
+//! the others alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+
+use super::Exit;
+use super::load::{Launch, Plan, ServicePlan, Unplanned};
+use crate::config::diagnostics::Report;
+use crate::config::{Config, HostConfig};
+use crate::runtime::{Current, Routes, Runtime, Snapshot};
+use crate::services::Services;
+use crate::services::backend::Connector;
+use crate::telemetry::{Telemetry, clock};
+
+/// Attempts that `status` remembers.
+const HISTORY: usize = 20;
+
+/// How often a set of files that changes while it is read is read again.
+const TRIES: usize = 5;
+
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// In force.
+    Ok,
+    /// Everything is as it was.
+    Unchanged,
+    /// Nothing was changed.
+    Failed,
+}
+
+/// An attempt to change what is served, as operators are told of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    /// What became of it.
+    pub result: Outcome,
+    /// What made us try: `start`, `signal`, `files`, `request`.
+    pub cause: &'static str,
+    /// The generation in force afterwards.
+    pub generation: u64,
+    /// Services that are new or not as they were.
+    pub changed: Vec<String>,
+    /// Services that are gone.
+    pub removed: Vec<String>,
+    /// Settings that differ and take effect only at the next start.
+    pub restart_needed: Vec<&'static str>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The same, fault by fault, when documents are at fault.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Report>,
+    /// When it began, in seconds since the epoch.
+    pub at: u64,
+    /// How long it took.
+    pub ms: u64,
+}
+
+/// A service, for operators.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// The generation it came with.
+    pub generation: u64,
+    /// Hosts; none: every one.
+    pub hosts: Vec<String>,
+    /// Paths; none: every one.
+    pub paths: Vec<String>,
+    /// Its program.
+    pub module: PathBuf,
+    /// SHA-256 of its program.
+    pub digest: String,
+}
+
+/// What is in force, for operators.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Version of this host.
+    pub version: &'static str,
+    /// Counts what came into force.
+    pub generation: u64,
+    /// Whether the last attempt is in force.
+    pub degraded: bool,
+    /// Seconds since the start.
+    pub uptime: u64,
+    /// What is served.
+    pub services: Vec<ServiceStatus>,
+    /// Attempts, the last first.
+    pub reloads: Vec<Verdict>,
+}
+
+/// A service in force, and what it was made of.
+struct Loaded {
+    plan: ServicePlan,
+    /// Of the files that its settings name.
+    files: [u8; 32],
+    snapshot: Arc<Snapshot>,
+}
+
+struct State {
+    generation: u64,
+    loaded: BTreeMap<String, Loaded>,
+    /// Every file that what is in force, or the last attempt, was made from.
+    files: BTreeSet<PathBuf>,
+    /// Their contents at the last attempt.
+    seen: [u8; 32],
+    history: Vec<Verdict>,
+}
+
+/// Builds and swaps.
+pub struct Reloader {
+    launch: Launch,
+    host: HostConfig,
+    runtime: Arc<Runtime>,
+    connector: Arc<Connector>,
+    telemetry: Telemetry,
+    current: Arc<Current>,
+    state: Mutex<State>,
+    begun: std::time::Instant,
+}
+
+/// Why nothing was changed.
+struct Refusal {
+    error: String,
+    problems: Vec<Report>,
+    exit: Box<Exit>,
+}
+
+impl From<Unplanned> for Refusal {
+    fn from(unplanned: Unplanned) -> Self {
+        let error = unplanned.error;
+        Self { problems: error.reports(), error: error.to_string(), exit: Box::new(error.into()) }
+    }
+}
+
+impl<E: Into<Exit>> From<(E,)> for Refusal {
+    fn from((error,): (E,)) -> Self {
+        let exit = Box::new(error.into());
+        Self { error: exit.to_string(), problems: Vec::new(), exit }
+    }
+}
+
+impl Reloader {
+    /// For a host that has started as `host` says; nothing is served yet.
+    pub fn new(launch: Launch, host: HostConfig, runtime: Arc<Runtime>, telemetry: Telemetry, current: Arc<Current>) -> Self {
+        let state = State { generation: 0, loaded: BTreeMap::new(), files: BTreeSet::new(), seen: [0; 32], history: Vec::new() };
+        let (connector, state, begun) = (Arc::new(Connector::new()), Mutex::new(state), clock::now());
+        Self { launch, host, runtime, connector, telemetry, current, state, begun }
+    }
+
+    /// The first load: a failure is the end.
+    pub fn start(&self) -> Result<(), Exit> {
+        self.attempt("start").map(drop).map_err(|refusal| *refusal.exit)
+    }
+
+    /// Reads everything again and puts it in force if it can be. Takes as long as compiling does: not for a thread that
+    /// serves requests.
+    pub fn reload(&self, cause: &'static str) -> Verdict {
+        match self.attempt(cause) {
+            Ok(verdict) => verdict,
+            Err(_) => self.state.lock().history.last().cloned().unwrap_or_else(|| self.verdict(cause, Outcome::Failed)),
+        }
+    }
+
+    /// As [`reload`](Self::reload), if any file is not as it was at the last attempt.
+    pub fn reload_if_changed(&self) -> Option<Verdict> {
+        let (files, seen) = {
+            let state = self.state.lock();
+            (state.files.clone(), state.seen)
+        };
+        if digest(files.iter().map(PathBuf::as_path)) == seen {
+            return None;
+        }
+        Some(self.reload("files"))
+    }
+
+    /// What requests find.
+    pub fn current(&self) -> &Current {
+        &self.current
+    }
+
+    /// Every file that matters.
+    pub fn files(&self) -> BTreeSet<PathBuf> {
+        self.state.lock().files.clone()
+    }
+
+    /// What is in force.
+    pub fn status(&self) -> Status {
+        let state = self.state.lock();
+        let service = |(name, loaded): (&String, &Loaded)| ServiceStatus {
+            name: name.clone(),
+            generation: loaded.snapshot.generation,
+            hosts: loaded.plan.route.hosts.clone(),
+            paths: loaded.plan.route.paths.clone(),
+            module: loaded.plan.module.clone(),
+            digest: loaded.snapshot.guest.digest().to_owned(),
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            generation: state.generation,
+            degraded: state.history.last().is_some_and(|last| last.result == Outcome::Failed),
+            uptime: clock::now().duration_since(self.begun).as_secs(),
+            services: state.loaded.iter().map(service).collect(),
+            reloads: state.history.iter().rev().cloned().collect(),
+        }
+    }
+
+    fn verdict(&self, cause: &'static str, result: Outcome) -> Verdict {
+        Verdict {
+            result,
+            cause,
+            generation: 0,
+            changed: Vec::new(),
+            removed: Vec::new(),
+            restart_needed: Vec::new(),
+            error: None,
+            problems: Vec::new(),
+            at: clock::unix().as_secs(),
+            ms: 0,
+        }
+    }
+
+    fn attempt(&self, cause: &'static str) -> Result<Verdict, Refusal> {
+        // One at a time; whoever comes meanwhile sees what this one has done.
+        let mut state = self.state.lock();
+        let begun = clock::now();
+        let mut verdict = self.verdict(cause, Outcome::Ok);
+        let result = self.build(&mut state, &mut verdict);
+        verdict.generation = state.generation;
+        verdict.ms = u64::try_from(clock::now().duration_since(begun).as_millis()).unwrap_or(u64::MAX);
+        if let Err(refusal) = &result {
+            verdict.result = Outcome::Failed;
+            verdict.error = Some(refusal.error.clone());
+            verdict.problems.clone_from(&refusal.problems);
+        }
+        self.tell(&verdict);
+        if state.history.len() >= HISTORY {
+            state.history.remove(0);
+        }
+        state.history.push(verdict.clone());
+        result.map(|()| verdict)
+    }
+
+    fn tell(&self, verdict: &Verdict) {
+        let metrics = &self.telemetry.metrics;
+        let result = match verdict.result {
+            Outcome::Ok => "ok",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Failed => "failed",
+        };
+        if verdict.cause != "start" {
+            metrics.reloads.with_label_values(&[result]).inc();
+        }
+        metrics.reload_successful.set(i64::from(verdict.result != Outcome::Failed));
+        metrics.generation.set(i64::try_from(verdict.generation).unwrap_or(i64::MAX));
+        if verdict.result == Outcome::Ok {
+            metrics.reload_success_time.set(i64::try_from(clock::unix().as_secs()).unwrap_or(i64::MAX));
+        }
+        let Verdict { generation, ms, .. } = verdict;
+        match verdict.result {
+            Outcome::Failed if verdict.cause == "start" => {}
+            Outcome::Failed => {
+                let error = verdict.error.as_deref().unwrap_or_default();
+                tracing::error!(
+                    cause = verdict.cause,
+                    generation,
+                    "the new configuration cannot be used; the last good one serves on\n{error}"
+                );
+            }
+            Outcome::Unchanged => tracing::info!(cause = verdict.cause, generation, ms, "nothing has changed"),
+            Outcome::Ok => {
+                let (changed, removed) = (verdict.changed.join(", "), verdict.removed.join(", "));
+                tracing::info!(cause = verdict.cause, generation, changed, removed, ms, "configuration in force");
+            }
+        }
+        if !verdict.restart_needed.is_empty() {
+            tracing::warn!("changed, and in force only after a restart: {}", verdict.restart_needed.join(", "));
+        }
+    }
+
+    fn build(&self, state: &mut State, verdict: &mut Verdict) -> Result<(), Refusal> {
+        let mut tries = TRIES;
+        let (plan, built) = loop {
+            let plan = match self.launch.plan() {
+                Ok(plan) => plan,
+                Err(unplanned) => {
+                    // What is in force is watched on, too.
+                    state.files.extend(unplanned.documents.iter().cloned());
+                    state.seen = digest(state.files.iter().map(PathBuf::as_path));
+                    return Err(unplanned.into());
+                }
+            };
+            let files = files_of(&plan);
+            let before = digest(files.iter().map(PathBuf::as_path));
+            let built = self.services(state, &plan);
+            // All of it must be of one moment: a mounted volume is swapped as a whole.
+            tries -= 1;
+            if digest(files.iter().map(PathBuf::as_path)) != before && tries > 0 {
+                continue;
+            }
+            let in_force = state.loaded.values().flat_map(|loaded| loaded.plan.files());
+            state.files = match &built {
+                Ok(_) => files,
+                Err(_) => files.into_iter().chain(in_force).collect(),
+            };
+            state.seen = digest(state.files.iter().map(PathBuf::as_path));
+            break (plan, built?);
+        };
+        verdict.restart_needed = needs_restart(&self.host, &plan.host);
+        let name = |loaded: &Loaded| loaded.plan.config.name.clone();
+        let kept =
+            |loaded: &Loaded| state.loaded.get(&loaded.plan.config.name).is_some_and(|old| Arc::ptr_eq(&old.snapshot, &loaded.snapshot));
+        verdict.changed = built.iter().filter(|loaded| !kept(loaded)).map(name).collect();
+        let gone = state.loaded.keys().filter(|name| !built.iter().any(|loaded| loaded.plan.config.name == **name));
+        verdict.removed = gone.cloned().collect();
+        let rerouted =
+            built.iter().any(|loaded| state.loaded.get(&loaded.plan.config.name).is_none_or(|old| old.plan.route != loaded.plan.route));
+        if verdict.changed.is_empty() && verdict.removed.is_empty() && !rerouted {
+            verdict.result = Outcome::Unchanged;
+            return Ok(());
+        }
+        let routes = Routes::new(built.iter().map(|loaded| (loaded.plan.route.clone(), loaded.snapshot.clone())));
+        // At the start there is no runtime yet; whoever makes one starts the checks.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            routes.services().iter().for_each(|service| service.services.backends.start_checks());
+        }
+        self.current.publish(routes);
+        state.generation += 1;
+        state.loaded = built.into_iter().map(|loaded| (loaded.plan.config.name.clone(), loaded)).collect();
+        Ok(())
+    }
+
+    /// Every service of a plan: what is as it was, and the rest built anew.
+    fn services(&self, state: &State, plan: &Plan) -> Result<Vec<Loaded>, Refusal> {
+        let mut loaded = Vec::with_capacity(plan.services.len());
+        let (mut errors, mut problems, mut first) = (Vec::new(), Vec::new(), None);
+        for service in &plan.services {
+            match self.service(state.loaded.get(&service.config.name), service, state.generation + 1) {
+                Ok(service) => loaded.push(service),
+                Err(refusal) => {
+                    let name = &service.config.name;
+                    errors.push(if plan.services.len() > 1 { format!("service `{name}`: {}", refusal.error) } else { refusal.error });
+                    problems.extend(refusal.problems);
+                    first.get_or_insert(refusal.exit);
+                }
+            }
+        }
+        match first {
+            None => Ok(loaded),
+            Some(exit) => Err(Refusal { error: errors.join("\n"), problems, exit }),
+        }
+    }
+
+    fn service(&self, before: Option<&Loaded>, plan: &ServicePlan, generation: u64) -> Result<Loaded, Refusal> {
+        let config = &plan.config;
+        let files = digest(config.files().into_iter());
+        let guest = self.runtime.load(&plan.module, config).map_err(|error| (error,))?;
+        if let Some(before) = before
+            && before.plan.config == *config
+            && before.files == files
+            && before.snapshot.guest.digest() == guest.digest()
+        {
+            return Ok(Loaded { plan: plan.clone(), files, snapshot: before.snapshot.clone() });
+        }
+        for note in &config.notes {
+            if note.important {
+                tracing::warn!(service = config.name, "{}", note.text);
+            } else {
+                tracing::info!(service = config.name, "{}", note.text);
+            }
+        }
+        let previous = before.map(|before| &*before.snapshot.services);
+        let services = Services::build(config, previous, &self.connector, &self.telemetry).map_err(|errors| (errors,))?;
+        let snapshot = Snapshot {
+            permits: self.permits(before, config),
+            ..Snapshot::new(generation, Arc::new(config.clone()), Arc::new(services), guest)
+        };
+        Ok(Loaded { plan: plan.clone(), files, snapshot: Arc::new(snapshot) })
+    }
+
+    fn permits(&self, before: Option<&Loaded>, config: &Config) -> Option<Arc<Semaphore>> {
+        let wanted = config.limits.sandboxes;
+        if wanted >= self.host.limits.sandboxes {
+            return None;
+        }
+        let same = before.filter(|before| before.plan.config.limits.sandboxes == wanted);
+        let kept = same.and_then(|before| before.snapshot.permits.clone());
+        Some(kept.unwrap_or_else(|| Arc::new(Semaphore::new(wanted as usize))))
+    }
+}
+
+impl ServicePlan {
+    /// Its program and the files its settings name.
+    fn files(&self) -> Vec<PathBuf> {
+        self.config.files().into_iter().map(Path::to_owned).chain([self.module.clone()]).collect()
+    }
+}
+
+fn files_of(plan: &Plan) -> BTreeSet<PathBuf> {
+    plan.services.iter().flat_map(ServicePlan::files).chain(plan.documents.iter().cloned()).collect()
+}
+
+/// SHA-256 over files: which there are, and what is in them. Times of change are no evidence.
+fn digest<'a>(files: impl Iterator<Item = &'a Path>) -> [u8; 32] {
+    let mut all = Sha256::new();
+    for file in files {
+        all.update(file.as_os_str().as_encoded_bytes());
+        match std::fs::read(file) {
+            Ok(content) => all.update([&[1][..], &Sha256::digest(content)].concat()),
+            Err(_) => all.update([0]),
+        }
+    }
+    all.finalize().into()
+}
+
+/// Settings that differ and cannot change while the process runs.
+fn needs_restart(now: &HostConfig, wanted: &HostConfig) -> Vec<&'static str> {
+    let (a, b) = (&now.limits, &wanted.limits);
+    let checks = [
+        ("listen", now.listen != wanted.listen),
+        ("tls", now.tls != wanted.tls),
+        ("admin", now.admin != wanted.admin),
+        ("threads", now.threads != wanted.threads),
+        ("cache_dir", now.cache_dir != wanted.cache_dir),
+        ("drain_timeout", now.drain_timeout != wanted.drain_timeout),
+        ("trusted_proxies", now.trusted_proxies != wanted.trusted_proxies),
+        ("proxy_protocol", now.proxy_protocol != wanted.proxy_protocol),
+        ("unknown_imports", now.unknown_imports != wanted.unknown_imports),
+        ("limits.sandboxes", a.sandboxes != b.sandboxes),
+        ("limits.memory", a.memory != b.memory),
+        ("limits.keep_resident", a.keep_resident != b.keep_resident),
+        ("limits of clients", (a.uri, a.head, a.h2_streams) != (b.uri, b.head, b.h2_streams)),
+        ("timeouts of clients", timeouts(now) != timeouts(wanted)),
+    ];
+    checks.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+}
+
+fn timeouts(host: &HostConfig) -> [Duration; 3] {
+    [host.limits.head_timeout, host.limits.idle_timeout, host.limits.client_timeout]
+}

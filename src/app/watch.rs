@@ -1,0 +1,147 @@
+//! What makes the process look at its files again: that they change, SIGHUP, and `POST /reload`.
+//!
+//! Folders are watched, not files: editors and Kubernetes put a new file in the old one's place, and a watch on a file
+//! stays with the old one. An event only means that it is worth to look; what counts is what is in the files. Where
+//! there are no events (some network file systems), files are looked at from time to time.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use pingora::server::ShutdownWatch;
+use pingora::services::background::BackgroundService;
+use tokio::signal::unix::SignalKind;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::reload::{Reloader, Verdict};
+use super::signals;
+
+/// Quiet after an event before the files are looked at: changes come in groups.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// How often files are looked at without an event.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Asks for a reload and gets the verdict.
+pub type Asked = oneshot::Sender<Verdict>;
+
+/// Reloads, one at a time, as long as the process serves.
+pub struct Reloads {
+    reloader: Arc<Reloader>,
+    asked: tokio::sync::Mutex<mpsc::Receiver<Asked>>,
+    /// Whether files are watched.
+    watch: bool,
+}
+
+impl Reloads {
+    /// With where to ask for reloads.
+    pub fn new(reloader: Arc<Reloader>, watch: bool) -> (Self, mpsc::Sender<Asked>) {
+        let (sender, receiver) = mpsc::channel(16);
+        (Self { reloader, asked: tokio::sync::Mutex::new(receiver), watch }, sender)
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Reloader) -> T + Send + 'static) -> Option<T> {
+        let reloader = self.reloader.clone();
+        match tokio::task::spawn_blocking(move || work(&reloader)).await {
+            Ok(done) => Some(done),
+            Err(error) => {
+                tracing::error!(%error, "a reload broke off; what was served is served on");
+                None
+            }
+        }
+    }
+}
+
+/// Watches the folders of files.
+struct Folders {
+    watcher: Option<RecommendedWatcher>,
+    watched: BTreeSet<PathBuf>,
+}
+
+impl Folders {
+    fn new(changed: Arc<Notify>) -> Self {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| !event.kind.is_access()) {
+                changed.notify_one();
+            }
+        });
+        let watcher =
+            watcher.inspect_err(|error| tracing::warn!(%error, "files cannot be watched; they are looked at every {LOOK:?}")).ok();
+        Self { watcher, watched: BTreeSet::new() }
+    }
+
+    /// Watches the folders of `files`, and no others. Whether one is new: something may have changed in it just before.
+    fn follow(&mut self, files: &BTreeSet<PathBuf>) -> bool {
+        let Some(watcher) = &mut self.watcher else { return false };
+        let folder = |file: &PathBuf| match file.parent() {
+            Some(folder) if folder != Path::new("") => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let wanted: BTreeSet<PathBuf> = files.iter().map(folder).collect();
+        for gone in self.watched.difference(&wanted) {
+            // Its folder may be gone, too.
+            drop(watcher.unwatch(gone));
+        }
+        let mut watched = BTreeSet::new();
+        for folder in wanted {
+            if self.watched.contains(&folder) {
+                watched.insert(folder);
+                continue;
+            }
+            match watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                Ok(()) => drop(watched.insert(folder)),
+                Err(error) => {
+                    tracing::debug!(folder = %folder.display(), %error, "a folder cannot be watched; its files are looked at every {LOOK:?}")
+                }
+            }
+        }
+        let new = !watched.is_subset(&self.watched);
+        self.watched = watched;
+        new
+    }
+}
+
+async fn stopping(shutdown: &mut ShutdownWatch) {
+    // An error means that the server is gone: that too is the end.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+#[async_trait]
+impl BackgroundService for Reloads {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        for service in self.reloader.current().routes().services() {
+            service.services.backends.start_checks();
+        }
+        let mut asked = self.asked.lock().await;
+        let mut hang_up = signals::listen(SignalKind::hangup());
+        let changed = Arc::new(Notify::new());
+        let mut folders = self.watch.then(|| Folders::new(changed.clone()));
+        loop {
+            if let Some(folders) = &mut folders
+                && folders.follow(&self.reloader.files())
+            {
+                drop(self.run(Reloader::reload_if_changed).await);
+                continue;
+            }
+            let looked = tokio::time::sleep(LOOK);
+            tokio::select! {
+                () = stopping(&mut shutdown) => return,
+                () = signals::next(&mut hang_up) => drop(self.run(|reloader| reloader.reload("signal")).await),
+                Some(reply) = asked.recv() => {
+                    if let Some(verdict) = self.run(|reloader| reloader.reload("request")).await {
+                        // Whoever asked may be gone.
+                        drop(reply.send(verdict));
+                    }
+                }
+                () = changed.notified(), if self.watch => {
+                    tokio::time::sleep(SETTLE).await;
+                    drop(self.run(Reloader::reload_if_changed).await);
+                }
+                () = looked, if self.watch => drop(self.run(Reloader::reload_if_changed).await),
+            }
+        }
+    }
+}

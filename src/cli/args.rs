@@ -1,0 +1,414 @@
+//! The arguments of `serve` and its kin. Nothing has a default here: what is not given may be in a host file.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+
+use crate::app::Exit;
+use crate::app::load::Launch;
+use crate::config::Targets;
+use crate::config::host::{ClientCertificates, Listen, TlsListener, UnknownImports};
+use crate::config::settings::{EnvironmentSettings, LimitSettings, Preset, Settings};
+use crate::telemetry::logs;
+
+/// Sets of limits, as the command line spells them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PresetName {
+    Staging,
+    Production,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum UnknownImport {
+    LinkError,
+    Trap,
+}
+
+/// What is to be served, and how.
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// The manifest (a .toml or .json file; default ./fastly.toml), the host file (default ./sidelight.toml, if it is
+    /// there), and the program (default bin/main.wasm beside the manifest), in any order.
+    #[arg(value_name = "FILE", num_args = 0..=3)]
+    files: Vec<PathBuf>,
+
+    /// The manifest, or the host file; may be given twice, for both.
+    #[arg(short = 'C', long = "config", value_name = "FILE", env = "SIDELIGHT_CONFIG", value_delimiter = ',')]
+    config: Vec<PathBuf>,
+
+    /// Take what [local_server] lacks from the manifest's [setup].
+    #[arg(long, env = "SIDELIGHT_USE_SETUP")]
+    use_setup: bool,
+
+    /// Do not read files again when they change; SIGHUP and POST /reload still do.
+    #[arg(long, env = "SIDELIGHT_NO_WATCH")]
+    pub no_watch: bool,
+
+    /// Where to serve HTTP: HOST:PORT (port 0 takes a free one) or unix:FILE; several with commas [default: 127.0.0.1:7676].
+    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADDR", value_delimiter = ',')]
+    addr: Option<Vec<Listen>>,
+
+    /// Where to serve operators: GET /metrics, /livez, /readyz, /status, POST /reload; nowhere by default.
+    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN")]
+    admin: Option<Listen>,
+
+    /// Proxies in front, networks and addresses with commas, that are believed about their clients:
+    /// X-Forwarded-For, X-Forwarded-Proto and Forwarded count when they come from these.
+    #[arg(long, value_name = "NETS", env = "SIDELIGHT_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network)]
+    trusted_proxies: Option<Vec<IpNet>>,
+
+    /// Connections are from trusted proxies only, and begin with a PROXY header (version 1 or 2).
+    #[arg(long, env = "SIDELIGHT_PROXY_PROTOCOL")]
+    proxy_protocol: bool,
+
+    #[command(flatten)]
+    tls: TlsArgs,
+
+    /// More log: -v also of libraries, -vv debug, -vvv trace. RUST_LOG wins.
+    #[arg(short, long = "verbose", action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = logs::Format::Text, env = "SIDELIGHT_LOG_FORMAT")]
+    pub log_format: logs::Format,
+
+    /// Accepted for Viceroy's sake: the guest's standard output is always logged.
+    #[arg(long, hide = true)]
+    log_stdout: bool,
+
+    /// Accepted for Viceroy's sake: the guest's standard error is always logged.
+    #[arg(long, hide = true)]
+    log_stderr: bool,
+
+    /// Where dynamic backends may point: any, none, or a list of public (addresses of the public
+    /// Internet), networks, addresses, names and *.names, with commas [default: public].
+    #[arg(long, value_name = "RULES", env = "SIDELIGHT_DYNAMIC_BACKENDS")]
+    dynamic_backends: Option<Targets>,
+
+    /// Speak HTTP/2 to https backends that offer it; production speaks HTTP/1.1 unless they are for gRPC.
+    #[arg(long, env = "SIDELIGHT_BACKEND_HTTP2")]
+    backend_http2: bool,
+
+    /// Where a Pushpin takes HTTP, for programs that hand clients to Fanout.
+    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_GRIP_PROXY", value_parser = address)]
+    grip_proxy: Option<SocketAddr>,
+
+    /// Viceroy's spelling: --grip-proxy 127.0.0.1:PORT.
+    #[arg(long, value_name = "PORT", hide = true, conflicts_with = "grip_proxy")]
+    local_pushpin_proxy_port: Option<u16>,
+
+    /// What to do about imports that are not part of the ABI [default: link-error].
+    #[arg(long, value_enum)]
+    unknown_import_behavior: Option<UnknownImport>,
+
+    /// Folder of compiled modules [default: sidelight in the user's cache folder].
+    #[arg(long, value_name = "FOLDER", env = "SIDELIGHT_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
+
+    /// Compile at every start.
+    #[arg(long, conflicts_with = "cache_dir")]
+    no_cache: bool,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+
+    #[command(flatten)]
+    guest: GuestArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "TLS for clients")]
+struct TlsArgs {
+    /// Where to serve HTTPS; nowhere by default.
+    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_TLS_ADDR", requires = "tls_cert")]
+    tls_addr: Option<Listen>,
+
+    /// Certificate chain, PEM; several times for several hosts. The first serves unknown names.
+    #[arg(long, value_name = "FILE", env = "SIDELIGHT_TLS_CERT", value_delimiter = ',', requires = "tls_addr")]
+    tls_cert: Vec<PathBuf>,
+
+    /// Its private key, PEM, in the order of the certificates [default: in the certificate's file].
+    #[arg(long, value_name = "FILE", env = "SIDELIGHT_TLS_KEY", value_delimiter = ',', requires = "tls_cert")]
+    tls_key: Vec<PathBuf>,
+
+    /// Ask clients for certificates of these issuers, PEM; programs learn what came.
+    #[arg(long, value_name = "FILE", env = "SIDELIGHT_CLIENT_CA", requires = "tls_addr")]
+    client_ca: Option<PathBuf>,
+
+    /// Refuse clients without a good certificate.
+    #[arg(long, env = "SIDELIGHT_CLIENT_CERT_REQUIRED", requires = "client_ca")]
+    client_cert_required: bool,
+}
+
+impl TlsArgs {
+    fn listener(&self) -> Result<Option<TlsListener>, Exit> {
+        let Some(address) = self.tls_addr.clone() else { return Ok(None) };
+        if !self.tls_key.is_empty() && self.tls_key.len() != self.tls_cert.len() {
+            let (keys, certificates) = (self.tls_key.len(), self.tls_cert.len());
+            return Err(Exit::Usage(format!(
+                "--tls-key is given {keys} times and --tls-cert {certificates} times: give one key for each certificate"
+            )));
+        }
+        let keys = if self.tls_key.is_empty() { &self.tls_cert } else { &self.tls_key };
+        let certificates = self.tls_cert.iter().cloned().zip(keys.iter().cloned()).collect();
+        let clients = self.client_ca.clone().map(|roots| ClientCertificates { roots, required: self.client_cert_required });
+        Ok(Some(TlsListener { address, certificates, clients }))
+    }
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Threads for guests and connections [default: the number of cores].
+    #[arg(long, value_name = "N", env = "SIDELIGHT_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+
+    /// Sandboxes that may run at once [default: 1000].
+    #[arg(long, value_name = "N", env = "SIDELIGHT_MAX_SANDBOXES", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    max_sandboxes: Option<u32>,
+
+    /// How long a request waits for a free sandbox before it gets 503 [default: 1s].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_QUEUE_TIMEOUT", value_parser = humantime::parse_duration)]
+    queue_timeout: Option<Duration>,
+
+    /// Which limits of production are enforced: those that protect the host, the others being reported; or all (CPU time,
+    /// requests to backends, dynamic backends, header fields) [default: staging].
+    #[arg(long, value_enum, env = "SIDELIGHT_LIMITS")]
+    limits: Option<PresetName>,
+
+    /// CPU time after which a guest is stopped [default: 5s; 50ms with --limits production].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CPU_LIMIT", value_parser = humantime::parse_duration)]
+    cpu_limit: Option<Duration>,
+
+    /// Requests to backends that one request may lead to [default: 1000; 32 with --limits production].
+    #[arg(long, value_name = "N", env = "SIDELIGHT_MAX_BACKEND_REQUESTS")]
+    max_backend_requests: Option<u32>,
+
+    /// Backends that a program may make in one sandbox [default: 1000; 200 with --limits production].
+    #[arg(long, value_name = "N", env = "SIDELIGHT_MAX_DYNAMIC_BACKENDS")]
+    max_dynamic_backends: Option<u32>,
+
+    /// Header fields of a request (more is 503) and of a backend's response (more is a failed send), in KiB [default: what
+    /// --max-head allows; 69 with --limits production].
+    #[arg(long, value_name = "KIB", env = "SIDELIGHT_MAX_FIELDS", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    max_fields: Option<u32>,
+
+    /// CPU time above which a guest is reported: production's limit [default: 50ms].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CPU_REPORT", value_parser = humantime::parse_duration)]
+    cpu_report: Option<Duration>,
+
+    /// Time after which a guest is stopped, waiting included [default: 2m].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_WALL_LIMIT", value_parser = humantime::parse_duration)]
+    wall_limit: Option<Duration>,
+
+    /// Linear memory of one sandbox, in MiB [default: 128].
+    #[arg(long, value_name = "MIB", env = "SIDELIGHT_MEMORY_LIMIT", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    memory_limit: Option<u32>,
+
+    /// Requests one sandbox may serve when its program asks for more than one; 1 is no reuse [default: 100].
+    #[arg(long, value_name = "N", env = "SIDELIGHT_REUSE_REQUESTS", value_parser = clap::value_parser!(u32).range(1..))]
+    reuse_requests: Option<u32>,
+
+    /// How long a program may wait for its next request [default: 10s].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_REUSE_IDLE", value_parser = humantime::parse_duration)]
+    reuse_idle: Option<Duration>,
+
+    /// Age at which a sandbox gets no more requests [default: 2m].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_REUSE_LIFETIME", value_parser = humantime::parse_duration)]
+    reuse_lifetime: Option<Duration>,
+
+    /// Linear memory above which a sandbox gets no more requests, in MiB [default: 128].
+    #[arg(long, value_name = "MIB", env = "SIDELIGHT_REUSE_MEMORY", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    reuse_memory: Option<u32>,
+
+    /// Memory each idle sandbox slot may keep resident, in KiB [default: 2048].
+    #[arg(long, value_name = "KIB", env = "SIDELIGHT_KEEP_RESIDENT", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    keep_resident: Option<u32>,
+
+    /// Longest request head, in KiB; more is 431 [default: 128].
+    #[arg(long, value_name = "KIB", env = "SIDELIGHT_MAX_HEAD", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    max_head: Option<u32>,
+
+    /// Longest path and query, in bytes; more is 414 [default: 8192].
+    #[arg(long, value_name = "BYTES", env = "SIDELIGHT_MAX_URI", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    max_uri: Option<u32>,
+
+    /// Streams a client may have open on one HTTP/2 connection [default: 100].
+    #[arg(long, value_name = "N", env = "SIDELIGHT_H2_STREAMS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    h2_streams: Option<u32>,
+
+    /// Time for a whole request head [default: 10s].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_HEAD_TIMEOUT", value_parser = humantime::parse_duration)]
+    head_timeout: Option<Duration>,
+
+    /// How long an idle connection stays open [default: 60s].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_IDLE_TIMEOUT", value_parser = humantime::parse_duration)]
+    idle_timeout: Option<Duration>,
+
+    /// Longest pause a client may make in sending a body or taking a response [default: 60s].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CLIENT_TIMEOUT", value_parser = humantime::parse_duration)]
+    client_timeout: Option<Duration>,
+
+    /// How long requests in flight may take to end after SIGTERM [default: 30s].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_DRAIN_TIMEOUT", value_parser = humantime::parse_duration)]
+    drain_timeout: Option<Duration>,
+}
+
+impl LimitArgs {
+    fn settings(&self) -> LimitSettings {
+        let mib = |given: Option<u32>| given.map(|mib| (mib as usize) << 20);
+        let kib = |given: Option<u32>| given.map(|kib| (kib as usize) << 10);
+        LimitSettings {
+            preset: self.limits.map(|preset| match preset {
+                PresetName::Staging => Preset::Staging,
+                PresetName::Production => Preset::Production,
+            }),
+            sandboxes: self.max_sandboxes,
+            queue_timeout: self.queue_timeout,
+            memory: mib(self.memory_limit),
+            cpu: self.cpu_limit,
+            cpu_report: self.cpu_report,
+            backend_requests: self.max_backend_requests,
+            dynamic_backends: self.max_dynamic_backends,
+            fields: kib(self.max_fields),
+            wall: self.wall_limit,
+            reuse_requests: self.reuse_requests,
+            reuse_idle: self.reuse_idle,
+            reuse_lifetime: self.reuse_lifetime,
+            reuse_memory: mib(self.reuse_memory),
+            keep_resident: kib(self.keep_resident),
+            head: kib(self.max_head),
+            uri: self.max_uri.map(|bytes| bytes as usize),
+            h2_streams: self.h2_streams,
+            head_timeout: self.head_timeout,
+            idle_timeout: self.idle_timeout,
+            client_timeout: self.client_timeout,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "What the guest is told")]
+struct GuestArgs {
+    /// FASTLY_POP [default: SDL].
+    #[arg(long, env = "SIDELIGHT_POP")]
+    pop: Option<String>,
+
+    /// FASTLY_REGION [default: Sidelight].
+    #[arg(long, env = "SIDELIGHT_REGION")]
+    region: Option<String>,
+
+    /// FASTLY_HOSTNAME [default: localhost].
+    #[arg(long, env = "SIDELIGHT_HOSTNAME")]
+    hostname: Option<String>,
+
+    /// FASTLY_SERVICE_VERSION. SDKs take 0 for a local test server and skip things [default: 1].
+    #[arg(long, env = "SIDELIGHT_SERVICE_VERSION")]
+    service_version: Option<u32>,
+
+    /// FASTLY_CUSTOMER_ID [default: 0000000000000000000000].
+    #[arg(long, env = "SIDELIGHT_CUSTOMER_ID")]
+    customer_id: Option<String>,
+
+    /// Whether FASTLY_IS_STAGING is 1 (true) or 0 (false) [default: true].
+    #[arg(long, action = clap::ArgAction::Set, env = "SIDELIGHT_STAGING")]
+    staging: Option<bool>,
+}
+
+/// An address of another process.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<Listen>()? {
+        Listen::Tcp(address) => Ok(address),
+        Listen::Unix(_) => Err("a Unix socket cannot be used here".to_owned()),
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| format!("`{text}` is no address and no network (10.0.0.0/8, 2001:db8::/32)"))
+}
+
+impl Serve {
+    /// What all this asks for.
+    pub fn launch(&self) -> Result<Launch, Exit> {
+        let (documents, program) = self.files()?;
+        Ok(Launch { settings: self.settings()?, documents, program, use_setup: self.use_setup, ..machine() })
+    }
+
+    /// Documents and the program, as they are given or as they are found.
+    pub fn files(&self) -> Result<(Vec<PathBuf>, Option<PathBuf>), Exit> {
+        let is_document = |file: &Path| file.extension().is_some_and(|extension| extension == "toml" || extension == "json");
+        let mut documents = self.config.clone();
+        let mut program: Option<PathBuf> = None;
+        for file in &self.files {
+            if is_document(file) {
+                documents.push(file.clone());
+            } else if let Some(first) = program.replace(file.clone()) {
+                return Err(Exit::Usage(format!(
+                    "two programs: {} and {}\n  hint: one manifest (.toml) and one program",
+                    first.display(),
+                    file.display()
+                )));
+            }
+        }
+        if documents.len() > 2 {
+            return Err(Exit::Usage("more than two documents\n  hint: one manifest and one host file at most".to_owned()));
+        }
+        if documents.is_empty() {
+            let found = ["sidelight.toml", "fastly.toml"].map(PathBuf::from).into_iter().find(|file| file.exists());
+            documents.extend(found);
+        }
+        if documents.is_empty() && program.is_none() {
+            return Err(Exit::Usage(
+                "nothing to serve: there is no ./fastly.toml\n  hint: sidelight serve FASTLY.TOML APP.WASM".to_owned(),
+            ));
+        }
+        Ok((documents, program))
+    }
+
+    fn settings(&self) -> Result<Settings, Exit> {
+        let given = |flag: bool| flag.then_some(true);
+        Ok(Settings {
+            listen: self.addr.clone(),
+            tls: self.tls.listener()?,
+            admin: self.admin.clone(),
+            threads: self.limits.threads.map(usize::from),
+            cache_dir: if self.no_cache { Some(None) } else { self.cache_dir.clone().map(Some) },
+            drain_timeout: self.limits.drain_timeout,
+            limits: self.limits.settings(),
+            environment: EnvironmentSettings {
+                pop: self.guest.pop.clone(),
+                region: self.guest.region.clone(),
+                hostname: self.guest.hostname.clone(),
+                service_version: self.guest.service_version,
+                customer_id: self.guest.customer_id.clone(),
+                staging: self.guest.staging,
+            },
+            trusted_proxies: self.trusted_proxies.clone(),
+            proxy_protocol: given(self.proxy_protocol),
+            dynamic_targets: self.dynamic_backends.clone(),
+            backend_http2: given(self.backend_http2),
+            grip_proxy: self.grip_proxy.or(self.local_pushpin_proxy_port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))),
+            unknown_imports: self.unknown_import_behavior.map(|behavior| match behavior {
+                UnknownImport::LinkError => UnknownImports::LinkError,
+                UnknownImport::Trap => UnknownImports::Trap,
+            }),
+        })
+    }
+}
+
+/// A launch that knows this machine and nothing else.
+pub fn machine() -> Launch {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Launch { cores, cache_dir: cache_dir(), ..Launch::default() }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
+fn cache_dir() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("sidelight"))
+}

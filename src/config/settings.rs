@@ -1,0 +1,216 @@
+//! Settings of the process as they are given: on the command line, in the environment, in the host file. Each may be
+//! left out; what is given further in front counts, and what nobody gives is as [`HostConfig`]'s parts have it by default.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::Targets;
+use super::host::{Environment, GuestLimits, HostConfig, Limits, Listen, ReuseLimits, TlsListener, UnknownImports};
+
+/// Sets of limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// What protects the host is enforced, the rest of production's limits reported.
+    Staging,
+    /// All of production's limits are enforced.
+    Production,
+}
+
+/// Everything that can be given.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "as the fields of HostConfig")]
+pub struct Settings {
+    pub listen: Option<Vec<Listen>>,
+    pub tls: Option<TlsListener>,
+    pub admin: Option<Listen>,
+    pub threads: Option<usize>,
+    /// Within: `None` for no folder.
+    pub cache_dir: Option<Option<PathBuf>>,
+    pub drain_timeout: Option<Duration>,
+    pub limits: LimitSettings,
+    pub environment: EnvironmentSettings,
+    pub trusted_proxies: Option<Vec<IpNet>>,
+    pub proxy_protocol: Option<bool>,
+    pub dynamic_targets: Option<Targets>,
+    pub backend_http2: Option<bool>,
+    pub grip_proxy: Option<SocketAddr>,
+    pub unknown_imports: Option<UnknownImports>,
+}
+
+/// Limits, of the process and of services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as the fields of Limits and GuestLimits")]
+pub struct LimitSettings {
+    pub preset: Option<Preset>,
+    pub sandboxes: Option<u32>,
+    pub queue_timeout: Option<Duration>,
+    /// Bytes.
+    pub memory: Option<usize>,
+    pub cpu: Option<Duration>,
+    pub cpu_report: Option<Duration>,
+    pub backend_requests: Option<u32>,
+    pub dynamic_backends: Option<u32>,
+    /// Bytes.
+    pub fields: Option<usize>,
+    pub wall: Option<Duration>,
+    pub reuse_requests: Option<u32>,
+    pub reuse_idle: Option<Duration>,
+    pub reuse_lifetime: Option<Duration>,
+    /// Bytes.
+    pub reuse_memory: Option<usize>,
+    /// Bytes.
+    pub keep_resident: Option<usize>,
+    /// Bytes.
+    pub head: Option<usize>,
+    /// Bytes.
+    pub uri: Option<usize>,
+    pub h2_streams: Option<u32>,
+    pub head_timeout: Option<Duration>,
+    pub idle_timeout: Option<Duration>,
+    pub client_timeout: Option<Duration>,
+}
+
+/// What guests are told about where they run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as the fields of Environment")]
+pub struct EnvironmentSettings {
+    pub pop: Option<String>,
+    pub region: Option<String>,
+    pub hostname: Option<String>,
+    pub service_version: Option<u32>,
+    pub customer_id: Option<String>,
+    pub staging: Option<bool>,
+}
+
+macro_rules! or {
+    ($first:ident, $second:ident: $($field:ident),+) => {
+        Self { $($field: $first.$field.or($second.$field)),+ }
+    };
+}
+
+impl LimitSettings {
+    /// These, and where they say nothing, the others.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        or!(self, other: preset, sandboxes, queue_timeout, memory, cpu, cpu_report, backend_requests, dynamic_backends, fields, wall,
+            reuse_requests, reuse_idle, reuse_lifetime, reuse_memory, keep_resident, head, uri, h2_streams, head_timeout, idle_timeout,
+            client_timeout)
+    }
+
+    /// Limits of a service, given those of the host.
+    pub fn guest(&self, base: &GuestLimits) -> GuestLimits {
+        let base = match self.preset {
+            Some(Preset::Production) => base.clone().as_production(),
+            Some(Preset::Staging) | None => base.clone(),
+        };
+        let cpu_report = self.cpu_report.unwrap_or(base.cpu_report);
+        GuestLimits {
+            sandboxes: self.sandboxes.unwrap_or(base.sandboxes),
+            queue_timeout: self.queue_timeout.unwrap_or(base.queue_timeout),
+            memory: self.memory.unwrap_or(base.memory),
+            cpu: self.cpu.unwrap_or(if self.preset == Some(Preset::Production) { cpu_report } else { base.cpu }),
+            cpu_report,
+            backend_requests: self.backend_requests.unwrap_or(base.backend_requests),
+            dynamic_backends: self.dynamic_backends.unwrap_or(base.dynamic_backends),
+            fields: self.fields.unwrap_or(base.fields),
+            wall: self.wall.unwrap_or(base.wall),
+            reuse: ReuseLimits {
+                requests: self.reuse_requests.unwrap_or(base.reuse.requests),
+                idle: self.reuse_idle.unwrap_or(base.reuse.idle),
+                lifetime: self.reuse_lifetime.unwrap_or(base.reuse.lifetime),
+                memory: self.reuse_memory.unwrap_or(base.reuse.memory),
+            },
+            ..base
+        }
+    }
+
+    fn host(&self) -> Limits {
+        let default = Limits::default();
+        let guest = self.guest(&default.guest);
+        Limits {
+            sandboxes: guest.sandboxes,
+            memory: guest.memory,
+            guest,
+            keep_resident: self.keep_resident.unwrap_or(default.keep_resident),
+            uri: self.uri.unwrap_or(default.uri),
+            head: self.head.unwrap_or(default.head),
+            h2_streams: self.h2_streams.unwrap_or(default.h2_streams),
+            head_timeout: self.head_timeout.unwrap_or(default.head_timeout),
+            idle_timeout: self.idle_timeout.unwrap_or(default.idle_timeout),
+            client_timeout: self.client_timeout.unwrap_or(default.client_timeout),
+        }
+    }
+}
+
+impl EnvironmentSettings {
+    /// These, and where they say nothing, the others.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        or!(self, other: pop, region, hostname, service_version, customer_id, staging)
+    }
+
+    /// What guests are told, where nothing else is said: `base`.
+    pub fn decide(&self, base: &Environment) -> Environment {
+        let Self { pop, region, hostname, service_version, customer_id, staging } = self.clone();
+        Environment {
+            pop: pop.unwrap_or_else(|| base.pop.clone()),
+            region: region.unwrap_or_else(|| base.region.clone()),
+            hostname: hostname.unwrap_or_else(|| base.hostname.clone()),
+            service_version: service_version.unwrap_or(base.service_version),
+            customer_id: customer_id.unwrap_or_else(|| base.customer_id.clone()),
+            staging: staging.unwrap_or(base.staging),
+        }
+    }
+}
+
+impl Settings {
+    /// These, and where they say nothing, the others.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        let limits = self.limits.or(other.limits);
+        let environment = self.environment.or(other.environment);
+        Self {
+            listen: self.listen.or(other.listen),
+            tls: self.tls.or(other.tls),
+            admin: self.admin.or(other.admin),
+            threads: self.threads.or(other.threads),
+            cache_dir: self.cache_dir.or(other.cache_dir),
+            drain_timeout: self.drain_timeout.or(other.drain_timeout),
+            limits,
+            environment,
+            trusted_proxies: self.trusted_proxies.or(other.trusted_proxies),
+            proxy_protocol: self.proxy_protocol.or(other.proxy_protocol),
+            dynamic_targets: self.dynamic_targets.or(other.dynamic_targets),
+            backend_http2: self.backend_http2.or(other.backend_http2),
+            grip_proxy: self.grip_proxy.or(other.grip_proxy),
+            unknown_imports: self.unknown_imports.or(other.unknown_imports),
+        }
+    }
+
+    /// With defaults for all that is not given. `cores`: of this machine; `cache_dir`: the user's.
+    pub fn decide(self, cores: usize, cache_dir: Option<PathBuf>) -> HostConfig {
+        HostConfig {
+            listen: self.listen.unwrap_or_else(|| vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 7676)))]),
+            tls: self.tls,
+            admin: self.admin,
+            threads: self.threads.unwrap_or(cores),
+            cache_dir: self.cache_dir.unwrap_or(cache_dir),
+            drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(30)),
+            limits: self.limits.host(),
+            environment: self.environment.decide(&Environment::default()),
+            arguments: None,
+            trusted_proxies: self.trusted_proxies.unwrap_or_default(),
+            proxy_protocol: self.proxy_protocol.unwrap_or(false),
+            dynamic_targets: self.dynamic_targets.unwrap_or_default(),
+            backend_http2: self.backend_http2.unwrap_or(false),
+            grip_proxy: self.grip_proxy,
+            unknown_imports: self.unknown_imports.unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Files that change while they are served.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::client::Connection;
+use crate::harness::{PATIENCE, Setup, Sidelight, guest};
+use crate::origin::Origin;
+
+/// A program that answers with a text.
+pub fn saying(text: &str) -> String {
+    format!(
+        r#"(module
+            (import "fastly_http_body" "new" (func $body (param i32) (result i32)))
+            (import "fastly_http_resp" "new" (func $response (param i32) (result i32)))
+            (import "fastly_http_body" "write" (func $write (param i32 i32 i32 i32 i32) (result i32)))
+            (import "fastly_http_resp" "send_downstream" (func $send (param i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 64) "{text}")
+            (func (export "_start")
+                (drop (call $response (i32.const 0)))
+                (drop (call $body (i32.const 4)))
+                (drop (call $write (i32.load (i32.const 4)) (i32.const 64) (i32.const {}) (i32.const 0) (i32.const 8)))
+                (drop (call $send (i32.load (i32.const 0)) (i32.load (i32.const 4)) (i32.const 0)))))"#,
+        text.len()
+    )
+}
+
+/// One service, its program beside the host file.
+fn service(text: &str) -> Setup {
+    Setup::host("[services.it]\nmodule = \"app.wat\"\n").file("app.wat", &saying(text))
+}
+
+/// Waits until an answer is as wanted; none before may fail.
+fn until(sidelight: &Sidelight, wanted: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = sidelight.get("/");
+        assert_eq!(answer.status, 200, "{}", sidelight.log.text());
+        if answer.text() == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{:?}, not {wanted:?}:\n{}", answer.text(), sidelight.log.text());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn status(sidelight: &Sidelight) -> Value {
+    serde_json::from_str(&sidelight.operate("GET", "/status").text()).expect("JSON")
+}
+
+#[test]
+fn a_program_written_in_place_or_renamed() {
+    let sidelight = service("one").start();
+    until(&sidelight, "one");
+    sidelight.write("app.wat", &saying("two"));
+    until(&sidelight, "two");
+    sidelight.write("app.new", &saying("three"));
+    fs::rename(sidelight.path("app.new"), sidelight.path("app.wat")).expect("renames");
+    until(&sidelight, "three");
+    // As editors do it: the old one aside first.
+    fs::rename(sidelight.path("app.wat"), sidelight.path("app.wat~")).expect("renames");
+    sidelight.write("app.wat", &saying("four"));
+    until(&sidelight, "four");
+}
+
+#[test]
+fn a_manifest() {
+    let (one, two) = (Origin::fixed("one"), Origin::fixed("two"));
+    let manifest = |url: &str| format!("[local_server.backends.origin]\nurl = \"{url}\"\n");
+    let sidelight = Setup::new(guest("rust", "passthrough")).backend("origin", one.url()).start();
+    assert_eq!(sidelight.get("/").text(), "one");
+    sidelight.write("fastly.toml", &manifest(&two.url()));
+    until(&sidelight, "two");
+}
+
+/// Nothing is lost by a bad file, and nothing is tried again until it changes.
+#[test]
+fn what_cannot_be_used_changes_nothing() {
+    let origin = Origin::fixed("one");
+    let sidelight = Setup::new(guest("rust", "passthrough")).backend("origin", origin.url()).start();
+    let metric = "sidelight_config_last_reload_successful";
+    sidelight.wait_metric(metric, 1.0);
+    sidelight.write("fastly.toml", "[local_server.backends.origin]\nurll = \"x\"\n");
+    sidelight.wait_metric(metric, 0.0);
+    sidelight.log.wait_for(&["fastly.toml:2:1: unknown field `urll`"]);
+    assert_eq!(sidelight.get("/").text(), "one");
+    assert_eq!(sidelight.operate("GET", "/readyz").status, 200);
+    let status = status(&sidelight);
+    assert_eq!((&status["degraded"], &status["generation"]), (&Value::Bool(true), &Value::from(1)));
+    let problem = &status["reloads"][0]["problems"][0];
+    assert_eq!((&problem["line"], &problem["column"], &problem["hint"]), (&2.into(), &1.into(), &"did you mean `url`?".into()));
+    assert!((sidelight.metric("sidelight_config_reloads_total{result=\"failed\"}") - 1.0).abs() < 0.1);
+    // The same bad file, written again.
+    sidelight.write("fastly.toml", "[local_server.backends.origin]\nurll = \"x\"\n");
+    std::thread::sleep(Duration::from_millis(400));
+    assert!((sidelight.metric("sidelight_config_reloads_total{result=\"failed\"}") - 1.0).abs() < 0.1);
+    sidelight.write("fastly.toml", &format!("[local_server.backends.origin]\nurl = \"{}\"\n", Origin::fixed("x").url()));
+    sidelight.wait_metric(metric, 1.0);
+}
+
+#[test]
+fn a_bad_program_changes_nothing() {
+    let sidelight = service("one").start();
+    for (bad, reason) in [("(module", "expected"), ("(module)", "exports no function `_start`"), ("", "the file is empty")] {
+        sidelight.write("app.wat", bad);
+        sidelight.log.wait_for(&[reason]);
+        until(&sidelight, "one");
+    }
+    let verdict = sidelight.reload();
+    assert_eq!((&verdict["result"], &verdict["generation"]), (&"failed".into(), &1.into()));
+    assert!(verdict["error"].as_str().is_some_and(|error| error.contains("the file is empty")), "{verdict}");
+    sidelight.write("app.wat", &saying("two"));
+    until(&sidelight, "two");
+}
+
+#[test]
+fn by_request_and_by_signal() {
+    let sidelight = service("one").arg("--no-watch").start();
+    assert_eq!(sidelight.reload()["result"], "unchanged");
+    sidelight.write("app.wat", &saying("two"));
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(sidelight.get("/").text(), "one");
+    let verdict = sidelight.reload();
+    assert_eq!((&verdict["result"], &verdict["changed"][0], &verdict["generation"]), (&"ok".into(), &"it".into(), &2.into()));
+    // Acknowledged: from here on nothing else.
+    assert_eq!(sidelight.get("/").text(), "two");
+    sidelight.write("app.wat", &saying("three"));
+    sidelight.signal(Signal::SIGHUP);
+    until(&sidelight, "three");
+    assert_eq!(status(&sidelight)["reloads"][0]["cause"], "signal");
+    assert_eq!(sidelight.operate("GET", "/reload").status, 405);
+    let forged = "POST /reload HTTP/1.1\r\nHost: a\r\nOrigin: http://evil.test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    assert_eq!(crate::client::send(sidelight.admin, forged).status, 403);
+}
+
+#[test]
+fn what_needs_a_restart_is_said() {
+    let sidelight = service("one").start();
+    sidelight.write("sidelight.toml", "threads = 7\n[limits]\nsandboxes = 17\nwall = \"3s\"\n[services.it]\nmodule = \"app.wat\"\n");
+    sidelight.log.wait_for(&["only after a restart", "threads", "limits.sandboxes"]);
+    let verdict = sidelight.reload();
+    assert_eq!(verdict["restart_needed"], serde_json::json!(["threads", "limits.sandboxes"]));
+}
+
+/// As the kubelet swaps a mounted ConfigMap: a new folder, and a link to it that is replaced.
+#[test]
+fn config_maps() {
+    let sidelight = Setup::host("[services.it]\nmanifest = \"map/fastly.toml\"\nmodule = \"map/app.wat\"\n")
+        .file("map/..0/fastly.toml", "name = \"it\"\n")
+        .file("map/..0/app.wat", &saying("0"))
+        .file("map/app.wat", &saying("0"))
+        .file("map/fastly.toml", "")
+        .start();
+    let map = sidelight.path("map");
+    let link = |target: &Path, name: &str| {
+        symlink(target, map.join("link_tmp")).expect("a link");
+        fs::rename(map.join("link_tmp"), map.join(name)).expect("renames");
+    };
+    link(Path::new("..0"), "..data");
+    link(Path::new("..data/app.wat"), "app.wat");
+    link(Path::new("..data/fastly.toml"), "fastly.toml");
+    until(&sidelight, "0");
+    for i in 1..=10 {
+        let (old, new) = (format!("..{}", i - 1), format!("..{i}"));
+        sidelight.write(&format!("map/{new}/fastly.toml"), "name = \"it\"\n");
+        sidelight.write(&format!("map/{new}/app.wat"), &saying(&i.to_string()));
+        link(Path::new(&new), "..data");
+        fs::remove_dir_all(map.join(old)).expect("goes");
+        until(&sidelight, &i.to_string());
+    }
+    assert!((sidelight.metric("sidelight_config_reloads_total{result=\"failed\"}")).abs() < 0.1, "{}", sidelight.log.text());
+}
+
+/// A request keeps what it began with, and its connection goes on with what is there then.
+#[test]
+fn requests_in_flight_keep_what_they_began_with() {
+    let origin = Origin::fixed("origin");
+    let sidelight = Setup::behaviours("rust").backend("origin", origin.url()).arg("--no-watch").start();
+    let mut connection = Connection::open(sidelight.addr);
+    connection.write(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello");
+    sidelight.write("fastly.toml", "name = \"other\"\n");
+    assert_eq!(sidelight.reload()["result"], "ok");
+    connection.write(b"world");
+    let answer = connection.answer();
+    assert_eq!((answer.status, answer.text().contains("helloworld")), (200, true), "{}", answer.text());
+}
+
+/// Connections to backends outlive a change of something else.
+#[test]
+fn what_is_as_it_was_goes_on() {
+    let origin = Origin::fixed("x");
+    let manifest = |more: &str| format!("[local_server.backends.origin]\nurl = \"{}\"\n{more}", origin.url());
+    let sidelight = Setup::new(guest("rust", "passthrough")).manifest(&manifest("")).arg("--threads 1").arg("--no-watch").start();
+    for more in ["", "[local_server.backends.other]\nurl = \"http://127.0.0.1:9\"\n", "[sidelight]\ncompliance_region = \"eu\"\n"] {
+        sidelight.write("fastly.toml", &manifest(more));
+        assert_ne!(sidelight.reload()["result"], "failed");
+        assert_eq!(sidelight.get("/").text(), "x");
+    }
+    assert_eq!(origin.connections(), 1);
+    // Other settings are another backend.
+    sidelight.write("fastly.toml", &manifest("between_bytes_timeout_ms = 1000\n"));
+    assert_eq!(sidelight.reload()["result"], "ok");
+    assert_eq!(sidelight.get("/").text(), "x");
+    assert_eq!(origin.connections(), 2);
+}
+
+/// The smaller version of `benches/swap.rs`.
+#[test]
+fn no_request_fails_while_everything_is_swapped() {
+    let sidelight = service("0").arg("--no-watch").start();
+    let (stop, acknowledged, served) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut connection = Connection::open(sidelight.addr);
+                while !stop.load(Ordering::SeqCst) {
+                    let least = acknowledged.load(Ordering::SeqCst);
+                    connection.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                    let answer = connection.answer();
+                    assert_eq!(answer.status, 200);
+                    let generation: u64 = answer.text().parse().expect("a number");
+                    assert!(generation >= least, "{generation} after {least} was acknowledged");
+                    served.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        for i in 1..=30 {
+            let bad = i % 5 == 0;
+            sidelight.write("app.wat", if bad { "(module" } else { "" });
+            if !bad {
+                sidelight.write("app.wat", &saying(&i.to_string()));
+            }
+            let verdict = sidelight.reload();
+            assert_eq!(verdict["result"], if bad { "failed" } else { "ok" }, "{verdict}");
+            if !bad {
+                acknowledged.store(i, Ordering::SeqCst);
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert!(served.load(Ordering::SeqCst) > 100);
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+}
