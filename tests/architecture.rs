@@ -33,7 +33,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("wasmtime_wasi", &["abi", "runtime"]),
     ("pingora", &["app", "server", "services", "http"]),
     ("clap", &["cli", "telemetry"]),
-    ("prometheus", &["telemetry", "services", "abi"]),
+    ("prometheus", &["telemetry", "services", "abi", "server"]),
 ];
 
 fn files(folder: &Path, into: &mut Vec<PathBuf>) {

@@ -244,7 +244,7 @@ async fn our_request(wire: &[u8]) -> Option<(Method, Vec<u8>, HeaderMap, Read)> 
 
 /// Pieces of messages, right and wrong, to be put together at random.
 fn soup() -> impl Strategy<Value = Vec<u8>> {
-    const PIECES: [&str; 44] = [
+    const PIECES: [&str; 46] = [
         "GET / HTTP/1.1\r\n",
         "POST /a?b HTTP/1.1\r\n",
         "POST / HTTP/1.0\r\n",
@@ -280,6 +280,8 @@ fn soup() -> impl Strategy<Value = Vec<u8>> {
         "hello",
         "5\r\nhello\r\n",
         "5;a=b\r\nhello\r\n",
+        "5;a\nb\r\nhello\r\n",
+        "5;\"a\nb\"\r\nhello\r\n",
         "05\r\nhello\r\n",
         "5\nhello\n",
         "0x5\r\nhello\r\n",

@@ -2,8 +2,16 @@
 # Serves the demo and its origin until interrupted.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-addr=$1
-origin=$2
+addr=${1:-127.0.0.1:7676}
+origin=${2:-127.0.0.1:7677}
+
+# The origin's address goes over the manifest's.
+host=$(mktemp --suffix=.toml)
+cat >"$host" <<TOML
+[services.sidelight-demo]
+manifest = "$PWD/manifests/demo/fastly.toml"
+backends.origin.url = "http://$origin"
+TOML
 
 target/release/demo-origin "$origin" &
 origin_pid=$!
@@ -12,13 +20,14 @@ finish() {
   kill "$origin_pid" 2>/dev/null || true
   if [[ -n $sidelight_pid ]]; then kill "$sidelight_pid" 2>/dev/null || true; fi
   wait || true
+  rm -f "$host"
 }
 trap finish EXIT
 trap 'exit 0' INT TERM
 
 sleep 0.2
 kill -0 "$origin_pid" 2>/dev/null || { echo "the demo's origin did not start" >&2; exit 1; }
-target/release/sidelight serve manifests/demo/fastly.toml --addr "$addr" &
+target/release/sidelight serve "$host" --addr "$addr" &
 sidelight_pid=$!
 
 for _ in $(seq 300); do

@@ -142,21 +142,21 @@ impl Probe {
     }
 
     /// Counts, traces, and turns the result into what wasm gets.
-    fn finish(&self, result: HostResult<()>) -> wasmtime::Result<u32> {
+    fn finish(&self, result: HostResult<()>, request_id: &str) -> wasmtime::Result<u32> {
         match result {
             Ok(()) => {
                 self.count(Status::Ok);
-                tracing::trace!(target: "sidelight::hostcall", module = self.module, name = self.name, status = "ok");
+                tracing::trace!(target: "sidelight::hostcall", request_id, module = self.module, name = self.name, status = "ok");
                 Ok(Status::Ok as u32)
             }
             Err(HostError::Status(status, reason)) => {
                 self.count(status);
-                tracing::trace!(target: "sidelight::hostcall", module = self.module, name = self.name, status = status.name(), %reason);
+                tracing::trace!(target: "sidelight::hostcall", request_id, module = self.module, name = self.name, status = status.name(), %reason);
                 Ok(status as u32)
             }
             Err(HostError::Trap(reason)) => {
                 self.count(Status::Error);
-                tracing::trace!(target: "sidelight::hostcall", module = self.module, name = self.name, status = "trap", %reason);
+                tracing::trace!(target: "sidelight::hostcall", request_id, module = self.module, name = self.name, status = "trap", %reason);
                 Err(wasmtime::Error::msg(format!("{}.{}: {reason}", self.module, self.name)))
             }
         }
@@ -175,7 +175,8 @@ fn memory_of(caller: &mut Caller<'_, GuestState>) -> wasmtime::Result<Memory> {
 fn run_sync(caller: &mut Caller<'_, GuestState>, call: &SyncCall, probe: &Probe, slots: &[u32]) -> wasmtime::Result<u32> {
     let memory = memory_of(caller)?;
     let (bytes, state) = memory.data_and_store_mut(caller);
-    probe.finish(call(&mut GuestMemory::new(bytes), &mut state.sandbox, slots))
+    let result = call(&mut GuestMemory::new(bytes), &mut state.sandbox, slots);
+    probe.finish(result, state.sandbox.id())
 }
 
 /// Where hostcalls are declared: collects the listing and, when there is a linker, links them.
@@ -305,9 +306,9 @@ impl<'a> Registrar<'a> {
                     Ok(args) => f.wait(&mut caller.data_mut().sandbox, args).await,
                     Err(error) => Err(error),
                 };
-                let (bytes, _) = memory.data_and_store_mut(&mut caller);
+                let (bytes, state) = memory.data_and_store_mut(&mut caller);
                 let stored = result.and_then(|out| out.lower(&slots[Args::SLOTS..], &mut GuestMemory::new(bytes)));
-                probe.finish(stored)
+                probe.finish(stored, state.sandbox.id())
             })
         });
         if let Err(error) = link_async(linker, self.module, name, slots, call) {
@@ -376,7 +377,9 @@ impl<'a> Registrar<'a> {
         self.entry(name, "l".to_owned(), Support::Done, Location::caller());
         let Some((linker, telemetry)) = &mut self.target else { return };
         let probe = Probe::new(self.module, name, telemetry);
-        let linked = linker.func_wrap(self.module, name, move |_: Caller<'_, GuestState>, version: u64| probe.finish(accept(version)));
+        let linked = linker.func_wrap(self.module, name, move |caller: Caller<'_, GuestState>, version: u64| {
+            probe.finish(accept(version), caller.data().sandbox.id())
+        });
         if let Err(error) = linked {
             self.failure.get_or_insert(error);
         }

@@ -33,7 +33,8 @@ pub struct Drain {
 impl Drain {
     fn in_flight(&self) -> i64 {
         let metrics = &self.telemetry.metrics;
-        metrics.requests_in_flight.get().max(metrics.sandboxes.get())
+        // A sandbox that waits for a request has nothing in flight.
+        metrics.requests_in_flight.get().max(metrics.sandboxes.get() - metrics.sandboxes_waiting.get())
     }
 
     async fn idle(&self) {
@@ -53,10 +54,10 @@ impl BackgroundService for Drain {
         if shutdown.wait_for(|stop| *stop).await.is_err() {
             return;
         }
+        tracing::info!(in_flight = self.in_flight(), "stopping: finishing what is in flight");
         for service in self.current.routes().services() {
             service.waiting.close();
         }
-        tracing::info!(in_flight = self.in_flight(), "stopping: finishing what is in flight");
         let mut stops = Stops::listen();
         let code = tokio::select! {
             () = self.idle() => {

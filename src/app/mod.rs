@@ -57,11 +57,19 @@ pub enum Exit {
         /// What the system said.
         error: std::io::Error,
         /// What to do.
-        hint: &'static str,
+        hint: String,
     },
     /// TLS for clients cannot work.
     #[error("TLS cannot be served\n{0}")]
     Tls(#[from] TlsError),
+    /// Some of several services cannot be served.
+    #[error("{text}")]
+    Services {
+        /// As of the first of them.
+        code: u8,
+        /// Each by its name.
+        text: String,
+    },
     /// Something of ours.
     #[error("{0}")]
     Internal(String),
@@ -76,6 +84,7 @@ impl Exit {
             Self::Manifest(_) => 3,
             Self::Module(_) => 4,
             Self::Listen { .. } => 5,
+            Self::Services { code, .. } => *code,
         }
     }
 }
@@ -152,10 +161,13 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     let telemetry = Telemetry::new();
     let host = launch.plan().map_err(|unplanned| unplanned.error)?.host;
     sound(&host)?;
-    let listeners: Vec<Bound> = host.listen.iter().map(bind).collect::<Result<_, _>>()?;
-    let secure = host.tls.as_ref().map(|tls| bind(&tls.address)).transpose()?;
-    let admin = host.admin.as_ref().map(bind).transpose()?;
-    let files = listeners.iter().chain(&secure).chain(&admin).filter_map(Bound::file).collect();
+    let listeners: Vec<Bound> = host.listen.iter().map(|address| bind(address, "--addr")).collect::<Result<_, _>>()?;
+    let secure = match &host.tls {
+        Some(tls) => Some((Arc::new(Certificates::read(tls)?), bind(&tls.address, "--tls-addr")?)),
+        None => None,
+    };
+    let admin = host.admin.as_ref().map(|address| bind(address, "--admin")).transpose()?;
+    let files = listeners.iter().chain(secure.as_ref().map(|(_, bound)| bound)).chain(&admin).filter_map(Bound::file).collect();
     let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
     let current: Arc<Current> = Arc::default();
     let reloader = Arc::new(Reloader::new(launch, host.clone(), runtime.clone(), telemetry.clone(), current.clone()));
@@ -169,9 +181,8 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     for listener in listeners {
         server.add_service(listener.serve("http", Plain(edge.clone()), host.threads));
     }
-    if let (Some(secure), Some(tls)) = (secure, &host.tls) {
+    if let Some((certificates, secure)) = secure {
         tracing::info!("Listening on {}", secure.url("https"));
-        let certificates = Arc::new(Certificates::read(tls)?);
         server.add_service(secure.serve("https", Secure { edge, certificates: certificates.clone() }, host.threads));
         server.add_service(background_service("certificates", Renewal { certificates, telemetry: telemetry.clone() }));
     }
@@ -216,17 +227,26 @@ impl Operate for Control {
     }
 }
 
-fn bind(address: &Listen) -> Result<Bound, Exit> {
+/// Binds what `option` names.
+fn bind(address: &Listen, option: &'static str) -> Result<Bound, Exit> {
     Bound::bind(address).map_err(|error| Exit::Listen {
         address: address.clone(),
         hint: match (error.kind(), address) {
-            (std::io::ErrorKind::AddrInUse, Listen::Unix(_)) => "another process serves that socket; stop it, or choose another file",
-            (std::io::ErrorKind::AlreadyExists, _) => "choose another with --addr unix:FILE; only a socket that nobody serves is replaced",
-            (_, Listen::Unix(_)) => "its folder has to be there, and writable to this process",
-            (std::io::ErrorKind::AddrInUse, _) => "something else listens there; stop it, or choose another with --addr HOST:PORT",
-            (std::io::ErrorKind::PermissionDenied, _) => "ports below 1024 need a privilege; choose another with --addr HOST:PORT",
-            (std::io::ErrorKind::AddrNotAvailable, _) => "that is not an address of this machine",
-            (_, Listen::Tcp(_)) => "choose another with --addr HOST:PORT",
+            (std::io::ErrorKind::AddrInUse, Listen::Unix(_)) => {
+                "another process serves that socket; stop it, or choose another file".to_owned()
+            }
+            (std::io::ErrorKind::AlreadyExists, _) => {
+                format!("choose another with {option} unix:FILE; only a socket that nobody serves is replaced")
+            }
+            (_, Listen::Unix(_)) => "its folder has to be there, and writable to this process".to_owned(),
+            (std::io::ErrorKind::AddrInUse, _) => {
+                format!("something else listens there; stop it, or choose another with {option} HOST:PORT")
+            }
+            (std::io::ErrorKind::PermissionDenied, _) => {
+                format!("ports below 1024 need a privilege; choose another with {option} HOST:PORT")
+            }
+            (std::io::ErrorKind::AddrNotAvailable, _) => "that is not an address of this machine".to_owned(),
+            (_, Listen::Tcp(_)) => format!("choose another with {option} HOST:PORT"),
         },
         error,
     })

@@ -360,6 +360,11 @@ impl Reloader {
         }
         match first {
             None => Ok(loaded),
+            Some(exit) if plan.services.len() > 1 => {
+                let text = errors.join("\n");
+                let exit = Box::new(Exit::Services { code: exit.code(), text: text.clone() });
+                Err(Refusal { error: text, problems, exit })
+            }
             Some(exit) => Err(Refusal { error: errors.join("\n"), problems, exit }),
         }
     }

@@ -171,7 +171,7 @@ struct LimitArgs {
     max_sandboxes: Option<u32>,
 
     /// How long a request waits for a free sandbox before it gets 503 [default: 1s].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_QUEUE_TIMEOUT", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_QUEUE_TIMEOUT", value_parser = time)]
     queue_timeout: Option<Duration>,
 
     /// Which limits of production are enforced: those that protect the host, the others being reported; or all (CPU time,
@@ -180,7 +180,7 @@ struct LimitArgs {
     limits: Option<PresetName>,
 
     /// CPU time after which a guest is stopped [default: 5s; 50ms with --limits production].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CPU_LIMIT", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CPU_LIMIT", value_parser = some_time)]
     cpu_limit: Option<Duration>,
 
     /// Requests to backends that one request may lead to [default: 1000; 32 with --limits production].
@@ -197,11 +197,11 @@ struct LimitArgs {
     max_fields: Option<u32>,
 
     /// CPU time above which a guest is reported: production's limit [default: 50ms].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CPU_REPORT", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CPU_REPORT", value_parser = time)]
     cpu_report: Option<Duration>,
 
     /// Time after which a guest is stopped, waiting included [default: 2m].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_WALL_LIMIT", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_WALL_LIMIT", value_parser = some_time)]
     wall_limit: Option<Duration>,
 
     /// Linear memory of one sandbox, in MiB [default: 128].
@@ -213,11 +213,11 @@ struct LimitArgs {
     reuse_requests: Option<u32>,
 
     /// How long a program may wait for its next request [default: 10s].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_REUSE_IDLE", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_REUSE_IDLE", value_parser = time)]
     reuse_idle: Option<Duration>,
 
     /// Age at which a sandbox gets no more requests [default: 2m].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_REUSE_LIFETIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_REUSE_LIFETIME", value_parser = time)]
     reuse_lifetime: Option<Duration>,
 
     /// Linear memory above which a sandbox gets no more requests, in MiB [default: 128].
@@ -241,19 +241,19 @@ struct LimitArgs {
     h2_streams: Option<u32>,
 
     /// Time for a whole request head [default: 10s].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_HEAD_TIMEOUT", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_HEAD_TIMEOUT", value_parser = time)]
     head_timeout: Option<Duration>,
 
     /// How long an idle connection stays open [default: 60s].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_IDLE_TIMEOUT", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_IDLE_TIMEOUT", value_parser = time)]
     idle_timeout: Option<Duration>,
 
     /// Longest pause a client may make in sending a body or taking a response [default: 60s].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CLIENT_TIMEOUT", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CLIENT_TIMEOUT", value_parser = time)]
     client_timeout: Option<Duration>,
 
     /// How long requests in flight may take to end after SIGTERM [default: 30s].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_DRAIN_TIMEOUT", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_DRAIN_TIMEOUT", value_parser = time)]
     drain_timeout: Option<Duration>,
 }
 
@@ -316,6 +316,16 @@ struct GuestArgs {
     /// Whether FASTLY_IS_STAGING is 1 (true) or 0 (false) [default: true].
     #[arg(long, action = clap::ArgAction::Set, env = "SIDELIGHT_STAGING")]
     staging: Option<bool>,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; a time is written 500ms, 10s, 2m"))
+}
+
+/// A time that is not nothing.
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = time(text)?;
+    if time.is_zero() { Err("it must be more than nothing".to_owned()) } else { Ok(time) }
 }
 
 /// An address of another process.

@@ -137,7 +137,7 @@ fn log_filter() -> Option<String> {
 }
 
 fn end(exit: &Exit) -> ExitCode {
-    eprintln!("error: {exit}");
+    logs::say(&format!("error: {exit}\n"));
     ExitCode::from(exit.code())
 }
 

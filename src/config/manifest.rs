@@ -124,6 +124,7 @@ pub struct Sidelight {
 #[serde(deny_unknown_fields)]
 pub struct BackendOptions {
     /// Milliseconds; default 1000.
+    #[schemars(range(min = 1))]
     pub connect_timeout_ms: Option<u64>,
     /// Milliseconds an idle connection is kept; default 600000.
     pub keepalive_time_ms: Option<u64>,
@@ -300,9 +301,11 @@ pub struct Backend {
     pub grpc: Option<bool>,
     /// Milliseconds; default 15000.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub first_byte_timeout_ms: Option<u64>,
     /// Milliseconds; default 10000.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub between_bytes_timeout_ms: Option<u64>,
     /// `unknown`, `healthy` or `unhealthy`, in any case.
     #[serde(default)]

@@ -20,7 +20,14 @@ async fn read(sandbox: &mut Sandbox, body: BodyHandle, room: Capacity) -> HostRe
     if room.0 == 0 {
         return Ok(Buf(bytes::Bytes::new()));
     }
-    Ok(Buf(body.read(room.0).await?))
+    let failed_before = body.has_failed();
+    let read = body.read(room.0).await;
+    if let Err(error) = &read
+        && !failed_before
+    {
+        tracing::warn!(target: "sidelight::guest", request_id = sandbox.id(), %error, "a body that a guest reads broke off");
+    }
+    Ok(Buf(read?))
 }
 
 /// `end`: 0 the back, 1 the front of what has not been read; a body that is being sent has no front

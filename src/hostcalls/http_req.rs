@@ -133,16 +133,22 @@ fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, s
 /// Sends and waits for the response.
 async fn exchange(sandbox: &mut Sandbox, outgoing: Outgoing) -> Result<backend::Response, SendError> {
     let Outgoing { backend, request } = outgoing;
-    let sent = match backend {
+    match backend {
         // In a box: the call's own future is moved about, and this one is large.
-        Ok(backend) => Box::pin(backend.send(request)).await,
-        Err(error) => Err(error),
-    };
-    received(sandbox, sent)
+        Ok(backend) => {
+            let sent = Box::pin(backend.clone().send(request)).await;
+            received(sandbox, Some(&backend), sent)
+        }
+        Err(error) => received(sandbox, None, Err(error)),
+    }
 }
 
 /// Checks what a backend answered.
-fn received(sandbox: &Sandbox, sent: Result<backend::Response, SendError>) -> Result<backend::Response, SendError> {
+fn received(
+    sandbox: &Sandbox,
+    backend: Option<&Arc<Backend>>,
+    sent: Result<backend::Response, SendError>,
+) -> Result<backend::Response, SendError> {
     let sent = sent.and_then(|response| {
         let (size, limit) = (framing::size(&response.head.headers), sandbox.bounds.fields_report);
         if size > limit {
@@ -158,7 +164,8 @@ fn received(sandbox: &Sandbox, sent: Result<backend::Response, SendError>) -> Re
         if size > sandbox.bounds.fields { Err(SendError::HeadTooLarge) } else { Ok(response) }
     });
     if let Err(error) = &sent {
-        tracing::debug!(target: "sidelight::guest", request_id = sandbox.id(), %error, "send failed");
+        let backend = backend.map(|backend| backend.config().name.as_str());
+        tracing::warn!(target: "sidelight::guest", request_id = sandbox.id(), backend, %error, "a request to a backend failed");
     }
     sent
 }
@@ -216,8 +223,10 @@ fn send_async_v2(
 }
 
 async fn result_of(sandbox: &mut Sandbox, pending: Handle<PendingRequest>) -> HostResult<Result<backend::Response, SendError>> {
-    let sent = sandbox.take_pending(pending)?.result().await;
-    Ok(received(sandbox, sent))
+    let pending = sandbox.take_pending(pending)?;
+    let backend = pending.backend.clone();
+    let sent = pending.result().await;
+    Ok(received(sandbox, Some(&backend), sent))
 }
 
 async fn pending_req_wait(sandbox: &mut Sandbox, pending: Handle<PendingRequest>) -> HostResult<Answer> {

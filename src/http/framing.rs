@@ -26,6 +26,19 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         let mut words = value.as_bytes().split(|b| *b == b',').map(|word| word.split(|b| *b == b';').next().unwrap_or_default());
         words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     });
+    static END_TO_END: [HeaderName; 11] = [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::CACHE_CONTROL,
+        header::AUTHORIZATION,
+        header::COOKIE,
+        header::FORWARDED,
+        HeaderName::from_static("x-forwarded-for"),
+        HeaderName::from_static("x-forwarded-proto"),
+        HeaderName::from_static("cdn-loop"),
+        HeaderName::from_static("fastly-key"),
+    ];
     static NAMES: [HeaderName; 6] = [
         HeaderName::from_static("keep-alive"),
         HeaderName::from_static("proxy-connection"),
@@ -37,7 +50,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if let Some(connection) = headers.get(header::CONNECTION) {
         let named: Vec<HeaderName> =
             connection.as_bytes().split(|b| *b == b',').filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()).collect();
-        for name in named {
+        // Fields that are for everybody on the way are not the connection's, whatever its sender says (RFC 9110 §7.6.1): who
+        // could take them away could change what a program sees of a request.
+        for name in named.iter().filter(|name| !END_TO_END.contains(name)) {
             headers.remove(name);
         }
     }

@@ -35,7 +35,7 @@ const PIECE_READ: usize = 16 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The connection ended before the message did.
-    #[error("the connection was closed before the message was whole ({read} bytes of it came)")]
+    #[error("the connection was closed before the message was whole")]
     Closed {
         /// Bytes that had come of what was being read.
         read: usize,
@@ -137,6 +137,9 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
                     return Ok(Some(bytes));
                 }
                 State::ChunkSize => match httparse::parse_chunk_size(&self.buffer) {
+                    Ok(Status::Complete((length, _))) if has_bare_lf(&self.buffer[..length]) => {
+                        return Err(malformed("the line of a chunk's size does not end with CRLF"));
+                    }
                     Ok(Status::Complete((length, size))) => {
                         self.buffer.advance(length);
                         self.state = if size == 0 { State::Trailers } else { State::ChunkData(size) };

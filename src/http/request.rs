@@ -271,7 +271,7 @@ mod tests {
             refused(&format!("POST / HTTP/1.1\r\n{fields}\r\n\r\na")).await;
         }
         refused("POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n").await;
-        for rest in ["0\r\n\n", "0\r\na: b\n\r\n", "1\nx\r\n0\r\n\r\n", "0x1\r\nx\r\n0\r\n\r\n"] {
+        for rest in ["0\r\n\n", "0\r\na: b\n\r\n", "1\nx\r\n0\r\n\r\n", "0x1\r\nx\r\n0\r\n\r\n", "1;a\nb\r\nx\r\n0\r\n\r\n"] {
             refused(&format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{rest}")).await;
         }
         refused("GET /a b HTTP/1.1\r\n\r\n").await;

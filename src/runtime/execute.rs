@@ -70,7 +70,10 @@ impl Outcome {
     /// What the log says beyond the name.
     fn detail(&self) -> String {
         match self {
-            Self::Finished | Self::CpuLimit | Self::WallLimit | Self::MemoryLimit => String::new(),
+            Self::Finished => String::new(),
+            Self::CpuLimit => "it used more CPU time than it may (--cpu-limit)".to_owned(),
+            Self::WallLimit => "it took longer than it may (--wall-limit)".to_owned(),
+            Self::MemoryLimit => "it wanted more memory than it may have (--memory-limit)".to_owned(),
             Self::Exited(code) => format!("exit code {code}"),
             Self::Trapped(reason) | Self::HostFailed(reason) => reason.clone(),
         }
@@ -121,6 +124,7 @@ impl Runtime {
         let watched = execution.clone();
         // In a box: tokio aligns a task to cache lines, which is dear for a large one.
         tokio::spawn(Box::pin(async move {
+            let ending = Ending(execution.clone());
             let sandbox_exists = Held::new(&runtime.telemetry.metrics.sandboxes);
             let state = runtime.state(&snapshot, parcel, &execution);
             let config = snapshot.config.clone();
@@ -134,6 +138,7 @@ impl Runtime {
             drop(sandbox_exists);
             runtime.report(&config.limits, &outcome, &execution.meter, &execution.current.get());
             execution.end(outcome);
+            drop(ending);
         }));
         watched
     }
@@ -342,6 +347,17 @@ fn describe(error: &wasmtime::Error) -> String {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
+}
+
+/// Ends an execution whose task breaks off: nobody must wait for it for ever.
+struct Ending(Arc<Execution>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if self.0.outcome.get().is_none() {
+            self.0.end(Outcome::HostFailed("its task broke off".to_owned()));
+        }
+    }
 }
 
 /// How far a guest got on a thread.

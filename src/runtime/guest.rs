@@ -75,6 +75,22 @@ pub enum LoadError {
         /// What the compiler said.
         reason: String,
     },
+    /// It needs more memory at its start than sandboxes have.
+    #[error("{}: {reason}\n  hint: it needs more memory than sandboxes have; raise --memory-limit", path.display())]
+    Memory {
+        /// Which file.
+        path: PathBuf,
+        /// What the runtime said.
+        reason: String,
+    },
+    /// It imports a function of ours with another signature.
+    #[error("{}: {reason}\n  hint: it was built for another version of the ABI; build it with a published SDK", path.display())]
+    ImportType {
+        /// Which file.
+        path: PathBuf,
+        /// What the linker said.
+        reason: String,
+    },
     /// It wants functions nobody has.
     #[error("{}: imports this host does not have:\n{list}\n  hint: was it built for Fastly Compute? `--unknown-import-behavior trap` loads it all the same and traps when one is called", path.display())]
     MissingImports {
@@ -131,7 +147,15 @@ impl Runtime {
 
     fn program(&self, wasm: &[u8], digest: String, path: &Path) -> Result<Program, LoadError> {
         recognise(wasm, path)?;
-        let invalid = |error: wasmtime::Error| LoadError::Invalid { path: path.to_owned(), reason: format!("{error:#}") };
+        let invalid = |error: wasmtime::Error| {
+            let (path, reason) = (path.to_owned(), format!("{error:#}"));
+            // wasmtime tells these by their texts only.
+            match () {
+                () if reason.contains("memory") && reason.contains("exceeds the limit") => LoadError::Memory { path, reason },
+                () if reason.contains("incompatible import type") => LoadError::ImportType { path, reason },
+                () => LoadError::Invalid { path, reason },
+            }
+        };
         let module = match &self.cache {
             Some(cache) => cache.module(&self.engine, wasm),
             None => Module::new(&self.engine, wasm),

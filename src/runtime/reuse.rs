@@ -157,6 +157,7 @@ impl NextRequests for Source {
     }
 
     fn patience(&self) -> Duration {
-        self.snapshot.config.limits.reuse.idle
+        let limits = &self.snapshot.config.limits.reuse;
+        limits.idle.min(limits.lifetime.saturating_sub(clock::now().duration_since(self.begun)))
     }
 }

@@ -29,6 +29,8 @@ pub enum AsyncItem {
 /// A request on its way to a backend, worked on by a task of its own.
 #[derive(Debug)]
 pub struct PendingRequest {
+    /// Where it goes.
+    pub backend: Arc<Backend>,
     arriving: oneshot::Receiver<Result<Response, SendError>>,
     arrived: Option<Result<Response, SendError>>,
     /// Changes to the head that goes to the client, if this is sent there as it comes.
@@ -99,11 +101,12 @@ impl PendingRequest {
     /// Starts sending. The work goes on, within the backend's timeouts, even if nobody waits for it.
     pub fn start(backend: Arc<Backend>, request: Request) -> Self {
         let (sender, arriving) = oneshot::channel();
+        let to = backend.clone();
         tokio::spawn(async move {
             // A receiver that is gone means that the guest lost interest.
-            let _ = sender.send(backend.send(request).await);
+            let _ = sender.send(to.send(request).await);
         });
-        Self { arriving, arrived: None, edits: Edits::default() }
+        Self { backend, arriving, arrived: None, edits: Edits::default() }
     }
 
     /// Waits until there is a result. Cancel-safe.

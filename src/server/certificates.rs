@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}\n  hint: --tls-cert, --tls-key and --client-ca name PEM files", path.display())]
     File {
         /// Which file.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum TlsError {
         error: std::io::Error,
     },
     /// A file without what it should hold.
-    #[error("{}: holds no {what} in PEM\n  hint: --tls-cert takes the chain, the server's certificate first; the key is in the same file or in --tls-key", path.display())]
+    #[error("{}: holds no {what} in PEM\n  hint: --tls-cert takes the chain, the server's certificate first, with the key in the same file or in --tls-key; --client-ca the issuers of clients' certificates", path.display())]
     Pem {
         /// Which file.
         path: PathBuf,
@@ -45,7 +45,7 @@ pub enum TlsError {
         what: &'static str,
     },
     /// Certificate and key do not fit, or are of a kind that is not spoken here.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}\n  hint: is the key in --tls-key (or in the same file) the one of this certificate?", path.display())]
     Pair {
         /// The certificate's file.
         path: PathBuf,

@@ -18,7 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::exchange::{self, Answered, Answering};
 use super::hops::Ends;
-use super::respond::Failure;
+use super::respond::{Failure, not_whole};
 use super::upload::{self, Upload, Writer};
 use super::{Edge, h2, handoff, hops};
 use crate::http::framing::{self, BodyFraming};
@@ -360,7 +360,7 @@ impl Exchange<'_> {
         let mut io = writer.for_response().await;
         let written = wire::write_message(&mut *io, bytes, framing, &mut body, self.edge.limits.client_timeout).await;
         if let Err(error) = &written {
-            tracing::debug!(target: "sidelight::client", request_id = &*asked.id, %error, "the response did not go out whole");
+            not_whole(&asked.id, matches!(error, wire::WriteError::Body(_) | wire::WriteError::Length { .. }), error);
         }
         written.is_ok() && keep
     }

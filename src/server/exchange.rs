@@ -7,8 +7,11 @@ use ::http::header::{self, HeaderValue};
 use ::http::uri::{Authority, PathAndQuery, Scheme};
 use ::http::{Method, Uri, Version};
 
+use prometheus::IntCounter;
+
 use super::Edge;
 use super::respond::Failure;
+use crate::http::message::MAX_FIELDS;
 use crate::http::request::RequestLine;
 use crate::http::{RequestHead, ResponseHead, cdn_loop, framing};
 use crate::runtime::{Outcome, Serving, Unserved};
@@ -22,17 +25,21 @@ pub fn id() -> Arc<str> {
 /// The limit of production, enforced or reported.
 fn check_size(edge: &Edge, id: &str, size: usize) -> Result<(), Failure> {
     let limit = edge.limits.guest.fields_report;
+    let refused = size > edge.limits.guest.fields;
     if size > limit {
         edge.telemetry.metrics.fields_over.with_label_values(&["request"]).inc();
-        tracing::warn!(target: "sidelight::limits", request_id = id, bytes = size, limit, "a request has more header fields than production takes");
+        tracing::warn!(target: "sidelight::limits", request_id = id, bytes = size, limit, refused, "a request has more header fields than production takes");
     }
-    if size > edge.limits.guest.fields { Err(Failure::FieldsTooLarge) } else { Ok(()) }
+    if refused { Err(Failure::FieldsTooLarge) } else { Ok(()) }
 }
 
 /// Checks a head and makes it what the guest sees.
 pub fn head(edge: &Edge, client: &Client, id: &str, mut line: RequestLine) -> Result<RequestHead, Failure> {
     if line.target.path().len() + line.target.query().map_or(0, str::len) > edge.limits.uri {
         return Err(Failure::UriTooLong);
+    }
+    if line.headers.len() > MAX_FIELDS {
+        return Err(Failure::HeadTooLarge);
     }
     check_size(edge, id, framing::size(&line.headers))?;
     if line.method == Method::CONNECT {
@@ -106,11 +113,12 @@ pub enum Answered {
 pub struct Answering<'a> {
     id: &'a str,
     serving: Result<Serving, Unserved>,
+    overloaded: &'a IntCounter,
 }
 
 impl<'a> Answering<'a> {
     /// Gives the request to a guest of the service that it is for.
-    pub async fn begin(edge: &Edge, id: &'a str, request: DownstreamRequest) -> Self {
+    pub async fn begin(edge: &'a Edge, id: &'a str, request: DownstreamRequest) -> Self {
         let uri = &request.head.uri;
         let serving = match edge.current.pin(uri.host().unwrap_or_default(), uri.path()) {
             Some(snapshot) => edge.runtime.serve(snapshot, request).await,
@@ -119,7 +127,7 @@ impl<'a> Answering<'a> {
                 Err(Unserved::NoService)
             }
         };
-        Self { id, serving }
+        Self { id, serving, overloaded: &edge.telemetry.metrics.overloaded }
     }
 
     /// What comes next. Behind anything but an early head there is nothing.
@@ -143,8 +151,15 @@ impl<'a> Answering<'a> {
                 Answered::Response(answer)
             }
             Err(unserved) => {
-                if let Unserved::Ended(Outcome::Finished) = unserved {
-                    tracing::warn!(target: "sidelight::guest", request_id = self.id, "guest ended without sending a response");
+                match unserved {
+                    Unserved::Ended(Outcome::Finished) => {
+                        tracing::warn!(target: "sidelight::guest", request_id = self.id, "guest ended without sending a response");
+                    }
+                    Unserved::Overloaded => {
+                        self.overloaded.inc();
+                        tracing::warn!(target: "sidelight::guest", request_id = self.id, "no sandbox came free in time (--max-sandboxes, --queue-timeout): 503");
+                    }
+                    Unserved::Ended(_) | Unserved::NoService => {}
                 }
                 Answered::Response(Failure::of(&unserved).answer(self.id))
             }

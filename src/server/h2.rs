@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use super::connection::{SETTLE, stopping};
 use super::exchange::{self, Answered, Answering};
-use super::respond::Failure;
+use super::respond::{Failure, not_whole};
 use super::{Edge, handoff, hops};
 use crate::http::framing::{self, BodyFraming};
 use crate::http::h2_stream::{self, Piece};
@@ -370,6 +370,6 @@ async fn write(shared: &Shared, id: &str, method: &Method, response: DownstreamR
         Err(error) => Err(h2_stream::Unsent::Gone(error.to_string())),
     };
     if let Err(error) = &sent {
-        tracing::debug!(target: "sidelight::client", request_id = id, %error, "the response did not go out whole");
+        not_whole(id, matches!(error, h2_stream::Unsent::Body(_) | h2_stream::Unsent::Length), error);
     }
 }

@@ -59,7 +59,7 @@ pub async fn ends(edge: &Edge, stream: &mut Stream) -> Option<Ends> {
         return Some(direct);
     }
     if !edge.hops.trusts(client.ip()) {
-        tracing::debug!(target: "sidelight::client", %client, "not a trusted proxy");
+        tracing::warn!(target: "sidelight::client", %client, "a connection that is not a trusted proxy's was closed: with --proxy-protocol, nobody else may connect");
         return None;
     }
     match timeout(edge.limits.head_timeout, announced(stream)).await {

@@ -74,9 +74,10 @@ impl Bound {
                 key
             }
             Listen::Unix(path) => {
-                // Everybody who may enter its folder may connect.
+                // As the umask had it when it was made.
                 let key = path.display().to_string();
-                service.add_uds(&key, None);
+                let mode = fs::metadata(path).map(|found| found.permissions()).ok();
+                service.add_uds(&key, mode);
                 key
             }
         };

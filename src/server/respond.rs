@@ -106,3 +106,12 @@ impl Failure {
         }
     }
 }
+
+/// Says that a response did not go out whole: loudly when it was not the client's doing.
+pub fn not_whole(id: &str, ours: bool, error: &dyn std::fmt::Display) {
+    if ours {
+        tracing::warn!(target: "sidelight::client", request_id = id, %error, "the response was cut off: its body broke off");
+    } else {
+        tracing::debug!(target: "sidelight::client", request_id = id, %error, "the response did not go out whole: the client is gone");
+    }
+}

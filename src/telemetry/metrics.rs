@@ -3,6 +3,8 @@
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use super::logs;
+
 /// All metric families. Labels are closed sets, except `backend`, which is bounded by the manifest.
 pub struct Metrics {
     registry: Registry,
@@ -41,6 +43,10 @@ pub struct Metrics {
     pub reload_success_time: IntGauge,
     /// The generation that is in force.
     pub generation: IntGauge,
+    /// Requests that were answered 503 because no sandbox came free in time.
+    pub overloaded: IntCounter,
+    /// Lines of the log that could not be written.
+    log_lines_lost: IntCounter,
     /// Time to make a sandbox.
     pub instantiate: Histogram,
     /// Hostcalls by status.
@@ -112,6 +118,8 @@ impl Metrics {
                 "When a configuration last came into force, in seconds since the epoch.",
             ),
             generation: gauge(r, "sidelight_config_generation", "Counts the configurations that came into force."),
+            overloaded: counter(r, "sidelight_requests_overloaded_total", "Requests answered 503 because no sandbox came free in time."),
+            log_lines_lost: counter(r, "sidelight_log_lines_lost_total", "Lines of the log that could not be written."),
             instantiate: histogram(
                 r,
                 "sidelight_guest_instantiate_seconds",
@@ -145,6 +153,7 @@ impl Metrics {
 
     /// The text exposition format, version 0.0.4.
     pub fn text(&self) -> String {
+        self.log_lines_lost.inc_by(logs::lost().saturating_sub(self.log_lines_lost.get()));
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 }

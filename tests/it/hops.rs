@@ -112,6 +112,12 @@ fn unix_sockets() {
     assert_eq!(curl(&[]), "127.0.0.1\n");
     assert_eq!(curl(&["-H", "X-Forwarded-For: 192.0.2.7"]), "192.0.2.7\n");
     assert_eq!(curl(&["--http2-prior-knowledge"]), "127.0.0.1\n");
+    // Who may connect is for the umask to say.
+    let mode =
+        |path: &std::path::Path| std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).expect("a socket").permissions()) & 0o777;
+    let other = folder.path().join("other.sock");
+    drop(std::os::unix::net::UnixListener::bind(&other).expect("a socket"));
+    assert_eq!(mode(&file), mode(&other));
     // One that is served stays with who serves it.
     let (status, text) = Setup::behaviours("rust").arg(&arg).fails();
     assert_eq!(status.code(), Some(5), "{text}");

@@ -300,6 +300,13 @@ fn requests_that_are_refused() {
         assert_eq!(status(request).await, 418);
         assert_eq!(status(get(&format!("/{}", "x".repeat(100)))).await, 414);
         let mut request = get("/synthetic");
+        for i in 0..300 {
+            request
+                .headers_mut()
+                .insert(hyper::header::HeaderName::try_from(format!("x-{i}")).expect("a name"), "1".parse().expect("a value"));
+        }
+        assert_eq!(status(request).await, 431);
+        let mut request = get("/synthetic");
         request.headers_mut().insert("content-length", "abc".parse().expect("a value"));
         assert!(client.ask(request).await.is_err_and(|error| error.is_reset()));
         let mut request = get("/synthetic");

@@ -1,6 +1,10 @@
 //! Log endpoints and standard streams.
 
-use crate::harness::Setup;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::client;
+use crate::harness::{PATIENCE, Setup, binary, guest};
 use crate::languages;
 
 languages!(
@@ -27,4 +31,67 @@ fn json_lines() {
     let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(json["endpoint"], "events");
     assert_eq!(json["message"], "tidings");
+}
+
+/// Whoever reads the log may go away: no request and no end depends on it.
+#[test]
+fn a_log_that_nobody_takes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("fastly.toml"), "name = \"it\"\n").expect("a manifest");
+    let (addr, admin) = (free(), free());
+    let mut child = std::process::Command::new(binary())
+        .args(["serve", "-vvv", "--addr", &addr.to_string(), "--admin", &admin.to_string()])
+        .arg("--cache-dir")
+        .arg(folder.path().join("modules"))
+        .arg(folder.path().join("fastly.toml"))
+        .arg(guest("rust", "misbehave"))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("starts");
+    drop(child.stderr.take());
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(addr).is_err() {
+        assert!(std::time::Instant::now() < deadline, "it does not listen");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    for (path, status) in [("/trap", 500), ("/ok", 200), ("/silent", 500), ("/exit", 500)] {
+        let answer = client::send(addr, &format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+        assert_eq!(answer.status, status, "{path}");
+    }
+    let metrics = client::send(admin, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").text();
+    let lost = metrics.lines().find_map(|line| line.strip_prefix("sidelight_log_lines_lost_total ")).expect("a metric");
+    assert!(lost.parse::<u64>().expect("a number") > 10, "{lost}");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("signals");
+    while child.try_wait().expect("a status").is_none() {
+        assert!(std::time::Instant::now() < deadline, "it does not end");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(child.wait().expect("a status").code(), Some(0));
+}
+
+/// An address that was free a moment ago.
+fn free() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("an address")
+}
+
+/// Why a request got a 5xx is in the log, under its id, without asking for more of it.
+#[test]
+fn causes_are_in_the_log() {
+    let nobody = free();
+    let sidelight = Setup::new(guest("rust", "passthrough"))
+        .backend("origin", format!("http://{nobody}"))
+        .arg("--max-sandboxes 1 --queue-timeout 50ms")
+        .start();
+    assert!(sidelight.get("/").status >= 500);
+    sidelight.log.wait_for(&["WARN", "a request to a backend failed", "backend=\"origin\"", "refused", "request_id="]);
+    let sidelight = Setup::behaviours("rust").arg("--max-sandboxes 1 --queue-timeout 50ms").start();
+    let mut held = client::Connection::open(sidelight.addr);
+    held.write(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello");
+    sidelight.wait_metric("sidelight_sandboxes", 1.0);
+    let answer = sidelight.get("/synthetic");
+    assert_eq!(answer.status, 503);
+    sidelight.log.wait_for(&["WARN", "no sandbox came free in time", answer.header("x-request-id").expect("an id")]);
+    sidelight.wait_metric("sidelight_requests_overloaded_total", 1.0);
+    drop(held);
+    sidelight.log.wait_for(&["WARN", "a body that a guest reads broke off", "request_id="]);
 }

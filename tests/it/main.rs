@@ -12,6 +12,7 @@
 mod abi;
 mod backends;
 mod bad_input;
+mod checks;
 mod client;
 mod echo;
 mod facts;

@@ -257,3 +257,16 @@ fn an_idle_connection_is_closed() {
     assert_eq!(connection.answer().status, 418);
     assert!(connection.closed());
 }
+
+/// A client cannot take away what a program needs to know of a request.
+#[test]
+fn fields_for_everybody_are_not_the_connections() {
+    let sidelight = Setup::behaviours("rust").start();
+    let request = "POST /echo HTTP/1.1\r\nHost: edge.test\r\nConnection: close, host, authorization, cookie, x-own\r\nAuthorization: x\r\nCookie: y\r\nX-Own: z\r\nContent-Length: 0\r\n\r\n";
+    let text = client::send(sidelight.addr, request).text();
+    for (name, there) in
+        [("\"host\"", true), ("\"authorization\"", true), ("\"cookie\"", true), ("\"x-own\"", false), ("\"connection\"", false)]
+    {
+        assert_eq!(text.contains(name), there, "{name}: {text}");
+    }
+}

@@ -53,6 +53,15 @@ languages! {
     }
 }
 
+/// Age counts while it waits, too.
+#[test]
+fn a_sandbox_that_waits_grows_old() {
+    let sidelight = reuse("rust").arg("--reuse-lifetime 300ms --reuse-idle 30s").start();
+    assert_eq!(served(&sidelight, "/"), "1");
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+    assert_eq!(served(&sidelight, "/"), "1");
+}
+
 #[test]
 fn the_sandbox_keeps_its_trace_id() {
     let sidelight = reuse("rust").start();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ::http::Uri;
+use ::http::uri::Authority;
 use toml::Spanned;
 
 use super::diagnostics::{ConfigError, Problem, Sources};
@@ -143,7 +144,7 @@ impl Resolve<'_> {
         }
         let url = self.url(&from.url);
         let override_host = from.override_host.as_ref().map(|host| {
-            if host.get_ref().is_empty() || ::http::HeaderValue::from_str(host.get_ref()).is_err() {
+            if host.get_ref().parse::<Authority>().is_err() || host.get_ref().contains('@') {
                 self.problem(
                     host,
                     "override_host must be a host name, with a port if needed",
@@ -221,9 +222,15 @@ impl Resolve<'_> {
             backend.tcp_keepalive = TcpKeepalive { enabled: true, time, interval, probes };
         }
         let (min, max) = (self.version(from.tls_min_version.as_ref()), self.version(from.tls_max_version.as_ref()));
+        if let (None, Some(given)) = (&backend.tls, from.tls_min_version.as_ref().or(from.tls_max_version.as_ref())) {
+            self.problem(given, "TLS of a backend whose URL is http:", "make the URL https:, or leave this out");
+        }
         if let Some(tls) = &mut backend.tls {
             tls.min = min.unwrap_or(tls.min);
             tls.max = max.unwrap_or(tls.max);
+            if let (true, Some(given)) = (tls.min > tls.max, from.tls_min_version.as_ref().or(from.tls_max_version.as_ref())) {
+                self.problem(given, "the oldest version of TLS is newer than the newest", "tls_min_version is at most tls_max_version");
+            }
             tls.ciphers = from.ciphers.clone();
             if let Some(sni) = &from.sni {
                 tls.sni = Some(sni.clone()).filter(|sni| !sni.is_empty());
@@ -293,6 +300,21 @@ impl Resolve<'_> {
             return None;
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        if authority.contains('@') {
+            self.problem(url, "a backend's URL cannot have a user name", "programs set the Authorization field themselves");
+            return None;
+        }
+        if text.contains('#') {
+            self.problem(url, "a backend's URL cannot have a fragment", "leave out everything from the `#` on");
+            return None;
+        }
+        let behind_host =
+            authority.rsplit_once(']').map_or_else(|| authority.split_once(':').map_or("", |(_, port)| port), |(_, rest)| rest);
+        if uri.port_u16().is_none() && !behind_host.trim_start_matches(':').is_empty() {
+            self.problem(url, format!("`{}` is no port", behind_host.trim_start_matches(':')), "a port is a number up to 65535");
+            return None;
+        }
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let prefix = uri.path().trim_end_matches('/').to_owned();
         Some((tls, host, port, prefix))

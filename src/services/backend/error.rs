@@ -30,7 +30,7 @@ pub enum SendError {
     #[error("all {0} connections that the backend may have are in use")]
     LimitReached(u32),
     /// No route to the address.
-    #[error("no route to {0}")]
+    #[error("{0}")]
     Unroutable(String),
     /// The peer refused.
     #[error("{0} refused the connection")]
@@ -39,7 +39,7 @@ pub enum SendError {
     #[error("connection ended: {0}")]
     Terminated(String),
     /// No connection within the connect timeout.
-    #[error("connecting to {0} timed out")]
+    #[error("connecting to {0} (TCP and TLS) timed out")]
     ConnectTimeout(String),
     /// The peer's certificate is not acceptable.
     #[error("certificate of {host}: {reason}")]
@@ -152,10 +152,12 @@ impl SendError {
         match error.etype() {
             ErrorType::ConnectTimedout => Self::ConnectTimeout(host.to_owned()),
             ErrorType::ConnectRefused => Self::Refused(host.to_owned()),
-            ErrorType::ConnectNoRoute => Self::Unroutable(host.to_owned()),
+            ErrorType::ConnectNoRoute => Self::Unroutable(format!("no route to {host}")),
             _ => match io.map(std::io::Error::kind) {
                 Some(std::io::ErrorKind::ConnectionRefused) => Self::Refused(host.to_owned()),
-                Some(std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable) => Self::Unroutable(host.to_owned()),
+                Some(std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable) => {
+                    Self::Unroutable(format!("no route to {host}"))
+                }
                 Some(std::io::ErrorKind::TimedOut) => Self::ConnectTimeout(host.to_owned()),
                 _ => Self::Terminated(format!("connecting to {host}: {error}")),
             },
