@@ -19,6 +19,8 @@ pub struct Launch {
     pub settings: Settings,
     /// Documents: at most one host file and one service's manifest.
     pub documents: Vec<PathBuf>,
+    /// The text of the manifest, in place of a document.
+    pub manifest: Option<String>,
     /// The program of the one service, if it is not where the manifest has it.
     pub program: Option<PathBuf>,
     /// Whether a manifest's `[setup]` is used where its `local_server` is silent.
@@ -28,6 +30,9 @@ pub struct Launch {
     /// The user's folder of compiled modules.
     pub cache_dir: Option<PathBuf>,
 }
+
+/// What a manifest is called that is no document.
+const COMMAND_LINE: &str = "(command line)";
 
 /// What is to be served.
 #[derive(Clone, Debug)]
@@ -131,6 +136,11 @@ impl Reader {
             } else if manifest.replace((path.clone(), document)).is_some() {
                 self.fault("two manifests", "[services.NAME] of a host file serves several");
             }
+        }
+        if let Some(text) = &launch.manifest {
+            let base = self.sources.add(Path::new(COMMAND_LINE), text);
+            let document = self.keep(Node::parse(text, Path::new(COMMAND_LINE), base))?;
+            manifest = Some((PathBuf::new(), document));
         }
         let Host { settings, services } = host.unwrap_or_default();
         let decided = launch.settings.clone().or(settings).decide(launch.cores, launch.cache_dir.clone());

@@ -83,6 +83,9 @@ pub struct Serve {
     #[arg(long, hide = true)]
     log_stderr: bool,
 
+    #[command(flatten)]
+    viceroy: ViceroyArgs,
+
     /// Where dynamic backends may point: any, none, or a list of public (addresses of the public
     /// Internet), networks, addresses, names and *.names, with commas [default: public].
     #[arg(long, value_name = "RULES", env = "SIDELIGHT_DYNAMIC_BACKENDS")]
@@ -117,6 +120,46 @@ pub struct Serve {
 
     #[command(flatten)]
     guest: GuestArgs,
+}
+
+/// Viceroy's flags that mean nothing here, or not yet.
+#[derive(Args, Debug)]
+struct ViceroyArgs {
+    #[arg(long, hide = true, value_name = "KIND", require_equals = false)]
+    profile: Option<String>,
+
+    #[arg(long = "experimental_modules", hide = true, value_name = "MODULE")]
+    experimental_modules: Vec<String>,
+
+    #[arg(long, hide = true)]
+    adapt: bool,
+
+    #[arg(long, hide = true)]
+    wasm_exceptions: bool,
+
+    #[arg(long, hide = true)]
+    wasm_gc: bool,
+
+    #[arg(long, hide = true)]
+    wasm_cm_gc: bool,
+
+    /// The Fastly CLI's, passed on.
+    #[arg(long, hide = true)]
+    debug: bool,
+}
+
+impl ViceroyArgs {
+    fn notes(&self) -> impl Iterator<Item = String> {
+        let given = [
+            ("--profile", self.profile.is_some(), "profiles are not written yet"),
+            ("--experimental_modules", !self.experimental_modules.is_empty(), "there are no such modules here"),
+            ("--adapt", self.adapt, "components are not run yet"),
+            ("--wasm-exceptions", self.wasm_exceptions, "programs with exceptions are not run yet"),
+            ("--wasm-gc", self.wasm_gc, "programs with garbage collection are not run yet"),
+            ("--wasm-cm-gc", self.wasm_cm_gc, "components are not run yet"),
+        ];
+        given.into_iter().filter(|(_, given, _)| *given).map(|(flag, _, why)| format!("{flag} has no effect: {why}"))
+    }
 }
 
 #[derive(Args, Debug)]
@@ -346,6 +389,11 @@ impl Serve {
     pub fn launch(&self) -> Result<Launch, Exit> {
         let (documents, program) = self.files()?;
         Ok(Launch { settings: self.settings()?, documents, program, use_setup: self.use_setup, ..machine() })
+    }
+
+    /// What was given and has no effect.
+    pub fn notes(&self) -> Vec<String> {
+        self.viceroy.notes().collect()
     }
 
     /// Documents and the program, as they are given or as they are found.

@@ -1,9 +1,11 @@
 //! The command line. It only gathers options; [`app`](crate::app) acts on them.
 //!
 //! `sidelight serve [FASTLY.TOML] [APP.WASM]` is our own spelling. Viceroy's
-//! (`sidelight -v -C FILE --addr HOST:PORT APP.WASM`) is the same without the word.
+//! (`sidelight -v -C FILE --addr HOST:PORT APP.WASM`) is the same without the word. Go's flags with `-wasm` are
+//! fastlike's.
 
 mod args;
+mod fastlike;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -110,6 +112,10 @@ enum Listing {
 
 /// Reads the arguments and does what they say.
 pub fn run() -> ExitCode {
+    let args: Vec<String> = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
+    if fastlike::is_meant(&args) {
+        return like_fastlike(&args);
+    }
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Hostcalls { format }) => {
@@ -141,8 +147,26 @@ fn end(exit: &Exit) -> ExitCode {
     ExitCode::from(exit.code())
 }
 
+fn like_fastlike(args: &[String]) -> ExitCode {
+    let asked = match fastlike::parse(args) {
+        Ok(asked) => asked,
+        Err(exit) => return end(&exit),
+    };
+    logs::start(asked.verbose, logs::Format::Text, log_filter().as_deref());
+    for note in asked.notes {
+        tracing::warn!("{note}");
+    }
+    match app::serve(asked.launch, asked.reload) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => end(&exit),
+    }
+}
+
 fn serve(serve: &Serve) -> ExitCode {
     logs::start(serve.verbose, serve.log_format, log_filter().as_deref());
+    for note in serve.notes() {
+        tracing::warn!("{note}");
+    }
     match serve.launch().and_then(|launch| app::serve(launch, !serve.no_watch)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => end(&exit),

@@ -113,6 +113,10 @@ pub struct Sidelight {
     /// `[sidelight.inspect]`.
     #[serde(default)]
     pub inspect: Option<Inspect>,
+    /// A backend of `local_server` that stands for every name that no other has.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub catch_all_backend: Option<Spanned<String>>,
     /// `[sidelight.backends.NAME]`: more about a backend of `local_server`.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, BackendOptions>")]
@@ -148,6 +152,9 @@ pub struct BackendOptions {
     pub max_lifetime_ms: Option<u64>,
     /// TCP keepalive; default: off.
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Percentage of requests that reach it; the others are answered 502 here. Default: 100.
+    #[schemars(range(min = 0, max = 100))]
+    pub availability: Option<u8>,
     /// Active health check; default: none.
     #[schemars(with = "Option<HealthCheck>")]
     pub health_check: Option<Spanned<HealthCheck>>,

@@ -38,6 +38,8 @@ pub struct Config {
     pub service_id: String,
     /// Named static backends.
     pub backends: BTreeMap<String, Backend>,
+    /// The one of them that stands for every name that no other has.
+    pub catch_all: Option<String>,
     /// Where dynamic backends may point.
     pub dynamic_targets: Targets,
     /// A Pushpin's HTTP address, for programs that hand clients to Fanout.
@@ -107,6 +109,8 @@ pub struct Backend {
     pub prefer_ipv6: bool,
     /// A fixed answer for `is_healthy`, as the manifest's `health` gives it.
     pub health: Health,
+    /// Percentage of requests that reach it; the others are answered 502 here.
+    pub availability: u8,
     /// How its health is found out; it then goes before the fixed one.
     pub check: Option<HealthCheck>,
     /// Whether a guest made it.
@@ -132,6 +136,7 @@ impl Backend {
             tcp_keepalive: TcpKeepalive::default(),
             prefer_ipv6: true,
             health: Health::Unknown,
+            availability: 100,
             check: None,
             dynamic: false,
         }

@@ -348,6 +348,7 @@ fn settings(name: String, host: String, port: u16, client: Option<config::Client
         tcp_keepalive: config::TcpKeepalive { enabled: enabled != 0, time, interval, probes },
         prefer_ipv6: !record.prefer_ipv4,
         health: config::Health::Unknown,
+        availability: 100,
         check: record.healthcheck,
         dynamic: true,
     }

@@ -21,15 +21,19 @@ pub enum RegisterError {
 }
 
 impl Sandbox {
-    /// The backend of that name, the guest's own included.
+    /// The backend of that name, the guest's own included; or the one that stands for all other names.
     pub fn backend(&self, name: &str) -> Option<&Arc<Backend>> {
+        self.own_backend(name).or_else(|| self.services.backends.get(self.config.catch_all.as_deref()?))
+    }
+
+    fn own_backend(&self, name: &str) -> Option<&Arc<Backend>> {
         self.services.backends.get(name).or_else(|| self.dynamic.get(name))
     }
 
     /// Makes a backend, for this sandbox only.
     pub fn register(&mut self, settings: config::Backend, pooled: bool) -> Result<(), RegisterError> {
         let name = settings.name.clone();
-        if self.backend(&name).is_some() {
+        if self.own_backend(&name).is_some() {
             return Err(RegisterError::NameInUse(name));
         }
         let before = self.dynamic.len();

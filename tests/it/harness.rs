@@ -117,9 +117,17 @@ pub struct Setup {
     quiet: bool,
     /// The host file, in place of manifest and guest.
     host: Option<String>,
+    /// Whether `args` is the whole command line.
+    raw: bool,
 }
 
 impl Setup {
+    /// With just this command line, in the folder of its files; `$guest` is a guest's path.
+    pub fn command_line(line: &str, guest: &Path) -> Self {
+        let args = line.split_whitespace().map(|arg| arg.replace("$guest", &guest.display().to_string())).collect();
+        Self { raw: true, args, ..Self::new(guest.to_owned()) }
+    }
+
     /// As a host file says; its services' files are made with [`file`](Self::file).
     pub fn host(text: &str) -> Self {
         Self { host: Some(text.to_owned()), ..Self::new(PathBuf::new()) }
@@ -127,6 +135,7 @@ impl Setup {
 
     pub fn new(guest: PathBuf) -> Self {
         Self {
+            raw: false,
             host: None,
             manifest: "manifest_version = 3\nname = \"it\"\n".to_owned(),
             guest,
@@ -192,6 +201,11 @@ impl Setup {
             None => write(&folder.join("fastly.toml"), &self.manifest),
         }
         let mut command = Command::new(binary());
+        if self.raw {
+            command.args(&self.args).current_dir(folder).env("SIDELIGHT_CACHE_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules"));
+            command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            return command;
+        }
         command
             .args(["serve", "--admin", "127.0.0.1:0", if self.quiet { "--log-format=text" } else { "-vv" }, "--cache-dir"])
             .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules"))

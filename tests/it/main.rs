@@ -14,6 +14,7 @@ mod backends;
 mod bad_input;
 mod checks;
 mod client;
+mod drop_in;
 mod echo;
 mod facts;
 mod fanout;

@@ -77,6 +77,11 @@ impl Config {
                 ),
             }
         }
+        if let Some(name) = &more.catch_all_backend
+            && !local.backends.contains_key(name.get_ref().as_str())
+        {
+            resolve.problem(name, format!("there is no backend `{}`", name.get_ref()), "it is the name of a [local_server.backends.NAME]");
+        }
         let facts = Facts {
             compliance_region: more.compliance_region,
             products: more.products,
@@ -96,6 +101,7 @@ impl Config {
             name,
             service_id: manifest.service_id.filter(|id| !id.is_empty()).unwrap_or_else(|| DEFAULT_ID.to_owned()),
             backends,
+            catch_all: more.catch_all_backend.map(Spanned::into_inner),
             stores,
             grip_proxy: local.pushpin.filter(|pushpin| pushpin.enable).map(|pushpin| {
                 let port = pushpin.proxy_port.map_or(GRIP_PROXY_PORT, |port| *port.get_ref());
@@ -114,6 +120,7 @@ impl Config {
             name: DEFAULT_NAME.to_owned(),
             service_id: DEFAULT_ID.to_owned(),
             backends: BTreeMap::new(),
+            catch_all: None,
             stores: Stores::default(),
             limits: GuestLimits::default(),
             environment: Environment::default(),
@@ -202,6 +209,7 @@ impl Resolve<'_> {
             tcp_keepalive: TcpKeepalive::default(),
             prefer_ipv6: true,
             health,
+            availability: 100,
             check: None,
             dynamic: false,
         })
@@ -212,6 +220,7 @@ impl Resolve<'_> {
         let millis = |given: Option<u64>, default: Duration| given.map_or(default, Duration::from_millis);
         backend.connect_timeout = millis(from.connect_timeout_ms, backend.connect_timeout);
         backend.keepalive_time = millis(from.keepalive_time_ms, backend.keepalive_time);
+        backend.availability = from.availability.unwrap_or(backend.availability);
         backend.prefer_ipv6 = from.prefer_ipv6.unwrap_or(backend.prefer_ipv6);
         backend.pool = PoolLimits {
             connections: from.max_connections.unwrap_or_default(),

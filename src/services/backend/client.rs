@@ -8,6 +8,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
@@ -90,6 +91,15 @@ pub struct Response {
     pub switched: Option<Box<Switched>>,
 }
 
+impl Response {
+    /// What stands for a backend that was not reached on purpose.
+    fn unreached() -> Self {
+        let mut head = ResponseHead { status: StatusCode::BAD_GATEWAY, ..ResponseHead::default() };
+        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        Self { head, body: Body::from(Bytes::from_static(b"the backend is not available\n")), peer: None, switched: None }
+    }
+}
+
 /// A connection that has left HTTP behind.
 #[derive(Debug)]
 pub struct Switched {
@@ -106,6 +116,7 @@ impl Backend {
     pub async fn send(self: Arc<Self>, request: Request) -> Result<Response, SendError> {
         let decompress = request.decompress;
         let mut result = match self.is_available() {
+            Ok(()) if !self.is_reached() => Ok(Response::unreached()),
             Ok(()) => self.retrying(request).await,
             Err(error) => Err(error),
         };
@@ -114,6 +125,16 @@ impl Backend {
         }
         self.count(result.as_ref().err());
         result
+    }
+
+    /// Whether this request is one of those that reach it: as many of a hundred as the manifest says, evenly.
+    fn is_reached(&self) -> bool {
+        let share = u64::from(self.config.availability);
+        if share >= 100 {
+            return true;
+        }
+        let before = self.tried.fetch_add(1, Ordering::Relaxed);
+        (before + 1) * share / 100 > before * share / 100
     }
 
     /// A pooled connection may have been closed at the moment it was used. A request that can be
@@ -258,7 +279,7 @@ impl Backend {
         let resolving = std::sync::atomic::AtomicBool::new(true);
         let work = async {
             let mut addresses = resolve(&config.host, config.port).await?;
-            resolving.store(false, std::sync::atomic::Ordering::Relaxed);
+            resolving.store(false, Ordering::Relaxed);
             addresses.sort_by_key(|address| address.is_ipv6() != config.prefer_ipv6);
             let mut failure = None;
             for address in addresses {
@@ -276,7 +297,7 @@ impl Backend {
         };
         match timeout(config.connect_timeout, work).await {
             Ok(result) => result,
-            Err(_) if resolving.load(std::sync::atomic::Ordering::Relaxed) => Err(SendError::DnsTimeout(config.host.clone())),
+            Err(_) if resolving.load(Ordering::Relaxed) => Err(SendError::DnsTimeout(config.host.clone())),
             Err(_) => Err(SendError::ConnectTimeout(format!("{}:{}", config.host, config.port))),
         }
     }

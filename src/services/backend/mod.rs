@@ -14,6 +14,7 @@ pub mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -68,6 +69,8 @@ pub struct Backend {
     multiplexed: h2::Multiplexed,
     /// Bounds the connections there are at once.
     room: Option<Arc<room::Room>>,
+    /// Requests so far, when only some of them reach it.
+    tried: AtomicU64,
     /// How its health checks go, if it has any.
     checked: Option<health::Checked>,
     connector: Arc<Connector>,
@@ -208,7 +211,18 @@ impl Backend {
             limit => MAX_IDLE.min(limit as usize),
         };
         let idle = pool::Pool::new(most, config.keepalive_time, room.clone());
-        Self { idle, multiplexed: h2::Multiplexed::default(), room, checked, tls, targets, connector: connector.clone(), config, counters }
+        Self {
+            idle,
+            multiplexed: h2::Multiplexed::default(),
+            room,
+            tried: AtomicU64::new(0),
+            checked,
+            tls,
+            targets,
+            connector: connector.clone(),
+            config,
+            counters,
+        }
     }
 
     /// Whether it was made of these settings, and of certificates like those of `tls`.
