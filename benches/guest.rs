@@ -11,7 +11,7 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sidelight::abi::GuestState;
 use sidelight::config::Config;
-use sidelight::config::settings::{LimitSettings, Settings};
+use sidelight::config::settings::{LimitSettings, Machine, Settings};
 use sidelight::hostcalls;
 use sidelight::http::{Body, RequestHead};
 use sidelight::runtime::{Current, Execution, Runtime, Snapshot};
@@ -39,7 +39,7 @@ fn load(name: &str) -> Bench {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let telemetry = Telemetry::new();
     let limits = LimitSettings { sandboxes: Some(SANDBOXES as u32), ..LimitSettings::default() };
-    let host = Settings { limits, cache_dir: Some(None), ..Settings::default() }.decide(1, None);
+    let host = Settings { limits, cache_dir: Some(None), ..Settings::default() }.decide(&Machine { cores: 1, ..Machine::default() });
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/out/rust").join(format!("{name}.wasm"));
     let config = Config::bare();
     let _context = tokio.enter();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sidelight::abi::GuestState;
 use sidelight::config::Config;
-use sidelight::config::settings::{LimitSettings, Settings};
+use sidelight::config::settings::{LimitSettings, Machine, Settings};
 use sidelight::hostcalls;
 use sidelight::http::{Body, RequestHead};
 use sidelight::runtime::{Current, Outcome, Runtime, Snapshot, Unserved};
@@ -152,7 +152,7 @@ impl Stage {
             queue_timeout: Some(Duration::from_secs(60)),
             ..LimitSettings::default()
         };
-        let host = Settings { limits, cache_dir: Some(None), ..Settings::default() }.decide(1, None);
+        let host = Settings { limits, cache_dir: Some(None), ..Settings::default() }.decide(&Machine { cores: 1, ..Machine::default() });
         let runtime = Arc::new(Runtime::with_imports(&host, &telemetry, more).expect("an engine"));
         let manifest =
             "[local_server.backends.origin]\nurl = \"http://127.0.0.1:1\"\n[sidelight.inspect]\n[[sidelight.clients]]\nvpn = {}\n";

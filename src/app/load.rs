@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::Spanned;
 
 use crate::config::diagnostics::{Problem, Sources};
 use crate::config::document::{Node, Value};
 use crate::config::host_file::{self, Host, ServiceEntry};
-use crate::config::settings::Settings;
-use crate::config::{Config, ConfigError, HostConfig, HttpVersions};
+use crate::config::settings::{Machine, Settings};
+use crate::config::{Config, ConfigError, HostConfig, HttpVersions, ModuleSource};
 use crate::runtime::Route;
+use crate::runtime::source::packed_manifest;
 
 /// What is asked for: files and settings, as the command line has them.
 #[derive(Clone, Debug, Default)]
@@ -22,13 +24,11 @@ pub struct Launch {
     /// The text of the manifest, in place of a document.
     pub manifest: Option<String>,
     /// The program of the one service, if it is not where the manifest has it.
-    pub program: Option<PathBuf>,
+    pub program: Option<ModuleSource>,
     /// Whether a manifest's `[setup]` is used where its `local_server` is silent.
     pub use_setup: bool,
-    /// Cores of this machine.
-    pub cores: usize,
-    /// The user's folder of compiled modules.
-    pub cache_dir: Option<PathBuf>,
+    /// Where it runs.
+    pub machine: Machine,
 }
 
 /// What a manifest is called that is no document.
@@ -53,7 +53,9 @@ pub struct ServicePlan {
     /// Its settings.
     pub config: Config,
     /// Its program.
-    pub module: PathBuf,
+    pub module: ModuleSource,
+    /// How often to look whether it has moved.
+    pub poll: Option<Duration>,
 }
 
 /// A plan that cannot be made. The documents read so far are worth watching: one of them has to change.
@@ -143,7 +145,7 @@ impl Reader {
             manifest = Some((PathBuf::new(), document));
         }
         let Host { settings, services } = host.unwrap_or_default();
-        let decided = launch.settings.clone().or(settings).decide(launch.cores, launch.cache_dir.clone());
+        let decided = launch.settings.clone().or(settings).decide(&launch.machine);
         if !services.is_empty() && (manifest.is_some() || launch.program.is_some()) {
             self.fault("a manifest or a program beside a host file that has services", "leave out one of them");
             return None;
@@ -160,7 +162,8 @@ impl Reader {
 
     /// The one service of a process without a list of them.
     fn single(&mut self, launch: &Launch, host: &HostConfig, manifest: Option<(PathBuf, Node)>) -> Option<ServicePlan> {
-        let beside = manifest.as_ref().map(|(path, _)| path.parent().unwrap_or(Path::new("")).join("bin/main.wasm"));
+        let beside = manifest.as_ref().map(|(path, _)| beside(path));
+        let manifest = manifest.or_else(|| self.packed(launch.program.as_ref()?.file()?));
         let config = match manifest {
             Some((_, document)) => {
                 let decided = Config::decide(&document, &self.sources, launch.use_setup);
@@ -172,7 +175,16 @@ impl Reader {
             self.fault("nothing to serve: there is no ./fastly.toml", "sidelight serve FASTLY.TOML APP.WASM");
             return None;
         };
-        Some(ServicePlan { route: Route::default(), config: with_host(config, host), module })
+        Some(ServicePlan { route: Route::default(), config: with_host(config, host), module, poll: None })
+    }
+
+    /// The manifest in a package.
+    fn packed(&mut self, program: &Path) -> Option<(PathBuf, Node)> {
+        let text = packed_manifest(&std::fs::read(program).ok()?)?;
+        let name = program.join("fastly.toml");
+        let base = self.sources.add(&name, &text);
+        let document = self.keep(Node::parse(&text, &name, base))?;
+        Some((name, document))
     }
 
     fn service(&mut self, entry: &ServiceEntry, host: &HostConfig) -> Option<ServicePlan> {
@@ -183,9 +195,8 @@ impl Reader {
         document.merge(entry.overrides.clone());
         let decided = Config::decide(&document, &self.sources, entry.use_setup);
         let config = self.keep(decided)?;
-        let beside = |file: &Path| file.parent().unwrap_or(Path::new("")).join("bin/main.wasm");
         let module = match (&entry.module, &entry.manifest) {
-            (Some(module), _) => self.sources.file(module.span().start).parent().unwrap_or(Path::new("")).join(module.get_ref()),
+            (Some(module), _) => module.clone(),
             (None, Some((_, manifest))) => beside(manifest),
             (None, None) => {
                 let message = format!("service `{}` has neither a module nor a manifest", entry.name.get_ref());
@@ -205,7 +216,7 @@ impl Reader {
             config.dynamic_targets = targets.clone();
         }
         let route = Route { hosts: entry.hosts.clone(), paths: entry.paths.clone() };
-        Some(ServicePlan { route, config, module })
+        Some(ServicePlan { route, config, module, poll: entry.poll })
     }
 
     /// Two services cannot have the same requests.
@@ -225,6 +236,11 @@ impl Reader {
             }
         }
     }
+}
+
+/// Where a manifest's program is.
+fn beside(manifest: &Path) -> ModuleSource {
+    ModuleSource::File(manifest.parent().unwrap_or(Path::new("")).join("bin/main.wasm"))
 }
 
 /// What the host says of a service.

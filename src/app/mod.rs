@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::diagnostics::Report;
 use crate::config::host::Listen;
 use crate::config::{ConfigError, HostConfig};
+use crate::runtime::source::Store;
 use crate::runtime::{Current, LoadError, Outcome, Runtime, Snapshot};
 use crate::server::admin::{Admin, Operate};
 use crate::server::certificates::{Certificates, Renewal, TlsError};
@@ -117,7 +118,9 @@ pub fn run(launch: &Launch, arguments: Vec<String>) -> Result<u8, Exit> {
     threads.map_err(|error| internal(&error))?.block_on(async {
         services.backends.start_checks();
         let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
-        let guest = runtime.load(&plan.module, &plan.config)?;
+        let guest = tokio::task::block_in_place(|| {
+            reload::load(&Store::new(host.cache_dir.as_deref(), host.registry_auth.clone()), &runtime, &plan)
+        })?;
         let snapshot = Snapshot::new(1, Arc::new(plan.config), Arc::new(services), guest);
         snapshot.waiting.close();
         Ok(match runtime.run_once(Arc::new(snapshot)).await {
@@ -197,8 +200,8 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     for service in reloader.status().services {
         let hosts = if service.hosts.is_empty() { "every host".to_owned() } else { service.hosts.join(", ") };
         let paths = if service.paths.is_empty() { String::new() } else { format!(" {}", service.paths.join(", ")) };
-        let (program, sha256) = (service.module.display(), &service.digest[..16]);
-        tracing::info!(service = service.name, %program, sha256, "serves {hosts}{paths}");
+        let (program, sha256) = (&service.module, &service.digest[..16]);
+        tracing::info!(service = service.name, program, sha256, "serves {hosts}{paths}");
     }
     for address in addresses {
         tracing::info!("Listening on {address}");

@@ -18,7 +18,8 @@ use super::Exit;
 use super::load::{Launch, Plan, ServicePlan, Unplanned};
 use crate::config::diagnostics::Report;
 use crate::config::{Config, HostConfig};
-use crate::runtime::{Current, Routes, Runtime, Snapshot};
+use crate::runtime::source::{SourceError, Store};
+use crate::runtime::{Current, Guest, LoadError, Routes, Runtime, Snapshot};
 use crate::services::Services;
 use crate::services::backend::Connector;
 use crate::telemetry::{Telemetry, clock};
@@ -46,7 +47,7 @@ pub enum Outcome {
 pub struct Verdict {
     /// What became of it.
     pub result: Outcome,
-    /// What made us try: `start`, `signal`, `files`, `request`.
+    /// What made us try: `start`, `signal`, `files`, `request`, `poll`.
     pub cause: &'static str,
     /// The generation in force afterwards.
     pub generation: u64,
@@ -79,8 +80,8 @@ pub struct ServiceStatus {
     pub hosts: Vec<String>,
     /// Paths; none: every one.
     pub paths: Vec<String>,
-    /// Its program.
-    pub module: PathBuf,
+    /// Where its program is from.
+    pub module: String,
     /// SHA-256 of its program.
     pub digest: String,
 }
@@ -126,6 +127,7 @@ pub struct Reloader {
     host: HostConfig,
     runtime: Arc<Runtime>,
     connector: Arc<Connector>,
+    store: Store,
     telemetry: Telemetry,
     current: Arc<Current>,
     state: Mutex<State>,
@@ -158,7 +160,8 @@ impl Reloader {
     pub fn new(launch: Launch, host: HostConfig, runtime: Arc<Runtime>, telemetry: Telemetry, current: Arc<Current>) -> Self {
         let state = State { generation: 0, loaded: BTreeMap::new(), files: BTreeSet::new(), seen: [0; 32], history: Vec::new() };
         let (connector, state, begun) = (Arc::new(Connector::new()), Mutex::new(state), clock::now());
-        Self { launch, host, runtime, connector, telemetry, current, state, begun }
+        let store = Store::new(host.cache_dir.as_deref(), host.registry_auth.clone());
+        Self { launch, host, runtime, connector, store, telemetry, current, state, begun }
     }
 
     /// The first load: a failure is the end.
@@ -197,6 +200,13 @@ impl Reloader {
         self.state.lock().files.clone()
     }
 
+    /// How often to look whether a program has moved, if that is asked for.
+    pub fn poll(&self) -> Option<Duration> {
+        let state = self.state.lock();
+        let movable = state.loaded.values().filter(|loaded| loaded.plan.module.may_move());
+        movable.filter_map(|loaded| loaded.plan.poll).min()
+    }
+
     /// What is in force.
     pub fn status(&self) -> Status {
         let state = self.state.lock();
@@ -205,7 +215,7 @@ impl Reloader {
             generation: loaded.snapshot.generation,
             hosts: loaded.plan.route.hosts.clone(),
             paths: loaded.plan.route.paths.clone(),
-            module: loaded.plan.module.clone(),
+            module: loaded.plan.module.to_string(),
             digest: loaded.snapshot.guest.digest().to_owned(),
         };
         Status {
@@ -280,6 +290,7 @@ impl Reloader {
                     "the new configuration cannot be used; the last good one serves on\n{error}"
                 );
             }
+            Outcome::Unchanged if verdict.cause == "poll" => tracing::debug!(generation, ms, "no tag has moved"),
             Outcome::Unchanged => tracing::info!(cause = verdict.cause, generation, ms, "nothing has changed"),
             Outcome::Ok => {
                 let (changed, removed) = (verdict.changed.join(", "), verdict.removed.join(", "));
@@ -372,7 +383,7 @@ impl Reloader {
     fn service(&self, before: Option<&Loaded>, plan: &ServicePlan, generation: u64) -> Result<Loaded, Refusal> {
         let config = &plan.config;
         let files = digest(config.files().into_iter());
-        let guest = self.runtime.load(&plan.module, config).map_err(|error| (error,))?;
+        let guest = load(&self.store, &self.runtime, plan).map_err(|error| (error,))?;
         if let Some(before) = before
             && before.plan.config == *config
             && before.files == files
@@ -410,7 +421,18 @@ impl Reloader {
 impl ServicePlan {
     /// Its program and the files its settings name.
     fn files(&self) -> Vec<PathBuf> {
-        self.config.files().into_iter().map(Path::to_owned).chain([self.module.clone()]).collect()
+        self.config.files().into_iter().chain(self.module.file()).map(Path::to_owned).collect()
+    }
+}
+
+/// Gets a service's program and loads it.
+pub fn load(store: &Store, runtime: &Runtime, plan: &ServicePlan) -> Result<Guest, LoadError> {
+    let name = PathBuf::from(plan.module.to_string());
+    match store.read(&plan.module) {
+        Ok(wasm) => runtime.load_bytes(&wasm, &name, &plan.config),
+        // The file's own errors have hints of their own.
+        Err(SourceError::File { .. }) => runtime.load(&name, &plan.config),
+        Err(error) => Err(LoadError::Source { path: name, error }),
     }
 }
 
@@ -440,6 +462,7 @@ fn needs_restart(now: &HostConfig, wanted: &HostConfig) -> Vec<&'static str> {
         ("admin", now.admin != wanted.admin),
         ("threads", now.threads != wanted.threads),
         ("cache_dir", now.cache_dir != wanted.cache_dir),
+        ("registry_auth", now.registry_auth != wanted.registry_auth),
         ("drain_timeout", now.drain_timeout != wanted.drain_timeout),
         ("trusted_proxies", now.trusted_proxies != wanted.trusted_proxies),
         ("proxy_protocol", now.proxy_protocol != wanted.proxy_protocol),

@@ -127,6 +127,9 @@ impl BackgroundService for Reloads {
                 continue;
             }
             let looked = tokio::time::sleep(LOOK);
+            let poll = self.reloader.poll();
+            // Not all hosts at once.
+            let polled = tokio::time::sleep(poll.map_or(LOOK, |poll| poll.mul_f64(1.0 + 0.1 * f64::from(std::process::id() % 8) / 8.0)));
             tokio::select! {
                 () = stopping(&mut shutdown) => return,
                 () = signals::next(&mut hang_up) => drop(self.run(|reloader| reloader.reload("signal")).await),
@@ -136,6 +139,7 @@ impl BackgroundService for Reloads {
                         drop(reply.send(verdict));
                     }
                 }
+                () = polled, if poll.is_some() => drop(self.run(|reloader| reloader.reload("poll")).await),
                 () = changed.notified(), if self.watch => {
                     tokio::time::sleep(SETTLE).await;
                     drop(self.run(Reloader::reload_if_changed).await);

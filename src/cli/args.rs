@@ -9,9 +9,9 @@ use ipnet::IpNet;
 
 use crate::app::Exit;
 use crate::app::load::Launch;
-use crate::config::Targets;
 use crate::config::host::{ClientCertificates, Listen, TlsListener, UnknownImports};
-use crate::config::settings::{EnvironmentSettings, LimitSettings, Preset, Settings};
+use crate::config::settings::{EnvironmentSettings, LimitSettings, Machine, Preset, Settings};
+use crate::config::{ModuleSource, Targets};
 use crate::telemetry::logs;
 
 /// Sets of limits, as the command line spells them.
@@ -31,9 +31,10 @@ enum UnknownImport {
 #[derive(Args, Debug)]
 pub struct Serve {
     /// The manifest (a .toml or .json file; default ./fastly.toml), the host file (default ./sidelight.toml, if it is
-    /// there), and the program (default bin/main.wasm beside the manifest), in any order.
+    /// there), and the program (default bin/main.wasm beside the manifest; also a package.tar.gz, https://…#sha256=DIGEST,
+    /// oci://REGISTRY/REPOSITORY:TAG), in any order.
     #[arg(value_name = "FILE", num_args = 0..=3)]
-    files: Vec<PathBuf>,
+    files: Vec<String>,
 
     /// The manifest, or the host file; may be given twice, for both.
     #[arg(short = 'C', long = "config", value_name = "FILE", env = "SIDELIGHT_CONFIG", value_delimiter = ',')]
@@ -110,6 +111,10 @@ pub struct Serve {
     /// Folder of compiled modules [default: sidelight in the user's cache folder].
     #[arg(long, value_name = "FOLDER", env = "SIDELIGHT_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
+
+    /// Credentials of OCI registries, a file like docker's config.json [default: docker's].
+    #[arg(long, value_name = "FILE", env = "SIDELIGHT_REGISTRY_AUTH")]
+    registry_auth: Option<PathBuf>,
 
     /// Compile at every start.
     #[arg(long, conflicts_with = "cache_dir")]
@@ -397,25 +402,29 @@ impl Serve {
     }
 
     /// Documents and the program, as they are given or as they are found.
-    pub fn files(&self) -> Result<(Vec<PathBuf>, Option<PathBuf>), Exit> {
+    pub fn files(&self) -> Result<(Vec<PathBuf>, Option<ModuleSource>), Exit> {
         let is_document = |file: &Path| file.extension().is_some_and(|extension| extension == "toml" || extension == "json");
         let mut documents = self.config.clone();
-        let mut program: Option<PathBuf> = None;
+        let mut program: Option<ModuleSource> = None;
         for file in &self.files {
-            if is_document(file) {
-                documents.push(file.clone());
-            } else if let Some(first) = program.replace(file.clone()) {
-                return Err(Exit::Usage(format!(
-                    "two programs: {} and {}\n  hint: one manifest (.toml) and one program",
-                    first.display(),
-                    file.display()
-                )));
+            if is_document(Path::new(file)) {
+                documents.push(PathBuf::from(file));
+                continue;
+            }
+            let source = ModuleSource::parse(file, Path::new("")).map_err(Exit::Usage)?;
+            if let Some(first) = program.replace(source) {
+                return Err(Exit::Usage(format!("two programs: {first} and {file}\n  hint: one manifest (.toml) and one program")));
             }
         }
         if documents.len() > 2 {
             return Err(Exit::Usage("more than two documents\n  hint: one manifest and one host file at most".to_owned()));
         }
-        if documents.is_empty() {
+        // A package has its manifest within.
+        let packed = program.as_ref().and_then(ModuleSource::file).is_some_and(|file| {
+            let name = file.to_string_lossy();
+            name.ends_with(".tar.gz") || name.ends_with(".tgz")
+        });
+        if documents.is_empty() && !packed {
             let found = ["sidelight.toml", "fastly.toml"].map(PathBuf::from).into_iter().find(|file| file.exists());
             documents.extend(found);
         }
@@ -435,6 +444,7 @@ impl Serve {
             admin: self.admin.clone(),
             threads: self.limits.threads.map(usize::from),
             cache_dir: if self.no_cache { Some(None) } else { self.cache_dir.clone().map(Some) },
+            registry_auth: self.registry_auth.clone(),
             drain_timeout: self.limits.drain_timeout,
             limits: self.limits.settings(),
             environment: EnvironmentSettings {
@@ -461,12 +471,14 @@ impl Serve {
 /// A launch that knows this machine and nothing else.
 pub fn machine() -> Launch {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Launch { cores, cache_dir: cache_dir(), ..Launch::default() }
+    let cache_dir =
+        folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache"))).map(|cache| cache.join("sidelight"));
+    let docker = folder("DOCKER_CONFIG").or_else(|| folder("HOME").map(|home| home.join(".docker")));
+    let machine = Machine { cores, cache_dir, registry_auth: docker.map(|docker| docker.join("config.json")) };
+    Launch { machine, ..Launch::default() }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
-fn cache_dir() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")))?;
-    Some(cache.join("sidelight"))
+fn folder(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute())
 }

@@ -2,13 +2,14 @@
 //! settings.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json, json};
 
 use super::args::machine;
 use crate::app::Exit;
 use crate::app::load::Launch;
+use crate::config::ModuleSource;
 use crate::config::host::Listen;
 use crate::config::settings::Settings;
 
@@ -150,7 +151,7 @@ pub fn parse(args: &[String]) -> Result<Asked, Exit> {
     let mut settings = Settings { listen: Some(vec![listen("localhost:8000")?]), ..Settings::default() };
     for (flag, value) in flags(args)? {
         match flag.as_str() {
-            "wasm" => program = Some(PathBuf::from(value)),
+            "wasm" => program = Some(ModuleSource::parse(&value, Path::new("")).map_err(usage)?),
             "backend" | "b" => {
                 let (name, backend, extra) = backend(&value)?;
                 if name == CATCH_ALL {

@@ -18,7 +18,7 @@ use crate::app::load::Launch;
 use crate::app::reload::{ServiceStatus, Status};
 use crate::app::{self, Exit};
 use crate::config::settings::{LimitSettings, Settings};
-use crate::config::{Targets, host_file, manifest};
+use crate::config::{ModuleSource, Targets, host_file, manifest};
 use crate::hostcalls;
 use crate::telemetry::logs;
 
@@ -200,7 +200,7 @@ fn services(status: &Status) -> String {
         let hosts = if service.hosts.is_empty() { "every host".to_owned() } else { service.hosts.join(", ") };
         let paths = service.paths.join(", ");
         let space = if paths.is_empty() { "" } else { " " };
-        format!("ok: {} serves {hosts}{space}{paths} with {} ({})\n", service.name, service.module.display(), &service.digest[..16])
+        format!("ok: {} serves {hosts}{space}{paths} with {} ({})\n", service.name, service.module, &service.digest[..16])
     };
     status.services.iter().map(line).collect()
 }
@@ -229,7 +229,7 @@ fn once(run: Run) -> ExitCode {
             ..Settings::default()
         },
         documents: run.config.into_iter().collect(),
-        program: Some(run.program),
+        program: Some(ModuleSource::File(run.program)),
         ..args::machine()
     };
     match app::run(&launch, std::iter::once(name).chain(run.arguments).collect()) {
@@ -287,7 +287,10 @@ mod tests {
         let ours = parse(&["serve", "-v", "--addr=127.0.0.1:1", "/a/fastly.toml", "bin/main.wasm"]);
         for serve in [theirs, ours] {
             let launch = serve.launch().expect("both");
-            assert_eq!((launch.documents, launch.program), (vec!["/a/fastly.toml".into()], Some("bin/main.wasm".into())));
+            assert_eq!(
+                (launch.documents, launch.program),
+                (vec!["/a/fastly.toml".into()], Some(ModuleSource::File("bin/main.wasm".into())))
+            );
             assert_eq!(launch.settings.listen, Some(vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)))]));
             assert_eq!(serve.verbose, 1);
         }

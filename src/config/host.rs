@@ -25,6 +25,8 @@ pub struct HostConfig {
     pub threads: usize,
     /// Folder of compiled modules; `None`: compile at every start.
     pub cache_dir: Option<PathBuf>,
+    /// Credentials of OCI registries: a file like docker's `config.json`.
+    pub registry_auth: Option<PathBuf>,
     /// How long requests in flight may take to end after SIGTERM.
     pub drain_timeout: Duration,
     /// Limits of clients and guests.

@@ -10,14 +10,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 use toml::Spanned;
 
 use super::diagnostics::{Problem, Sources};
 use super::document::{Node, Value};
 use super::host::{ClientCertificates, Listen, TlsListener, UnknownImports};
 use super::settings::{EnvironmentSettings, LimitSettings, Preset, Settings};
-use super::{Targets, manifest, shape};
+use super::{ModuleSource, Targets, manifest, shape};
 
 /// The host file. What is left out is as the command line's defaults have it; the command line and `SIDELIGHT_…` variables
 /// go before it. Times are written `500ms`, `10s`, `2m`.
@@ -42,6 +42,9 @@ pub struct HostFile {
     /// Folder of compiled and fetched modules; empty: none.
     #[schemars(with = "Option<String>")]
     cache_dir: Option<Spanned<String>>,
+    /// Credentials of OCI registries: a file like docker's `config.json`, or a mounted pull secret.
+    #[schemars(with = "Option<String>")]
+    registry_auth: Option<Spanned<String>>,
     /// How long requests in flight may take to end after SIGTERM.
     #[schemars(with = "Option<String>")]
     drain_timeout: Option<Spanned<String>>,
@@ -184,9 +187,13 @@ struct Service {
     /// Its `fastly.toml`.
     #[schemars(with = "Option<String>")]
     manifest: Option<Spanned<String>>,
-    /// Its program; default: `bin/main.wasm` beside the manifest.
+    /// Its program: a file (a module, or a package), `https://…#sha256=…` or `oci://…`; default: `bin/main.wasm` beside the
+    /// manifest.
     #[schemars(with = "Option<String>")]
     module: Option<Spanned<String>>,
+    /// How often to look whether the tag of an `oci://` program has moved.
+    #[schemars(with = "Option<String>")]
+    poll: Option<Spanned<String>>,
     /// Whether `[setup]` of the manifest is used where its `local_server` is silent.
     use_setup: bool,
     /// Limits of its guests.
@@ -199,7 +206,7 @@ struct Service {
 }
 
 /// Keys of a service that are ours and not a manifest's.
-const OWN: [&str; 8] = ["hosts", "paths", "manifest", "module", "use_setup", "limits", "environment", "dynamic_backends"];
+const OWN: [&str; 9] = ["hosts", "paths", "manifest", "module", "poll", "use_setup", "limits", "environment", "dynamic_backends"];
 
 /// A service as the host file has it.
 #[derive(Clone, Debug)]
@@ -213,7 +220,9 @@ pub struct ServiceEntry {
     /// Its manifest, if it has one.
     pub manifest: Option<(Spanned<String>, PathBuf)>,
     /// Its program.
-    pub module: Option<Spanned<String>>,
+    pub module: Option<ModuleSource>,
+    /// How often to look whether it has moved.
+    pub poll: Option<Duration>,
     /// As the field of the manifest's reading.
     pub use_setup: bool,
     /// Limits.
@@ -336,6 +345,17 @@ impl Decide<'_> {
         self.sources.file(file.span().start).parent().unwrap_or(Path::new("")).join(file.get_ref())
     }
 
+    fn module(&mut self, text: &Spanned<String>) -> Option<ModuleSource> {
+        let folder = self.sources.file(text.span().start).parent().unwrap_or(Path::new(""));
+        match ModuleSource::parse(text.get_ref(), folder) {
+            Ok(source) => Some(source),
+            Err(error) => {
+                self.problems.push(Problem::at(text.span(), error));
+                None
+            }
+        }
+    }
+
     fn targets(&mut self, rules: Option<&Vec<Spanned<String>>>) -> Option<Targets> {
         let rules = rules?;
         let text = rules.iter().map(|rule| rule.get_ref().as_str()).collect::<Vec<_>>().join(",");
@@ -390,6 +410,7 @@ impl Decide<'_> {
             admin: self.listen(file.admin.as_ref()),
             threads: file.threads.map(usize::from),
             cache_dir: file.cache_dir.as_ref().map(|folder| Some(self.path(folder)).filter(|_| !folder.get_ref().is_empty())),
+            registry_auth: file.registry_auth.as_ref().map(|file| self.path(file)),
             drain_timeout: self.time(file.drain_timeout.as_ref()),
             limits: self.limits(&file.limits),
             environment: environment(&file.environment),
@@ -451,7 +472,8 @@ impl Decide<'_> {
             hosts,
             paths: from.paths.iter().map(|path| path.get_ref().clone()).collect(),
             manifest: from.manifest.as_ref().map(|file| (file.clone(), self.path(file))),
-            module: from.module.clone(),
+            module: from.module.as_ref().and_then(|text| self.module(text)),
+            poll: self.time(from.poll.as_ref()),
             use_setup: from.use_setup,
             limits: self.limits(&from.limits),
             environment: environment(&from.environment),
@@ -482,9 +504,4 @@ fn overrides(name: &Spanned<String>, document: &Node) -> Node {
         top.push((super::document::Key { span: place.clone(), name: "local_server".to_owned() }, table(local)));
     }
     table(top)
-}
-
-/// The names of all keys, for documentation and tests.
-pub fn keys() -> Map<String, Json> {
-    schema()["properties"].as_object().cloned().unwrap_or_default()
 }

@@ -22,6 +22,17 @@ pub enum Preset {
     Production,
 }
 
+/// What is so on a machine, for one of its users.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// Cores.
+    pub cores: usize,
+    /// The user's folder of compiled and fetched modules.
+    pub cache_dir: Option<PathBuf>,
+    /// The user's credentials of OCI registries.
+    pub registry_auth: Option<PathBuf>,
+}
+
 /// Everything that can be given.
 #[derive(Clone, Debug, Default)]
 #[expect(missing_docs, reason = "as the fields of HostConfig")]
@@ -32,6 +43,7 @@ pub struct Settings {
     pub threads: Option<usize>,
     /// Within: `None` for no folder.
     pub cache_dir: Option<Option<PathBuf>>,
+    pub registry_auth: Option<PathBuf>,
     pub drain_timeout: Option<Duration>,
     pub limits: LimitSettings,
     pub environment: EnvironmentSettings,
@@ -181,6 +193,7 @@ impl Settings {
             admin: self.admin.or(other.admin),
             threads: self.threads.or(other.threads),
             cache_dir: self.cache_dir.or(other.cache_dir),
+            registry_auth: self.registry_auth.or(other.registry_auth),
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
             limits,
             environment,
@@ -193,14 +206,15 @@ impl Settings {
         }
     }
 
-    /// With defaults for all that is not given. `cores`: of this machine; `cache_dir`: the user's.
-    pub fn decide(self, cores: usize, cache_dir: Option<PathBuf>) -> HostConfig {
+    /// With defaults for all that is not given.
+    pub fn decide(self, machine: &Machine) -> HostConfig {
         HostConfig {
             listen: self.listen.unwrap_or_else(|| vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 7676)))]),
             tls: self.tls,
             admin: self.admin,
-            threads: self.threads.unwrap_or(cores),
-            cache_dir: self.cache_dir.unwrap_or(cache_dir),
+            threads: self.threads.unwrap_or(machine.cores.max(1)),
+            cache_dir: self.cache_dir.unwrap_or_else(|| machine.cache_dir.clone()),
+            registry_auth: self.registry_auth.or_else(|| machine.registry_auth.clone()),
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(30)),
             limits: self.limits.host(),
             environment: self.environment.decide(&Environment::default()),

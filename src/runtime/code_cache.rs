@@ -47,6 +47,7 @@ impl CodeCache {
         if let Some(module) = self.find(engine, &key) {
             return Ok(module);
         }
+        tracing::info!(bytes = wasm.len(), "compiling the program; it is kept for the next start");
         let code = engine.precompile_module(wasm)?;
         match self.store(&key, &code) {
             Ok(path) => match self.load(engine, &path) {

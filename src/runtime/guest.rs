@@ -57,6 +57,14 @@ pub enum LoadError {
         /// What to do.
         hint: &'static str,
     },
+    /// It cannot be got.
+    #[error("{}: {error}", path.display())]
+    Source {
+        /// Which program.
+        path: PathBuf,
+        /// Why.
+        error: super::source::SourceError,
+    },
     /// The file is something else.
     #[error("{}: {what}\n  hint: {hint}", path.display())]
     NotAModule {

@@ -9,6 +9,7 @@ pub mod execute;
 pub mod guest;
 pub mod reuse;
 pub mod snapshot;
+pub mod source;
 pub mod wasi;
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the guest programs with the real SDKs: tests/guests/build.sh [rust|js|go|demo|all]
+# Builds the guest programs with the real SDKs: tests/guests/build.sh [rust|js|go|demo|cli|all]
 #
 # rust, js and go leave their modules in tests/guests/out/<language>/, which git ignores. demo writes
 # manifests/demo/bin/main.wasm, which is committed beside the hash of the sources it was built from.
@@ -224,6 +224,21 @@ build_js() {
     printf '%s\n' "$hash" >"$out/js/.stamp"
 }
 
+# --- The Fastly CLI, which a test has drive the host ----------------------------------------------
+
+cli_version=16.1.0
+
+build_cli() {
+    have node && have npm || apt_install "Node.js 18 or newer, with npm" nodejs npm
+    [[ -f $out/cli/.stamp && $(<"$out/cli/.stamp") == "$cli_version" ]] && { say "the Fastly CLI is up to date"; return; }
+    say "installing the Fastly CLI"
+    rm -rf "$out/cli"
+    mkdir -p "$out/cli"
+    # Its binary is in a package of its own for each system, which a lock file made elsewhere would not name.
+    npm install --no-save --no-audit --no-fund --loglevel=error --prefix "$out/cli" "@fastly/cli@$cli_version" >&2
+    printf '%s\n' "$cli_version" >"$out/cli/.stamp"
+}
+
 # --- Go -----------------------------------------------------------------------------------------
 
 go_is_new_enough() {
@@ -301,14 +316,15 @@ main() {
         flock 9
     fi
     case $wanted in
-    rust | js | go | demo) "build_$wanted" ;;
+    rust | js | go | demo | cli) "build_$wanted" ;;
     all)
         build_rust
         build_demo
         build_go
         build_js
+        build_cli
         ;;
-    *) die "usage: tests/guests/build.sh [rust|js|go|demo|all]" ;;
+    *) die "usage: tests/guests/build.sh [rust|js|go|demo|cli|all]" ;;
     esac
 }
 

@@ -1,6 +1,15 @@
 //! Command lines of other hosts, as their users write them.
 
-use crate::harness::{Setup, Sidelight, guest};
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::harness::{PATIENCE, Setup, Sidelight, guest};
 use crate::origin::Origin;
 
 /// A line of fastlike's, with an address that is free and an operators' listener.
@@ -104,4 +113,48 @@ fn viceroy() {
         let sidelight: Sidelight = Setup::command_line(line, &guest("rust", "passthrough")).manifest(&manifest).start();
         assert_eq!(sidelight.get("/").text(), "x", "{line}");
     }
+}
+
+/// The real Fastly CLI, which takes this host for Viceroy: it starts it, and starts it again when the program changes.
+#[test]
+fn the_fastly_cli() {
+    let cli = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guests/out/cli/node_modules/.bin/fastly");
+    assert!(cli.exists(), "{} is not there: run tests/guests/build.sh cli", cli.display());
+    let origin = Origin::fixed("by the CLI");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    fs::create_dir(path("bin")).expect("a folder");
+    fs::copy(guest("rust", "passthrough"), path("bin/main.wasm")).expect("a guest");
+    let manifest =
+        format!("manifest_version = 3\nname = \"it\"\nlanguage = \"other\"\n[local_server.backends.origin]\nurl = \"{}\"\n", origin.url());
+    fs::write(path("fastly.toml"), manifest).expect("a manifest");
+    let address = crate::origin::refused();
+    let log = fs::File::create(path("log")).expect("a file");
+    let mut child = Command::new(cli)
+        .args(["compute", "serve", "--file=bin/main.wasm", "-i", "--accept-defaults"])
+        .arg(format!("--viceroy-path={}", crate::harness::binary().display()))
+        .arg(format!("--addr={address}"))
+        .current_dir(folder.path())
+        .env("HOME", folder.path())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a file"))
+        .stderr(log)
+        // Its child is to end with it.
+        .process_group(0)
+        .spawn()
+        .expect("starts");
+    let deadline = Instant::now() + PATIENCE;
+    let told = || fs::read_to_string(path("log")).unwrap_or_default();
+    let answer = loop {
+        if std::net::TcpStream::connect(address).is_ok() {
+            break crate::client::send(address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        }
+        if Instant::now() > deadline || child.try_wait().expect("a status").is_some() {
+            panic!("it does not serve:\n{}", told());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL).expect("signals");
+    drop(child.wait());
+    assert_eq!(answer.text(), "by the CLI", "{}", told());
 }

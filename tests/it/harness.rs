@@ -203,6 +203,7 @@ impl Setup {
         let mut command = Command::new(binary());
         if self.raw {
             command.args(&self.args).current_dir(folder).env("SIDELIGHT_CACHE_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules"));
+            command.envs(self.env.iter().map(|(name, value)| (name, value)));
             command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
             return command;
         }

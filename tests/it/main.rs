@@ -37,6 +37,7 @@ mod reload;
 mod reuse;
 mod services;
 mod shutdown;
+mod sources;
 mod streaming;
 mod synthetic;
 mod tls;

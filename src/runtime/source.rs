@@ -1,0 +1,385 @@
+//! Getting a program from where it is: a file, a package, a URL, an OCI registry. What comes over the network is kept
+//! by its digest, so that it is fetched once, and so that a start does not need the network.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flate2::read::GzDecoder;
+use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::manifest::OciDescriptor;
+use oci_client::secrets::RegistryAuth;
+use oci_client::{Client, Reference};
+use serde_json::Value as Json;
+
+use super::code_cache::digest;
+use crate::config::ModuleSource;
+
+/// Largest program, and largest package.
+const MAX_SIZE: usize = 256 << 20;
+
+/// Time for a registry or server to answer, and between two pieces of what it sends.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Media types of layers that are a module as it is.
+const WASM_LAYERS: [&str; 4] = [
+    "application/wasm",
+    "application/vnd.wasm.content.layer.v1+wasm",
+    "application/vnd.module.wasm.content.layer.v1+wasm",
+    "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
+];
+
+/// Why a program cannot be got.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A file cannot be read.
+    #[error("{error}")]
+    File {
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A package, an image or an artifact without a program.
+    #[error("{what}\n  hint: {hint}")]
+    Content {
+        /// What is wrong with it.
+        what: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// It cannot be fetched, and nothing was kept from before.
+    #[error("it cannot be fetched: {reason}\n  hint: {hint}")]
+    Fetch {
+        /// What went wrong.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
+}
+
+/// A folder of what was fetched.
+#[derive(Clone, Debug)]
+pub struct Store {
+    folder: Option<PathBuf>,
+    /// Credentials of registries, as docker keeps them.
+    auth: Option<PathBuf>,
+}
+
+impl Store {
+    /// In `cache_dir`; `auth`: a file in the format of docker's `config.json` and of Kubernetes' pull secrets.
+    pub fn new(cache_dir: Option<&Path>, auth: Option<PathBuf>) -> Self {
+        Self { folder: cache_dir.map(|folder| folder.join("fetched")), auth }
+    }
+
+    /// The bytes of a program. Blocks: not for a thread that serves requests, and not for one that runs futures.
+    pub fn read(&self, source: &ModuleSource) -> Result<Vec<u8>, SourceError> {
+        match source {
+            ModuleSource::File(path) => unpack(fs::read(path).map_err(|error| SourceError::File { error })?),
+            ModuleSource::Url { url, sha256 } => {
+                if let Some(kept) = self.kept(sha256) {
+                    return unpack(kept);
+                }
+                tracing::info!(url, "fetching a program");
+                let fetched = block_on(fetch(url))?;
+                let actual = digest(&fetched);
+                if actual != *sha256 {
+                    let what = format!("what is there has the SHA-256 {actual}, not {sha256}");
+                    return Err(SourceError::Content { what, hint: "if that is what it should be now, change the digest" });
+                }
+                self.keep(sha256, &fetched);
+                unpack(fetched)
+            }
+            ModuleSource::Oci(reference) => unpack(self.pull(reference)?),
+        }
+    }
+
+    fn pull(&self, text: &str) -> Result<Vec<u8>, SourceError> {
+        let reference: Reference = text.parse().map_err(|error| SourceError::Content {
+            what: format!("`{text}` is no reference: {error}"),
+            hint: "oci://REGISTRY/REPOSITORY:TAG or oci://REGISTRY/REPOSITORY@sha256:DIGEST",
+        })?;
+        // What a digest stands for does not change.
+        if let Some(digest) = reference.digest()
+            && let Some(kept) = self.layer_of(digest).and_then(|layer| self.kept(&layer))
+        {
+            return Ok(kept);
+        }
+        let auth = self.credentials(reference.registry());
+        let found = block_on(async {
+            let client = Client::new(client_config(reference.registry()));
+            let (manifest, digest) = client.pull_image_manifest(&reference, &auth).await.map_err(|error| failed(&error))?;
+            let layer = choose(&manifest.layers)?;
+            let name = layer.digest.trim_start_matches("sha256:").to_owned();
+            if let Some(kept) = self.kept(&name) {
+                return Ok((digest, name, kept));
+            }
+            if usize::try_from(layer.size).is_ok_and(|size| size > MAX_SIZE) {
+                return Err(too_large());
+            }
+            tracing::info!(reference = text, digest, bytes = layer.size, "pulling a program");
+            let mut bytes = Vec::new();
+            client.pull_blob(&reference, &layer, &mut bytes).await.map_err(|error| failed(&error))?;
+            self.keep(&name, &bytes);
+            Ok((digest, name, bytes))
+        });
+        match found {
+            Ok((digest, layer, bytes)) => {
+                self.remember(&digest, &layer);
+                self.remember(text, &layer);
+                Ok(bytes)
+            }
+            Err(error @ SourceError::Fetch { .. }) => match self.layer_of(text).and_then(|layer| self.kept(&layer)) {
+                Some(kept) => {
+                    tracing::warn!(reference = text, %error, "the registry does not answer; what was pulled last is used");
+                    Ok(kept)
+                }
+                None => Err(error),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What was kept under a digest, if it is still what it was.
+    fn kept(&self, sha256: &str) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.folder.as_ref()?.join(sha256)).ok()?;
+        (digest(&bytes) == sha256).then_some(bytes)
+    }
+
+    fn keep(&self, sha256: &str, bytes: &[u8]) {
+        self.write(sha256, bytes);
+    }
+
+    /// Which layer a reference or a manifest's digest led to.
+    fn layer_of(&self, reference: &str) -> Option<String> {
+        let name = fs::read_to_string(self.folder.as_ref()?.join(note(reference))).ok()?;
+        Some(name.trim().to_owned())
+    }
+
+    fn remember(&self, reference: &str, layer: &str) {
+        self.write(&note(reference), layer.as_bytes());
+    }
+
+    /// Writes aside and renames. What cannot be kept is fetched again next time.
+    fn write(&self, name: &str, bytes: &[u8]) {
+        let Some(folder) = &self.folder else { return };
+        let aside = folder.join(format!("{name}.{}.tmp", std::process::id()));
+        let written = fs::create_dir_all(folder)
+            .and_then(|()| fs::File::create(&aside))
+            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+            .and_then(|()| fs::rename(&aside, folder.join(name)));
+        if let Err(error) = written {
+            tracing::warn!(folder = %folder.display(), %error, "what was fetched could not be kept");
+        }
+    }
+
+    /// Credentials for a registry, from the file given, or else from docker's.
+    fn credentials(&self, registry: &str) -> RegistryAuth {
+        let Some(path) = &self.auth else { return RegistryAuth::Anonymous };
+        let config = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Json>(&text).ok());
+        let Some(config) = config else { return RegistryAuth::Anonymous };
+        let names = [registry.to_owned(), format!("https://{registry}"), format!("https://{registry}/v1/")];
+        let entry = names.iter().find_map(|name| config["auths"].get(name));
+        entry.and_then(basic).unwrap_or(RegistryAuth::Anonymous)
+    }
+}
+
+/// User and password of an entry of docker's configuration.
+fn basic(entry: &Json) -> Option<RegistryAuth> {
+    use base64::Engine as _;
+    if let (Some(user), Some(password)) = (entry["username"].as_str(), entry["password"].as_str()) {
+        return Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()));
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(entry["auth"].as_str()?).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    let (user, password) = text.split_once(':')?;
+    Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()))
+}
+
+/// The name of the note about a reference.
+fn note(reference: &str) -> String {
+    format!("{}.ref", digest(reference.as_bytes()))
+}
+
+fn client_config(registry: &str) -> ClientConfig {
+    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+    let loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
+    ClientConfig {
+        protocol: if loopback { ClientProtocol::Http } else { ClientProtocol::Https },
+        // An index for several platforms: wasm's if it says so, else the first.
+        platform_resolver: Some(Box::new(|entries| {
+            let wasm =
+                entries.iter().find(|entry| entry.platform.as_ref().is_some_and(|platform| platform.architecture.to_string() == "wasm"));
+            wasm.or(entries.first()).map(|entry| entry.digest.clone())
+        })),
+        connect_timeout: Some(PATIENCE),
+        read_timeout: Some(PATIENCE),
+        ..ClientConfig::default()
+    }
+}
+
+/// The layer with the program: one that says it is wasm, else the last, which must be an archive.
+fn choose(layers: &[OciDescriptor]) -> Result<OciDescriptor, SourceError> {
+    let wasm = layers.iter().find(|layer| WASM_LAYERS.contains(&layer.media_type.as_str()));
+    wasm.or(layers.last()).cloned().ok_or_else(|| SourceError::Content {
+        what: "the artifact has no layers".to_owned(),
+        hint: "push a layer of type application/wasm, a package.tar.gz, or an image with /app.wasm",
+    })
+}
+
+fn failed(error: &oci_client::errors::OciDistributionError) -> SourceError {
+    let reason = error.to_string();
+    let hint = match () {
+        () if reason.contains("uthoriz") || reason.contains("uthentic") => {
+            "the registry wants credentials: registry_auth names a file like docker's config.json"
+        }
+        () if reason.contains("not found") || reason.contains("NotFound") || reason.contains("unknown") => {
+            "is the name right, and was it pushed?"
+        }
+        () => "is the registry reachable from here? What was pulled before is used without it",
+    };
+    SourceError::Fetch { reason, hint }
+}
+
+fn too_large() -> SourceError {
+    SourceError::Content { what: format!("it is larger than {} MiB", MAX_SIZE >> 20), hint: "that is no program for Fastly Compute" }
+}
+
+async fn fetch(url: &str) -> Result<Vec<u8>, SourceError> {
+    let failed = |error: reqwest::Error| {
+        let mut reason = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            reason.push_str(&format!(": {cause}"));
+            source = cause.source();
+        }
+        SourceError::Fetch { reason, hint: "is the server reachable from here?" }
+    };
+    let client = reqwest::Client::builder().connect_timeout(PATIENCE).read_timeout(PATIENCE).build().map_err(failed)?;
+    let mut response = client.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if bytes.len() + chunk.len() > MAX_SIZE {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// Runs `work` to its end on this thread.
+fn block_on<T>(work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| SourceError::File { error })?;
+    runtime.block_on(work)
+}
+
+/// A module as it is, or the one in a package or an image's layer.
+pub fn unpack(bytes: Vec<u8>) -> Result<Vec<u8>, SourceError> {
+    match find(&bytes, |path| match path {
+        path if path.ends_with("bin/main.wasm") => 4,
+        path if path.ends_with("app.wasm") => 3,
+        path if path.ends_with("plugin.wasm") => 2,
+        path if path.ends_with(".wasm") => 1,
+        _ => 0,
+    })? {
+        None => Ok(bytes),
+        Some(Some(module)) => Ok(module),
+        Some(None) => Err(SourceError::Content {
+            what: "an archive without a program".to_owned(),
+            hint: "a package has NAME/bin/main.wasm, an image /app.wasm",
+        }),
+    }
+}
+
+/// The manifest in a package, if it is one and has one.
+pub fn packed_manifest(bytes: &[u8]) -> Option<String> {
+    let found = find(bytes, |path| u8::from(path.ends_with("fastly.toml"))).ok()??;
+    found.and_then(|text| String::from_utf8(text).ok())
+}
+
+/// The entry of an archive that `rank` ranks highest, if any is above 0; `None`: it is no archive.
+fn find(bytes: &[u8], rank: impl Fn(&str) -> u8) -> Result<Option<Option<Vec<u8>>>, SourceError> {
+    const TAR_MAGIC: std::ops::Range<usize> = 257..262;
+    let broken = |error: io::Error| SourceError::Content {
+        what: format!("an archive that is damaged: {error}"),
+        hint: "the download or the build may have broken off; make it again",
+    };
+    let tar = if bytes.starts_with(&[0x1f, 0x8b]) {
+        let mut tar = Vec::new();
+        // One byte more than there may be shows that there is more.
+        GzDecoder::new(bytes).take(MAX_SIZE as u64 + 1).read_to_end(&mut tar).map_err(broken)?;
+        tar
+    } else if bytes.get(TAR_MAGIC).is_some_and(|magic| magic == b"ustar") {
+        bytes.to_vec()
+    } else {
+        return Ok(None);
+    };
+    if tar.len() > MAX_SIZE {
+        return Err(too_large());
+    }
+    let mut best: (u8, Option<Vec<u8>>) = (0, None);
+    let mut archive = tar::Archive::new(tar.as_slice());
+    for entry in archive.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let rank = rank(&path);
+        if rank > best.0 && entry.header().entry_type().is_file() {
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).map_err(broken)?;
+            best = (rank, Some(content));
+        }
+    }
+    Ok(Some(best.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(entries: &[(&str, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        for (path, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            header.set_cksum();
+            builder.append_data(&mut header, path, content.as_bytes()).expect("appends");
+        }
+        builder.into_inner().expect("ends").finish().expect("ends")
+    }
+
+    #[test]
+    fn packages() {
+        let bytes = package(&[("shop/fastly.toml", "name = \"shop\""), ("shop/src/x.wasm", "other"), ("shop/bin/main.wasm", "module")]);
+        assert_eq!(packed_manifest(&bytes).as_deref(), Some("name = \"shop\""));
+        assert_eq!(unpack(bytes).expect("unpacks"), b"module");
+        assert_eq!(unpack(package(&[("app.wasm", "module")])).expect("unpacks"), b"module");
+        assert!(unpack(package(&[("readme", "x")])).is_err_and(|error| error.to_string().contains("without a program")));
+        assert_eq!(unpack(b"\0asm".to_vec()).expect("is one"), b"\0asm");
+        assert!(unpack(vec![0x1f, 0x8b, 8, 0]).is_err_and(|error| error.to_string().contains("damaged")));
+    }
+
+    #[test]
+    fn credentials() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("config.json");
+        let text = r#"{"auths": {"a.test": {"auth": "dXNlcjpwYTpzcw=="}, "https://b.test": {"username": "u", "password": "p"}}}"#;
+        fs::write(&file, text).expect("a file");
+        let store = Store::new(None, Some(file));
+        let is = |registry: &str, user: &str, password: &str| matches!(store.credentials(registry), RegistryAuth::Basic(u, p) if u == user && p == password);
+        assert!(is("a.test", "user", "pa:ss") && is("b.test", "u", "p"));
+        assert!(matches!(store.credentials("c.test"), RegistryAuth::Anonymous));
+    }
+
+    #[test]
+    fn what_is_kept_is_checked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::new(Some(folder.path()), None);
+        let name = digest(b"module");
+        store.keep(&name, b"module");
+        assert_eq!(store.kept(&name).as_deref(), Some(&b"module"[..]));
+        fs::write(folder.path().join("fetched").join(&name), "other").expect("a file");
+        assert_eq!(store.kept(&name), None);
+        store.remember("r/a:1", &name);
+        assert_eq!(store.layer_of("r/a:1"), Some(name));
+    }
+}
