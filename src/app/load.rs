@@ -10,7 +10,7 @@ use crate::config::diagnostics::{Problem, Sources};
 use crate::config::document::{Node, Value};
 use crate::config::host_file::{self, Host, ServiceEntry};
 use crate::config::settings::{Machine, Settings};
-use crate::config::{Config, ConfigError, HostConfig, HttpVersions, ModuleSource};
+use crate::config::{Config, ConfigError, HostConfig, HttpVersions, ModuleSource, Rollout};
 use crate::runtime::Route;
 use crate::runtime::source::packed_manifest;
 
@@ -56,6 +56,8 @@ pub struct ServicePlan {
     pub module: ModuleSource,
     /// How often to look whether it has moved.
     pub poll: Option<Duration>,
+    /// How a new generation takes over.
+    pub rollout: Option<Rollout>,
 }
 
 /// A plan that cannot be made. The documents read so far are worth watching: one of them has to change.
@@ -175,7 +177,7 @@ impl Reader {
             self.fault("nothing to serve: there is no ./fastly.toml", "sidelight serve FASTLY.TOML APP.WASM");
             return None;
         };
-        Some(ServicePlan { route: Route::default(), config: with_host(config, host), module, poll: None })
+        Some(ServicePlan { route: Route::default(), config: with_host(config, host), module, poll: None, rollout: None })
     }
 
     /// The manifest in a package.
@@ -216,7 +218,7 @@ impl Reader {
             config.dynamic_targets = targets.clone();
         }
         let route = Route { hosts: entry.hosts.clone(), paths: entry.paths.clone() };
-        Some(ServicePlan { route, config, module, poll: entry.poll })
+        Some(ServicePlan { route, config, module, poll: entry.poll, rollout: entry.rollout.clone() })
     }
 
     /// Two services cannot have the same requests.

@@ -7,25 +7,32 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::Exit;
 use super::load::{Launch, Plan, ServicePlan, Unplanned};
 use crate::config::diagnostics::Report;
-use crate::config::{Config, HostConfig};
+use crate::config::{Config, HostConfig, Smoke};
 use crate::runtime::source::{SourceError, Store};
-use crate::runtime::{Current, Guest, LoadError, Routes, Runtime, Snapshot};
+use crate::runtime::{Current, Guest, LoadError, Routes, Runtime, Snapshot, Target, Trial};
 use crate::services::Services;
 use crate::services::backend::Connector;
 use crate::telemetry::{Telemetry, clock};
 
 /// Attempts that `status` remembers.
 const HISTORY: usize = 20;
+
+/// Answers after which a trial that fails is ended early.
+const ENOUGH: u64 = 10;
+
+/// Time for the request that a new generation must answer.
+const SMOKE: Duration = Duration::from_secs(10);
 
 /// How often a set of files that changes while it is read is read again.
 const TRIES: usize = 5;
@@ -47,12 +54,15 @@ pub enum Outcome {
 pub struct Verdict {
     /// What became of it.
     pub result: Outcome,
-    /// What made us try: `start`, `signal`, `files`, `request`, `poll`.
+    /// What made us try: `start`, `signal`, `files`, `request`, `poll`, `trial`.
     pub cause: &'static str,
     /// The generation in force afterwards.
     pub generation: u64,
     /// Services that are new or not as they were.
     pub changed: Vec<String>,
+    /// Of those, the ones that take only some of the requests at first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub on_trial: Vec<String>,
     /// Services that are gone.
     pub removed: Vec<String>,
     /// Settings that differ and take effect only at the next start.
@@ -104,11 +114,56 @@ pub struct Status {
 }
 
 /// A service in force, and what it was made of.
+#[derive(Clone)]
 struct Loaded {
     plan: ServicePlan,
     /// Of the files that its settings name.
     files: [u8; 32],
     snapshot: Arc<Snapshot>,
+    /// When it is new and not all requests are its yet.
+    trial: Option<OnTrial>,
+    /// What was tried after it and taken back: it is not tried again.
+    rejected: Option<Made>,
+}
+
+/// What a generation is made of.
+#[derive(Clone, PartialEq)]
+struct Made {
+    config: Config,
+    files: [u8; 32],
+    digest: String,
+}
+
+/// A trial of a generation.
+#[derive(Clone)]
+struct OnTrial {
+    trial: Arc<Trial>,
+    until: Instant,
+    max_failed_percent: u8,
+    /// Who answers the other requests, and takes over again if it fails.
+    stable: Arc<Loaded>,
+}
+
+impl OnTrial {
+    /// Whether it has failed more often than it may. `over`: few answers will do.
+    fn has_failed(&self, over: bool) -> bool {
+        let (answered, failed) = self.trial.counts();
+        let enough = answered >= ENOUGH || (over && answered > 0);
+        enough && failed * 100 > u64::from(self.max_failed_percent) * answered
+    }
+}
+
+impl Loaded {
+    fn made(&self) -> Made {
+        Made { config: self.plan.config.clone(), files: self.files, digest: self.snapshot.guest.digest().to_owned() }
+    }
+
+    fn target(&self) -> Target {
+        match &self.trial {
+            None => self.snapshot.clone().into(),
+            Some(trial) => Target { stable: trial.stable.snapshot.clone(), candidate: Some(self.snapshot.clone()) },
+        }
+    }
 }
 
 struct State {
@@ -131,7 +186,7 @@ pub struct Reloader {
     telemetry: Telemetry,
     current: Arc<Current>,
     state: Mutex<State>,
-    begun: std::time::Instant,
+    begun: Instant,
 }
 
 /// Why nothing was changed.
@@ -234,6 +289,7 @@ impl Reloader {
             cause,
             generation: 0,
             changed: Vec::new(),
+            on_trial: Vec::new(),
             removed: Vec::new(),
             restart_needed: Vec::new(),
             error: None,
@@ -257,10 +313,7 @@ impl Reloader {
             verdict.problems.clone_from(&refusal.problems);
         }
         self.tell(&verdict);
-        if state.history.len() >= HISTORY {
-            state.history.remove(0);
-        }
-        state.history.push(verdict.clone());
+        remember(&mut state, verdict.clone());
         result.map(|()| verdict)
     }
 
@@ -282,6 +335,9 @@ impl Reloader {
         let Verdict { generation, ms, .. } = verdict;
         match verdict.result {
             Outcome::Failed if verdict.cause == "start" => {}
+            Outcome::Failed if verdict.cause == "trial" => {
+                tracing::error!(generation, "{}", verdict.error.as_deref().unwrap_or_default());
+            }
             Outcome::Failed => {
                 let error = verdict.error.as_deref().unwrap_or_default();
                 tracing::error!(
@@ -343,15 +399,55 @@ impl Reloader {
             verdict.result = Outcome::Unchanged;
             return Ok(());
         }
-        let routes = Routes::new(built.iter().map(|loaded| (loaded.plan.route.clone(), loaded.snapshot.clone())));
+        verdict.on_trial = built.iter().filter(|loaded| !kept(loaded) && loaded.trial.is_some()).map(name).collect();
+        state.loaded = built.into_iter().map(|loaded| (loaded.plan.config.name.clone(), loaded)).collect();
+        self.publish(state);
+        Ok(())
+    }
+
+    /// Puts in force what `state` has.
+    fn publish(&self, state: &mut State) {
+        let routes = Routes::new(state.loaded.values().map(|loaded| (loaded.plan.route.clone(), loaded.target())));
         // At the start there is no runtime yet; whoever makes one starts the checks.
-        if tokio::runtime::Handle::try_current().is_ok() {
+        if Handle::try_current().is_ok() {
             routes.services().iter().for_each(|service| service.services.backends.start_checks());
         }
         self.current.publish(routes);
         state.generation += 1;
-        state.loaded = built.into_iter().map(|loaded| (loaded.plan.config.name.clone(), loaded)).collect();
-        Ok(())
+    }
+
+    /// Whether a new generation is on trial.
+    pub fn has_trials(&self) -> bool {
+        self.state.lock().loaded.values().any(|loaded| loaded.trial.is_some())
+    }
+
+    /// Ends the trials that are over, or have failed.
+    pub fn judge(&self) {
+        let mut state = self.state.lock();
+        let now = clock::now();
+        let mut ended = Vec::new();
+        for (name, loaded) in &mut state.loaded {
+            let Some(trial) = &loaded.trial else { continue };
+            let over = now >= trial.until;
+            let (answered, failed) = trial.trial.counts();
+            if trial.has_failed(over) {
+                let mut stable = (*trial.stable).clone();
+                stable.rejected = Some(loaded.made());
+                let share = format!("{failed} of {answered} answers of the new generation of `{name}` failed");
+                *loaded = stable;
+                ended.push((name.clone(), Some(format!("{share}; the one before has taken over again"))));
+            } else if over {
+                loaded.trial = None;
+                ended.push((name.clone(), None));
+            }
+        }
+        for (name, error) in ended {
+            self.publish(&mut state);
+            let result = if error.is_some() { Outcome::Failed } else { Outcome::Ok };
+            let verdict = Verdict { generation: state.generation, changed: vec![name], error, ..self.verdict("trial", result) };
+            self.tell(&verdict);
+            remember(&mut state, verdict);
+        }
     }
 
     /// Every service of a plan: what is as it was, and the rest built anew.
@@ -389,7 +485,13 @@ impl Reloader {
             && before.files == files
             && before.snapshot.guest.digest() == guest.digest()
         {
-            return Ok(Loaded { plan: plan.clone(), files, snapshot: before.snapshot.clone() });
+            return Ok(Loaded { plan: plan.clone(), ..before.clone() });
+        }
+        let made = Made { config: config.clone(), files, digest: guest.digest().to_owned() };
+        if let Some(before) = before
+            && before.rejected.as_ref() == Some(&made)
+        {
+            return Ok(before.clone());
         }
         for note in &config.notes {
             if note.important {
@@ -398,13 +500,51 @@ impl Reloader {
                 tracing::info!(service = config.name, "{}", note.text);
             }
         }
+        let stable = before.map(|before| before.trial.as_ref().map_or_else(|| Arc::new(before.clone()), |trial| trial.stable.clone()));
+        let trial = match (stable, &plan.rollout) {
+            (Some(stable), Some(rollout)) if rollout.percent < 100 => Some(OnTrial {
+                trial: Arc::new(Trial::new(rollout.percent)),
+                until: clock::now() + rollout.time,
+                max_failed_percent: rollout.max_failed_percent,
+                stable,
+            }),
+            _ => None,
+        };
         let previous = before.map(|before| &*before.snapshot.services);
         let services = Services::build(config, previous, &self.connector, &self.telemetry).map_err(|errors| (errors,))?;
         let snapshot = Snapshot {
+            trial: trial.as_ref().map(|trial| trial.trial.clone()),
             permits: self.permits(before, config),
             ..Snapshot::new(generation, Arc::new(config.clone()), Arc::new(services), guest)
         };
-        Ok(Loaded { plan: plan.clone(), files, snapshot: Arc::new(snapshot) })
+        let snapshot = Arc::new(snapshot);
+        if let Some(smoke) = plan.rollout.as_ref().and_then(|rollout| rollout.smoke.as_ref()) {
+            self.smoke(&snapshot, smoke).map_err(|told| {
+                let path = PathBuf::from(plan.module.to_string());
+                (LoadError::Smoke { path, request: format!("{}{}", smoke.host, smoke.path), told },)
+            })?;
+        }
+        Ok(Loaded { plan: plan.clone(), files, snapshot, trial, rejected: None })
+    }
+
+    /// Has a new generation answer a request of ours.
+    fn smoke(&self, snapshot: &Arc<Snapshot>, smoke: &Smoke) -> Result<(), String> {
+        let work = async {
+            match tokio::time::timeout(SMOKE, self.runtime.ask(snapshot.clone(), &smoke.host, &smoke.path)).await {
+                Ok(Ok(status)) if status.as_u16() == smoke.status => Ok(()),
+                Ok(Ok(status)) => Err(format!("it answered {} and not {}", status.as_u16(), smoke.status)),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!("it did not answer within {SMOKE:?}")),
+            }
+        };
+        match Handle::try_current() {
+            Ok(handle) => handle.block_on(work),
+            // The start.
+            Err(_) => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+                runtime.block_on(work)
+            }
+        }
     }
 
     fn permits(&self, before: Option<&Loaded>, config: &Config) -> Option<Arc<Semaphore>> {
@@ -416,6 +556,13 @@ impl Reloader {
         let kept = same.and_then(|before| before.snapshot.permits.clone());
         Some(kept.unwrap_or_else(|| Arc::new(Semaphore::new(wanted as usize))))
     }
+}
+
+fn remember(state: &mut State, verdict: Verdict) {
+    if state.history.len() >= HISTORY {
+        state.history.remove(0);
+    }
+    state.history.push(verdict);
 }
 
 impl ServicePlan {

@@ -25,6 +25,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 /// How often files are looked at without an event.
 const LOOK: Duration = Duration::from_secs(30);
 
+/// How often it is looked at how new generations fare.
+const JUDGE: Duration = Duration::from_millis(100);
+
 /// Asks for a reload and gets the verdict.
 pub type Asked = oneshot::Sender<Verdict>;
 
@@ -140,6 +143,7 @@ impl BackgroundService for Reloads {
                     }
                 }
                 () = polled, if poll.is_some() => drop(self.run(|reloader| reloader.reload("poll")).await),
+                () = tokio::time::sleep(JUDGE), if self.reloader.has_trials() => drop(self.run(Reloader::judge).await),
                 () = changed.notified(), if self.watch => {
                     tokio::time::sleep(SETTLE).await;
                     drop(self.run(Reloader::reload_if_changed).await);

@@ -194,6 +194,8 @@ struct Service {
     /// How often to look whether the tag of an `oci://` program has moved.
     #[schemars(with = "Option<String>")]
     poll: Option<Spanned<String>>,
+    /// How a new generation takes over; default: at once.
+    rollout: Option<Rollout>,
     /// Whether `[setup]` of the manifest is used where its `local_server` is silent.
     use_setup: bool,
     /// Limits of its guests.
@@ -205,8 +207,58 @@ struct Service {
     dynamic_backends: Option<Vec<Spanned<String>>>,
 }
 
+/// `rollout` of a service.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Rollout {
+    /// Percentage of requests that a new generation takes at first; default: all.
+    #[serde(default = "all")]
+    #[schemars(range(min = 1, max = 100))]
+    percent: u8,
+    /// For how long.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    time: Option<Spanned<String>>,
+    /// Above which percentage of failed answers (a guest that failed, a 5xx) it is taken back; default: 5.
+    #[serde(default = "few")]
+    #[schemars(range(min = 0, max = 100))]
+    max_failed_percent: u8,
+    /// A request that it must answer first.
+    #[serde(default)]
+    smoke: Option<Smoke>,
+}
+
+fn all() -> u8 {
+    100
+}
+
+fn few() -> u8 {
+    5
+}
+
+/// A request that a new generation must answer before it gets any of clients'.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Smoke {
+    /// Its path and query.
+    #[schemars(with = "String")]
+    path: Spanned<String>,
+    /// Its host; default: the service's first, or localhost.
+    #[serde(default)]
+    host: Option<String>,
+    /// The status of the answer; default: 200.
+    #[serde(default = "ok")]
+    #[schemars(range(min = 200, max = 599))]
+    status: u16,
+}
+
+fn ok() -> u16 {
+    200
+}
+
 /// Keys of a service that are ours and not a manifest's.
-const OWN: [&str; 9] = ["hosts", "paths", "manifest", "module", "poll", "use_setup", "limits", "environment", "dynamic_backends"];
+const OWN: [&str; 10] =
+    ["hosts", "paths", "manifest", "module", "poll", "rollout", "use_setup", "limits", "environment", "dynamic_backends"];
 
 /// A service as the host file has it.
 #[derive(Clone, Debug)]
@@ -223,6 +275,8 @@ pub struct ServiceEntry {
     pub module: Option<ModuleSource>,
     /// How often to look whether it has moved.
     pub poll: Option<Duration>,
+    /// How a new generation takes over.
+    pub rollout: Option<super::Rollout>,
     /// As the field of the manifest's reading.
     pub use_setup: bool,
     /// Limits.
@@ -343,6 +397,19 @@ impl Decide<'_> {
 
     fn path(&self, file: &Spanned<String>) -> PathBuf {
         self.sources.file(file.span().start).parent().unwrap_or(Path::new("")).join(file.get_ref())
+    }
+
+    fn rollout(&mut self, from: &Rollout, hosts: &[String]) -> super::Rollout {
+        let smoke = from.smoke.as_ref().map(|smoke| {
+            let host = smoke.host.clone().or_else(|| hosts.iter().find(|host| !host.starts_with('*')).cloned());
+            let host = host.unwrap_or_else(|| "localhost".to_owned());
+            if !smoke.path.get_ref().starts_with('/') || format!("http://{host}{}", smoke.path.get_ref()).parse::<::http::Uri>().is_err() {
+                self.problem(&smoke.path, "this is no path", "for example /healthz");
+            }
+            super::Smoke { host, path: smoke.path.get_ref().clone(), status: smoke.status }
+        });
+        let time = self.time(from.time.as_ref()).unwrap_or(Duration::from_secs(60));
+        super::Rollout { percent: from.percent, time, max_failed_percent: from.max_failed_percent, smoke }
     }
 
     fn module(&mut self, text: &Spanned<String>) -> Option<ModuleSource> {
@@ -469,6 +536,7 @@ impl Decide<'_> {
             self.problem(path, "a path begins with a slash", "for example /api");
         }
         ServiceEntry {
+            rollout: from.rollout.as_ref().map(|rollout| self.rollout(rollout, &hosts)),
             hosts,
             paths: from.paths.iter().map(|path| path.get_ref().clone()).collect(),
             manifest: from.manifest.as_ref().map(|file| (file.clone(), self.path(file))),

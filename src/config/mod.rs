@@ -60,6 +60,30 @@ pub struct Config {
     pub notes: Vec<Note>,
 }
 
+/// How a new generation of a service takes over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rollout {
+    /// Percentage of requests that it takes at first; 100: it takes over at once.
+    pub percent: u8,
+    /// For how long.
+    pub time: Duration,
+    /// Above which percentage of failed answers it is taken back.
+    pub max_failed_percent: u8,
+    /// A request that it must answer first.
+    pub smoke: Option<Smoke>,
+}
+
+/// A request that a new generation must answer before it gets any of clients'.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Smoke {
+    /// Its host.
+    pub host: String,
+    /// Its path and query.
+    pub path: String,
+    /// The status of the answer.
+    pub status: u16,
+}
+
 impl Config {
     /// Files that its settings name, its program apart.
     pub fn files(&self) -> Vec<&Path> {

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::http::Uri;
 use ::http::header::{self, HeaderValue};
+use ::http::{StatusCode, Uri};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::sync::Notify;
@@ -23,7 +23,7 @@ use crate::abi::GuestState;
 use crate::config::GuestLimits;
 use crate::http::{Body, RequestHead};
 use crate::sandbox::limits::Stopped;
-use crate::sandbox::{Bounds, Client, CurrentId, DownstreamRequest, MemoryLimiter, Meter, Parcel, Received, Sandbox};
+use crate::sandbox::{Bounds, Client, CurrentId, DownstreamRequest, MemoryLimiter, Meter, Parcel, Received, Reply, Sandbox};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
 
@@ -143,16 +143,25 @@ impl Runtime {
         watched
     }
 
+    /// The status of the snapshot's answer to a request from nobody; its body is read to its end.
+    pub async fn ask(self: &Arc<Self>, snapshot: Arc<Snapshot>, host: &str, path: &str) -> Result<StatusCode, Unserved> {
+        let mut serving = self.serve(snapshot, of_nobody(host, path)).await?;
+        loop {
+            match serving.reply().await? {
+                Reply::Early(_) => {}
+                Reply::Final(mut response) => {
+                    while let Ok(Some(_)) = response.body.chunk().await {}
+                    return Ok(response.head.status);
+                }
+                Reply::HandOff(_) => return Ok(StatusCode::SWITCHING_PROTOCOLS),
+                Reply::Failed { .. } => return Ok(StatusCode::BAD_GATEWAY),
+            }
+        }
+    }
+
     /// Runs the snapshot's program once, for a request from nobody, to its end. What it answers goes nowhere.
     pub async fn run_once(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Outcome {
-        let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
-        let client = Arc::new(Client { address: nobody, server: nobody, secure: false, tls: None });
-        let raw_head = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n");
-        let received = Received { raw_head, client, h2_fingerprint: None, id: uuid::Uuid::new_v4().to_string().into() };
-        let mut head = RequestHead { uri: Uri::from_static("http://example.com/"), ..RequestHead::default() };
-        head.headers.insert(header::HOST, HeaderValue::from_static("example.com"));
-        let request = DownstreamRequest { head, body: Body::empty(), received: Arc::new(received) };
-        match self.serve(snapshot, request).await {
+        match self.serve(snapshot, of_nobody("example.com", "/")).await {
             Ok(serving) => serving.outcome().await,
             Err(Unserved::Ended(outcome)) => outcome,
             Err(Unserved::Overloaded | Unserved::NoService) => Outcome::HostFailed("there is no sandbox".to_owned()),
@@ -305,6 +314,20 @@ impl Runtime {
             }
         }
     }
+}
+
+/// A request that no client has made.
+fn of_nobody(host: &str, path: &str) -> DownstreamRequest {
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
+    let client = Arc::new(Client { address: nobody, server: nobody, secure: false, tls: None });
+    let raw_head = Bytes::from(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    let received = Received { raw_head, client, h2_fingerprint: None, id: uuid::Uuid::new_v4().to_string().into() };
+    let uri = Uri::try_from(format!("http://{host}{path}")).unwrap_or_default();
+    let mut head = RequestHead { uri, ..RequestHead::default() };
+    if let Ok(host) = HeaderValue::from_str(host) {
+        head.headers.insert(header::HOST, host);
+    }
+    DownstreamRequest { head, body: Body::empty(), received: Arc::new(received) }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -65,6 +65,16 @@ pub enum LoadError {
         /// Why.
         error: super::source::SourceError,
     },
+    /// It did not answer the request that it must answer before it is served.
+    #[error("{}: it must answer {request} first, and {told}\n  hint: rollout.smoke says which request, and what is expected", path.display())]
+    Smoke {
+        /// Which program.
+        path: PathBuf,
+        /// Which request.
+        request: String,
+        /// What came of it.
+        told: String,
+    },
     /// The file is something else.
     #[error("{}: {what}\n  hint: {hint}", path.display())]
     NotAModule {

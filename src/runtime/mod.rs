@@ -28,7 +28,7 @@ use crate::telemetry::Telemetry;
 pub use execute::{Execution, Outcome};
 pub use guest::{Guest, LoadError};
 pub use reuse::Waiting;
-pub use snapshot::{Current, Route, Routes, Snapshot};
+pub use snapshot::{Current, Route, Routes, Snapshot, Target, Trial};
 
 use reuse::WaitingGuest;
 

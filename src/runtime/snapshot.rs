@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
@@ -24,6 +25,8 @@ pub struct Snapshot {
     pub guest: Guest,
     /// Its guests that wait for another request.
     pub waiting: Waiting,
+    /// How it fares, while it is on trial beside the generation before.
+    pub trial: Option<Arc<Trial>>,
     /// Bounds its sandboxes, when it may have fewer than the host. The same in every generation with the same bound.
     pub permits: Option<Arc<Semaphore>>,
 }
@@ -31,7 +34,67 @@ pub struct Snapshot {
 impl Snapshot {
     /// A generation whose sandboxes only the host bounds.
     pub fn new(generation: u64, config: Arc<Config>, services: Arc<Services>, guest: Guest) -> Self {
-        Self { generation, config, services, guest, waiting: Waiting::default(), permits: None }
+        Self { generation, config, services, guest, waiting: Waiting::default(), trial: None, permits: None }
+    }
+}
+
+/// A new generation that takes some of its service's requests until it is known to be good.
+#[derive(Debug)]
+pub struct Trial {
+    /// Of a hundred requests.
+    share: u64,
+    asked: AtomicU64,
+    answered: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Trial {
+    /// One that takes `share` of a hundred requests.
+    pub fn new(share: u8) -> Self {
+        Self { share: share.into(), asked: AtomicU64::new(0), answered: AtomicU64::new(0), failed: AtomicU64::new(0) }
+    }
+
+    /// Whether the next request is one of its, evenly.
+    fn takes(&self) -> bool {
+        let before = self.asked.fetch_add(1, Ordering::Relaxed);
+        (before + 1) * self.share / 100 > before * self.share / 100
+    }
+
+    /// Notes an answer; `failed`: by the guest's end or with a 5xx.
+    pub fn note(&self, failed: bool) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        if failed {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Answers so far, and how many of them failed.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.answered.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+}
+
+/// Who answers for a service.
+#[derive(Clone)]
+pub struct Target {
+    /// The generation that is known to be good.
+    pub stable: Arc<Snapshot>,
+    /// The one on trial.
+    pub candidate: Option<Arc<Snapshot>>,
+}
+
+impl Target {
+    fn choose(&self) -> &Arc<Snapshot> {
+        match &self.candidate {
+            Some(candidate) if candidate.trial.as_ref().is_some_and(|trial| trial.takes()) => candidate,
+            Some(_) | None => &self.stable,
+        }
+    }
+}
+
+impl From<Arc<Snapshot>> for Target {
+    fn from(stable: Arc<Snapshot>) -> Self {
+        Self { stable, candidate: None }
     }
 }
 
@@ -49,7 +112,7 @@ pub struct Route {
 pub struct Routes {
     services: Vec<Arc<Snapshot>>,
     /// The one that takes every request, when there is no other.
-    only: Option<Arc<Snapshot>>,
+    only: Option<Target>,
     exact: HashMap<Box<str>, Vec<Prefix>>,
     /// By what comes behind the `*`, the longest first.
     below: Vec<(Box<str>, Vec<Prefix>)>,
@@ -59,14 +122,15 @@ pub struct Routes {
 /// What paths begin with, and whose they are.
 struct Prefix {
     path: Box<str>,
-    service: Arc<Snapshot>,
+    service: Target,
 }
 
 impl Routes {
     /// A table of services and what is theirs.
-    pub fn new(services: impl IntoIterator<Item = (Route, Arc<Snapshot>)>) -> Self {
-        let services: Vec<(Route, Arc<Snapshot>)> = services.into_iter().collect();
-        let mut routes = Self { services: services.iter().map(|(_, service)| service.clone()).collect(), ..Self::default() };
+    pub fn new(services: impl IntoIterator<Item = (Route, Target)>) -> Self {
+        let services: Vec<(Route, Target)> = services.into_iter().collect();
+        let all = services.iter().flat_map(|(_, service)| [Some(&service.stable), service.candidate.as_ref()]).flatten();
+        let mut routes = Self { services: all.cloned().collect(), ..Self::default() };
         if let [(route, service)] = services.as_slice()
             && *route == Route::default()
         {
@@ -105,7 +169,7 @@ impl Routes {
         routes
     }
 
-    /// All services.
+    /// All services, those on trial too.
     pub fn services(&self) -> &[Arc<Snapshot>] {
         &self.services
     }
@@ -113,7 +177,7 @@ impl Routes {
     /// Whose a request is: the most exact host decides, then the longest path. `host` is without its port.
     pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Snapshot>> {
         if let Some(only) = &self.only {
-            return Some(only);
+            return Some(only.choose());
         }
         let lower;
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -128,7 +192,7 @@ impl Routes {
         let exact = self.exact.get(host).map(Vec::as_slice);
         let below = self.below.iter().filter(|(suffix, _)| host.len() > suffix.len() && host.ends_with(&**suffix));
         let lists = exact.into_iter().chain(below.map(|(_, list)| list.as_slice())).chain([self.any.as_slice()]);
-        lists.into_iter().find_map(|list| of(list).map(|at| &list[at].service))
+        lists.into_iter().find_map(|list| of(list).map(|at| list[at].service.choose()))
     }
 }
 
@@ -150,7 +214,7 @@ impl Current {
 
     /// Starts with one service that takes every request.
     pub fn only(snapshot: Snapshot) -> Self {
-        Self::new(Routes::new([(Route::default(), Arc::new(snapshot))]))
+        Self::new(Routes::new([(Route::default(), Arc::new(snapshot).into())]))
     }
 
     /// The snapshot for one request, if it is anybody's. `host` is without its port.

@@ -14,7 +14,7 @@ use super::respond::Failure;
 use crate::http::message::MAX_FIELDS;
 use crate::http::request::RequestLine;
 use crate::http::{RequestHead, ResponseHead, cdn_loop, framing};
-use crate::runtime::{Outcome, Serving, Unserved};
+use crate::runtime::{Outcome, Serving, Trial, Unserved};
 use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, HandOff, Reply};
 
 /// A fresh name for a request.
@@ -113,6 +113,8 @@ pub enum Answered {
 pub struct Answering<'a> {
     id: &'a str,
     serving: Result<Serving, Unserved>,
+    /// How the generation fares that answers, if it is on trial.
+    trial: Option<Arc<Trial>>,
     overloaded: &'a IntCounter,
 }
 
@@ -120,18 +122,30 @@ impl<'a> Answering<'a> {
     /// Gives the request to a guest of the service that it is for.
     pub async fn begin(edge: &'a Edge, id: &'a str, request: DownstreamRequest) -> Self {
         let uri = &request.head.uri;
+        let mut trial = None;
         let serving = match edge.current.pin(uri.host().unwrap_or_default(), uri.path()) {
-            Some(snapshot) => edge.runtime.serve(snapshot, request).await,
+            Some(snapshot) => {
+                trial.clone_from(&snapshot.trial);
+                edge.runtime.serve(snapshot, request).await
+            }
             None => {
                 tracing::debug!(target: "sidelight::client", request_id = id, host = uri.host(), path = uri.path(), "no service has this host and path");
                 Err(Unserved::NoService)
             }
         };
-        Self { id, serving, overloaded: &edge.telemetry.metrics.overloaded }
+        Self { id, serving, trial, overloaded: &edge.telemetry.metrics.overloaded }
     }
 
     /// What comes next. Behind anything but an early head there is nothing.
     pub async fn next(&mut self) -> Answered {
+        let answered = self.answered().await;
+        if let (Some(trial), Answered::Response(response)) = (&self.trial, &answered) {
+            trial.note(response.head.status.is_server_error());
+        }
+        answered
+    }
+
+    async fn answered(&mut self) -> Answered {
         let reply = match &mut self.serving {
             Ok(serving) => serving.reply().await,
             Err(unserved) => Err(unserved.clone()),

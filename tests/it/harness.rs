@@ -185,11 +185,11 @@ impl Setup {
         self
     }
 
-    /// As [`start`](Self::start), logging as little as can be: for figures.
+    /// Logging as little as can be: for figures.
     #[allow(dead_code, reason = "benches use it")]
-    pub fn start_quiet(mut self) -> Sidelight {
+    pub fn quiet(mut self) -> Self {
         self.quiet = true;
-        self.start()
+        self
     }
 
     fn command(&self, folder: &Path) -> Command {

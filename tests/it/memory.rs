@@ -15,7 +15,7 @@ const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
 /// A line of `/proc/PID/status`, in bytes.
-fn status(pid: u32, name: &str) -> u64 {
+pub fn status(pid: u32, name: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).expect("a line");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10

@@ -248,3 +248,74 @@ fn no_request_fails_while_everything_is_swapped() {
     assert!(served.load(Ordering::SeqCst) > 100);
     sidelight.wait_metric("sidelight_sandboxes", 0.0);
 }
+
+/// A host file with a rollout.
+fn staged(rollout: &str) -> Setup {
+    Setup::host(&format!("[services.it]\nmodule = \"app.wat\"\nrollout = {rollout}\n")).file("app.wat", &saying("old")).arg("--no-watch")
+}
+
+/// How many of a hundred answers say what.
+fn shares(sidelight: &Sidelight, texts: &[&str]) -> Vec<usize> {
+    let answers: Vec<String> = (0..100).map(|_| sidelight.get("/").text()).collect();
+    texts.iter().map(|text| answers.iter().filter(|answer| answer == text).count()).collect()
+}
+
+#[test]
+fn a_new_generation_takes_some_requests_and_then_all() {
+    let sidelight = staged("{ percent = 20, time = \"3s\" }").start();
+    assert_eq!(shares(&sidelight, &["old"]), [100]);
+    sidelight.write("app.wat", &saying("new"));
+    let verdict = sidelight.reload();
+    assert_eq!((&verdict["result"], &verdict["on_trial"]), (&"ok".into(), &serde_json::json!(["it"])));
+    assert_eq!(shares(&sidelight, &["old", "new"]), [80, 20]);
+    until_all(&sidelight, "new");
+    assert_eq!(status(&sidelight)["reloads"][0]["cause"], "trial");
+    assert_eq!(sidelight.reload()["result"], "unchanged");
+}
+
+fn until_all(sidelight: &Sidelight, wanted: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while status(sidelight)["reloads"][0]["cause"] != "trial" {
+        assert!(Instant::now() < deadline, "the trial does not end:\n{}", sidelight.log.text());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(shares(sidelight, &[wanted]), [100]);
+}
+
+#[test]
+fn a_new_generation_that_fails_is_taken_back() {
+    let sidelight = staged("{ percent = 50, time = \"60s\" }").start();
+    // It traps.
+    sidelight.write("app.wat", "(module (memory (export \"memory\") 1) (func (export \"_start\") unreachable))");
+    assert_eq!(sidelight.reload()["result"], "ok");
+    let failed = (0..30).filter(|_| sidelight.get("/").status == 500).count();
+    assert!((5..=20).contains(&failed), "{failed}");
+    until_all(&sidelight, "old");
+    sidelight.log.wait_for(&["ERROR", "answers of the new generation of `it` failed"]);
+    sidelight.wait_metric("sidelight_config_last_reload_successful", 0.0);
+    // It is not tried again, until it is another.
+    assert_eq!(sidelight.reload()["result"], "unchanged");
+    assert_eq!(shares(&sidelight, &["old"]), [100]);
+    sidelight.write("app.wat", &saying("better"));
+    assert_eq!(sidelight.reload()["on_trial"], serde_json::json!(["it"]));
+    assert_eq!(shares(&sidelight, &["old", "better"]), [50, 50]);
+}
+
+/// A new generation has to answer a request of ours before it gets any of clients'.
+#[test]
+fn smoke() {
+    let sidelight = staged("{ smoke = { path = \"/healthz\" } }").start();
+    assert_eq!(sidelight.get("/").text(), "old");
+    sidelight.write("app.wat", "(module (memory (export \"memory\") 1) (func (export \"_start\") unreachable))");
+    let verdict = sidelight.reload();
+    assert_eq!(verdict["result"], "failed");
+    assert!(verdict["error"].as_str().is_some_and(|error| error.contains("it must answer localhost/healthz first")), "{verdict}");
+    assert_eq!(shares(&sidelight, &["old"]), [100]);
+    sidelight.write("app.wat", &saying("new"));
+    assert_eq!(sidelight.reload()["result"], "ok");
+    assert_eq!(shares(&sidelight, &["new"]), [100]);
+    let bad = Setup::host("[services.it]\nmodule = \"app.wat\"\nrollout = { smoke = { path = \"/\", status = 204 } }\n");
+    let (status, log) = bad.file("app.wat", &saying("x")).fails();
+    assert_eq!(status.code(), Some(4), "{log}");
+    assert!(log.contains("it answered 200 and not 204"), "{log}");
+}
