@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! main, cli          the process, its arguments
+//! embed              the host within another program
 //! app                builds every layer, serves, drains
 //! server             clients: pingora, HTTP in and out
 //! runtime            wasm: engine, guest, one execution, snapshot
@@ -48,6 +49,7 @@ pub mod abi;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod embed;
 pub mod hostcalls;
 pub mod http;
 pub mod runtime;

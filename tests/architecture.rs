@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Highest first; modules of one line do not use each other.
 const LAYERS: &[&[&str]] = &[
     &["main"],
-    &["cli"],
+    &["cli", "embed"],
     &["app"],
     &["server"],
     &["runtime"],

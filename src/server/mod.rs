@@ -14,6 +14,7 @@ pub mod h2;
 pub mod handoff;
 pub mod hops;
 pub mod listener;
+pub mod local;
 pub mod respond;
 pub mod tls;
 pub mod upload;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use prometheus::IntCounter;
 
-use crate::telemetry::Telemetry;
+use crate::telemetry::{LogTap, Telemetry};
 
 /// Longest endpoint name, in bytes.
 pub const MAX_NAME: usize = 256;
@@ -30,6 +30,7 @@ pub enum Error {
 /// All endpoints: any name will do.
 pub struct Endpoints {
     written: IntCounter,
+    tap: Option<LogTap>,
 }
 
 /// One endpoint, by name.
@@ -41,7 +42,7 @@ pub struct Endpoint {
 impl Endpoints {
     /// Endpoints that count into `telemetry`.
     pub fn new(telemetry: &Telemetry) -> Self {
-        Self { written: telemetry.metrics.log_records.with_label_values(&["written"]) }
+        Self { written: telemetry.metrics.log_records.with_label_values(&["written"]), tap: telemetry.log_tap.clone() }
     }
 
     /// The endpoint of that name.
@@ -60,6 +61,9 @@ impl Endpoints {
     /// Writes one record, for the request `request_id`.
     pub fn write(&self, endpoint: &Endpoint, request_id: &str, record: &[u8]) {
         self.written.inc();
+        if let Some(tap) = &self.tap {
+            tap(&endpoint.name, request_id, record);
+        }
         let (record, cut) = match record.get(..MAX_RECORD) {
             Some(head) => (head, record.len() - head.len()),
             None => (record, 0),
