@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::app::Exit;
 use crate::app::load::Launch;
-use crate::config::host::{ClientCertificates, Listen, TlsListener, UnknownImports};
+use crate::config::host::{ClientCertificates, Listen, Profile, TlsListener, UnknownImports};
 use crate::config::settings::{EnvironmentSettings, LimitSettings, Machine, Preset, Settings};
 use crate::config::{ModuleSource, Targets};
 use crate::telemetry::logs;
@@ -84,6 +84,11 @@ pub struct Serve {
     #[arg(long, hide = true)]
     log_stderr: bool,
 
+    /// Record where programs spend their CPU time: guest[,FOLDER[,SAMPLE]] (a file for Firefox's profiler for each sandbox, in
+    /// guest-profiles, a sample every 50us), perfmap or jitdump (for Linux's perf). Costs speed.
+    #[arg(long, value_name = "KIND", env = "SIDELIGHT_PROFILE", value_parser = |text: &str| Profile::parse(text, false))]
+    profile: Option<Profile>,
+
     #[command(flatten)]
     viceroy: ViceroyArgs,
 
@@ -130,9 +135,6 @@ pub struct Serve {
 /// Viceroy's flags that mean nothing here, or not yet.
 #[derive(Args, Debug)]
 struct ViceroyArgs {
-    #[arg(long, hide = true, value_name = "KIND", require_equals = false)]
-    profile: Option<String>,
-
     #[arg(long = "experimental_modules", hide = true, value_name = "MODULE")]
     experimental_modules: Vec<String>,
 
@@ -156,7 +158,6 @@ struct ViceroyArgs {
 impl ViceroyArgs {
     fn notes(&self) -> impl Iterator<Item = String> {
         let given = [
-            ("--profile", self.profile.is_some(), "profiles are not written yet"),
             ("--experimental_modules", !self.experimental_modules.is_empty(), "there are no such modules here"),
             ("--adapt", self.adapt, "components are not run yet"),
             ("--wasm-exceptions", self.wasm_exceptions, "programs with exceptions are not run yet"),
@@ -460,6 +461,7 @@ impl Serve {
             dynamic_targets: self.dynamic_backends.clone(),
             backend_http2: given(self.backend_http2),
             grip_proxy: self.grip_proxy.or(self.local_pushpin_proxy_port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))),
+            profile: self.profile.clone(),
             unknown_imports: self.unknown_import_behavior.map(|behavior| match behavior {
                 UnknownImport::LinkError => UnknownImports::LinkError,
                 UnknownImport::Trap => UnknownImports::Trap,

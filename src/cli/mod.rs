@@ -17,6 +17,7 @@ use serde_json::json;
 use crate::app::load::Launch;
 use crate::app::reload::{ServiceStatus, Status};
 use crate::app::{self, Exit};
+use crate::config::host::Profile;
 use crate::config::settings::{LimitSettings, Settings};
 use crate::config::{ModuleSource, Targets, host_file, manifest};
 use crate::hostcalls;
@@ -92,6 +93,11 @@ struct Run {
     /// Folder of compiled modules [default: sidelight in the user's cache folder].
     #[arg(long, value_name = "FOLDER", env = "SIDELIGHT_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
+
+    /// Record where the program spends its CPU time: guest[,FILE[,SAMPLE]] (guest-profile.json, for Firefox's profiler), perfmap
+    /// or jitdump.
+    #[arg(long, value_name = "KIND", value_parser = |text: &str| Profile::parse(text, true))]
+    profile: Option<Profile>,
 
     /// The program.
     #[arg(value_name = "APP.WASM")]
@@ -226,6 +232,7 @@ fn once(run: Run) -> ExitCode {
             cache_dir: run.cache_dir.map(Some),
             dynamic_targets: Some(run.dynamic_backends),
             limits,
+            profile: run.profile,
             ..Settings::default()
         },
         documents: run.config.into_iter().collect(),

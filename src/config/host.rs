@@ -47,6 +47,53 @@ pub struct HostConfig {
     pub grip_proxy: Option<SocketAddr>,
     /// An import that no host function answers: refuse the module, or trap when it is called.
     pub unknown_imports: UnknownImports,
+    /// What is recorded of where guests spend their CPU time.
+    pub profile: Option<Profile>,
+}
+
+/// What is recorded of where guests spend their CPU time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Samples of their stacks, by this host.
+    Guests(GuestProfiles),
+    /// `/tmp/perf-PID.map`, for Linux's perf.
+    PerfMap,
+    /// `jit-PID.dump` in the working directory, for Linux's perf.
+    JitDump,
+}
+
+/// Profiles of guests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestProfiles {
+    /// The folder of the profiles, or the file of the only one.
+    pub path: PathBuf,
+    /// Whether there is only one.
+    pub single: bool,
+    /// CPU time from one sample to the next.
+    pub interval: Duration,
+}
+
+impl Profile {
+    /// Reads Viceroy's `KIND[,PATH[,SAMPLE]]`. `single`: one profile, of a program that is run once.
+    pub fn parse(text: &str, single: bool) -> Result<Self, String> {
+        let mut parts = text.split(',');
+        let kind = parts.next().unwrap_or_default();
+        let (path, interval) = (parts.next().filter(|path| !path.is_empty()), parts.next());
+        match kind {
+            "perfmap" => Ok(Self::PerfMap),
+            "jitdump" => Ok(Self::JitDump),
+            "guest" => {
+                let interval = interval.map_or(Ok(Duration::from_micros(50)), humantime::parse_duration);
+                let interval = interval.map_err(|error| format!("{error}; the third part is a time: guest,FOLDER,1ms"))?;
+                if interval < Duration::from_micros(10) {
+                    return Err("samples cannot be closer than 10us".to_owned());
+                }
+                let path = path.unwrap_or(if single { "guest-profile.json" } else { "guest-profiles" }).into();
+                Ok(Self::Guests(GuestProfiles { path, single, interval }))
+            }
+            other => Err(format!("`{other}` is no kind of profile; expected guest[,PATH[,SAMPLE]], perfmap or jitdump")),
+        }
+    }
 }
 
 /// Where to listen.

@@ -487,6 +487,7 @@ impl Decide<'_> {
             backend_http2: file.backend_http2,
             grip_proxy: self.parse::<SocketAddr>(file.grip_proxy.as_ref(), "for example 127.0.0.1:7677"),
             unknown_imports: file.unknown_imports,
+            profile: None,
         }
     }
 

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Targets;
-use super::host::{Environment, GuestLimits, HostConfig, Limits, Listen, ReuseLimits, TlsListener, UnknownImports};
+use super::host::{Environment, GuestLimits, HostConfig, Limits, Listen, Profile, ReuseLimits, TlsListener, UnknownImports};
 
 /// Sets of limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -53,6 +53,7 @@ pub struct Settings {
     pub backend_http2: Option<bool>,
     pub grip_proxy: Option<SocketAddr>,
     pub unknown_imports: Option<UnknownImports>,
+    pub profile: Option<Profile>,
 }
 
 /// Limits, of the process and of services.
@@ -203,6 +204,7 @@ impl Settings {
             backend_http2: self.backend_http2.or(other.backend_http2),
             grip_proxy: self.grip_proxy.or(other.grip_proxy),
             unknown_imports: self.unknown_imports.or(other.unknown_imports),
+            profile: self.profile.or(other.profile),
         }
     }
 
@@ -225,6 +227,7 @@ impl Settings {
             backend_http2: self.backend_http2.unwrap_or(false),
             grip_proxy: self.grip_proxy,
             unknown_imports: self.unknown_imports.unwrap_or_default(),
+            profile: self.profile,
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ProfilingStrategy, WasmBacktraceDetails,
+};
 
-use crate::config::host::Limits;
+use crate::config::host::{Limits, Profile};
 
 /// How often a running guest is interrupted to let others run and to look at its CPU time.
 const TICK: Duration = Duration::from_millis(5);
@@ -20,7 +22,7 @@ const WASM_STACK: usize = 1 << 20;
 const FIBER_STACK: usize = 2 << 20;
 
 /// An engine whose guests come from a pool made beforehand.
-pub fn build(limits: &Limits) -> wasmtime::Result<Engine> {
+pub fn build(limits: &Limits, profile: Option<&Profile>) -> wasmtime::Result<Engine> {
     let sandboxes = limits.sandboxes;
     // Keeping pages is only cheaper than dropping them when the kernel tells which are dirty.
     let keep = if PoolingAllocationConfig::is_pagemap_scan_available() { limits.keep_resident } else { 0 };
@@ -53,12 +55,21 @@ pub fn build(limits: &Limits) -> wasmtime::Result<Engine> {
         .wasm_backtrace_max_frames(NonZeroUsize::new(32))
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .concurrency_support(false)
-        .wasm_memory64(false);
+        .wasm_memory64(false)
+        .profiler(match profile {
+            Some(Profile::PerfMap) => ProfilingStrategy::PerfMap,
+            Some(Profile::JitDump) => ProfilingStrategy::JitDump,
+            Some(Profile::Guests(_)) | None => ProfilingStrategy::None,
+        });
     Engine::new(&config)
 }
 
-/// Ticks `engine`'s epoch until it is gone.
-pub fn tick(engine: &Engine) -> wasmtime::Result<()> {
+/// Ticks `engine`'s epoch until it is gone: more often when guests are sampled.
+pub fn tick(engine: &Engine, profile: Option<&Profile>) -> wasmtime::Result<()> {
+    let tick = match profile {
+        Some(Profile::Guests(profiles)) => profiles.interval.min(TICK),
+        Some(Profile::PerfMap | Profile::JitDump) | None => TICK,
+    };
     let engine = engine.weak();
     std::thread::Builder::new()
         .name("epoch".to_owned())
@@ -66,7 +77,7 @@ pub fn tick(engine: &Engine) -> wasmtime::Result<()> {
             while let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
-                std::thread::sleep(TICK);
+                std::thread::sleep(tick);
             }
         })
         .map_err(|error| wasmtime::Error::msg(format!("starting the epoch thread: {error}")))?;

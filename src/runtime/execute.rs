@@ -17,6 +17,7 @@ use wasmtime::{Instance, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::engine::TABLE_ELEMENTS;
+use super::profile::{Recording, Sampler};
 use super::reuse::Source;
 use super::{Guest, Permit, Runtime, Snapshot, Unserved, wasi};
 use crate::abi::GuestState;
@@ -217,8 +218,10 @@ impl Runtime {
 
     async fn run(&self, snapshot: &Snapshot, state: GuestState) -> wasmtime::Result<()> {
         let guest = &snapshot.guest;
+        let id = state.sandbox.id();
+        let recording = self.profiles.as_ref().and_then(|profiles| Recording::begin(&self.engine, guest, profiles, id));
         let before = clock::now();
-        let (mut store, instance) = self.instantiate(guest, state).await?;
+        let (mut store, instance) = self.instantiate_sampled(guest, state, recording.as_ref().map(Recording::sampler)).await?;
         self.telemetry.metrics.instantiate.observe(clock::now().duration_since(before).as_secs_f64());
         let start = instance.get_module_export(&mut store, &guest.program.start).and_then(wasmtime::Extern::into_func);
         let start = start.ok_or_else(|| wasmtime::Error::msg("no function `_start`"))?.typed::<(), ()>(&store)?;
@@ -227,11 +230,23 @@ impl Runtime {
 
     /// A sandbox with its limits set, not started.
     pub async fn instantiate(&self, guest: &Guest, state: GuestState) -> wasmtime::Result<(Store<GuestState>, Instance)> {
+        self.instantiate_sampled(guest, state, None).await
+    }
+
+    async fn instantiate_sampled(
+        &self,
+        guest: &Guest,
+        state: GuestState,
+        sampler: Option<Sampler>,
+    ) -> wasmtime::Result<(Store<GuestState>, Instance)> {
         let limit = state.sandbox.config.limits.cpu;
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |context| {
+            if let Some(sampler) = &sampler {
+                sampler.sample(&context);
+            }
             let meter = &context.data().sandbox.meter;
             if meter.request_cpu() > limit {
                 meter.stop(Stopped::Cpu);

@@ -7,6 +7,7 @@ pub mod code_cache;
 pub mod engine;
 pub mod execute;
 pub mod guest;
+pub mod profile;
 pub mod reuse;
 pub mod snapshot;
 pub mod source;
@@ -19,7 +20,7 @@ use wasmtime::{Engine, Linker};
 
 use crate::abi::GuestState;
 use crate::config::HostConfig;
-use crate::config::host::UnknownImports;
+use crate::config::host::{GuestProfiles, Profile, UnknownImports};
 use crate::hostcalls;
 use crate::sandbox::downstream::Answer;
 use crate::sandbox::{DownstreamRequest, Parcel, Reply, Responder};
@@ -41,6 +42,7 @@ pub struct Runtime {
     unknown_imports: UnknownImports,
     cache: Option<code_cache::CodeCache>,
     programs: guest::Programs,
+    profiles: Option<GuestProfiles>,
     telemetry: Telemetry,
     /// Where guests go that compute for long; always there until this is dropped.
     heavy: Option<tokio::runtime::Runtime>,
@@ -116,8 +118,8 @@ impl Runtime {
             .enable_all()
             .build()
             .map_err(|error| wasmtime::Error::msg(format!("starting threads for heavy guests: {error}")))?;
-        let engine = engine::build(&config.limits)?;
-        engine::tick(&engine)?;
+        let engine = engine::build(&config.limits, config.profile.as_ref())?;
+        engine::tick(&engine, config.profile.as_ref())?;
         let mut linker = Linker::new(&engine);
         hostcalls::link_all(&mut linker, telemetry)?;
         wasi::link(&mut linker)?;
@@ -130,6 +132,10 @@ impl Runtime {
             unknown_imports: config.unknown_imports,
             cache: config.cache_dir.as_deref().and_then(code_cache::CodeCache::open),
             programs: guest::Programs::default(),
+            profiles: match &config.profile {
+                Some(Profile::Guests(profiles)) => Some(profiles.clone()),
+                Some(Profile::PerfMap | Profile::JitDump) | None => None,
+            },
             telemetry: telemetry.clone(),
             heavy: Some(heavy),
         })

@@ -298,3 +298,23 @@ fn a_program_that_is_run_once() {
     let output = std::process::Command::new(crate::harness::binary()).args(["run", "/nowhere.wasm"]).output().expect("runs");
     assert_eq!(output.status.code(), Some(4), "{output:?}");
 }
+
+/// Where a program spends its CPU time, for Firefox's profiler.
+#[test]
+fn profiles() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let profiles = folder.path().join("profiles");
+    let sidelight = misbehave().arg(&format!("--cpu-limit 200ms --profile guest,{},1ms", profiles.display())).start();
+    assert_eq!(sidelight.get("/loop").status, 500);
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+    let files: Vec<_> = std::fs::read_dir(&profiles).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+    assert_eq!(files.len(), 1);
+    let profile: serde_json::Value = serde_json::from_slice(&std::fs::read(&files[0]).expect("a file")).expect("JSON");
+    let samples = profile["threads"][0]["samples"]["length"].as_u64().expect("a number");
+    assert!(samples > 20, "{samples}");
+    // The test programs carry no names.
+    assert!(profile["threads"][0]["stringArray"].to_string().contains("wasm function"), "no function of the program's");
+    let (status, log) = misbehave().arg("--profile flame").fails();
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(log.contains("`flame` is no kind of profile"), "{log}");
+}
