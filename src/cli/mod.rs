@@ -52,6 +52,13 @@ enum Command {
     },
     /// Run a program once, by itself: its arguments follow, its output and exit code are this process's.
     Run(Run),
+    /// Viceroy's: makes a component of a module. There are no components here.
+    #[command(hide = true)]
+    Adapt {
+        /// Whatever follows.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
     /// List every call of the Compute ABI and how far this host has it.
     Hostcalls {
         /// How to print it.
@@ -135,6 +142,10 @@ pub fn run() -> ExitCode {
             };
             print(&format!("{schema:#}\n"));
             ExitCode::SUCCESS
+        }
+        Some(Command::Adapt { rest }) => {
+            let what = rest.first().map_or("a module", String::as_str);
+            end(&Exit::Usage(format!("{what} need not be adapted: modules are run as they are, and components are not run yet")))
         }
         Some(Command::Check(asked)) => check(&asked),
         Some(Command::Run(run)) => once(run),

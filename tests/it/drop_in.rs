@@ -115,6 +115,13 @@ fn viceroy() {
     }
 }
 
+#[test]
+fn what_viceroy_does_and_we_do_not() {
+    let (status, log) = Setup::command_line("adapt in.wasm -o out.wasm", Path::new("")).fails();
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(log.contains("components are not run yet"), "{log}");
+}
+
 /// The real Fastly CLI, which takes this host for Viceroy: it starts it, and starts it again when the program changes.
 #[test]
 fn the_fastly_cli() {

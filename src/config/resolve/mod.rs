@@ -451,4 +451,24 @@ mod tests {
             ["local_server.acls is not supported yet and has no effect", "`other` is no key of a local server and is passed over"];
         assert_eq!(notes, [(true, expected[0]), (false, expected[1])]);
     }
+
+    #[test]
+    fn setup_fills_what_local_server_lacks_when_that_is_asked_for() {
+        let text = "[local_server.backends.a]\nurl = \"http://a\"\n[setup.backends.a]\naddress = \"elsewhere.test\"\n\
+             [setup.backends.b]\naddress = \"b.test\"\n[setup.backends.c]\naddress = \"c.test\"\nport = 8080\n\
+             [setup.config_stores.s.items.k]\nvalue = \"v\"\n[setup.secret_stores.t.entries.e]\n";
+        assert_eq!(load(text).expect("loads").backends.keys().collect::<Vec<_>>(), ["a"]);
+        let read = |text: &str| {
+            let mut sources = Sources::default();
+            let file = Path::new("fastly.toml");
+            let base = sources.add(file, text);
+            Config::decide(&Node::parse(text, file, base).expect("parses"), &sources, true)
+        };
+        let config = read(text).expect("loads");
+        let of = |name: &str| (config.backends[name].host.as_str(), config.backends[name].port, config.backends[name].tls.is_some());
+        assert_eq!((of("a"), of("b"), of("c")), (("a", 80, false), ("b.test", 443, true), ("c.test", 8080, false)));
+        assert_eq!((config.stores.config.len(), config.stores.secrets.len()), (1, 1));
+        let problems = read("[setup.backends.x]\ndescription = \"asked for\"\n").expect_err("is bad");
+        assert!(problems[0].message.contains("has no address"));
+    }
 }
