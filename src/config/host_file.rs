@@ -38,6 +38,7 @@ pub struct HostFile {
     /// Whether their connections begin with a PROXY header.
     proxy_protocol: Option<bool>,
     /// Threads for guests and connections.
+    #[schemars(range(min = 1))]
     threads: Option<u16>,
     /// Folder of compiled and fetched modules; empty: none.
     #[schemars(with = "Option<String>")]
@@ -105,11 +106,13 @@ struct HostLimits {
     /// Which of production's limits are enforced.
     preset: Option<Preset>,
     /// Sandboxes at once.
+    #[schemars(range(min = 1, max = 10_000))]
     sandboxes: Option<u32>,
     /// How long a request waits for one.
     #[schemars(with = "Option<String>")]
     queue_timeout: Option<Spanned<String>>,
     /// Linear memory of one.
+    #[schemars(range(min = 1, max = 4096))]
     memory_mib: Option<u32>,
     /// CPU time after which a guest is stopped.
     #[schemars(with = "Option<String>")]
@@ -122,11 +125,13 @@ struct HostLimits {
     /// Backends that a sandbox may make.
     dynamic_backends: Option<u32>,
     /// Header fields of a request or response.
+    #[schemars(range(min = 1, max = 1024))]
     fields_kib: Option<u32>,
     /// Time after which a guest is stopped.
     #[schemars(with = "Option<String>")]
     wall: Option<Spanned<String>>,
     /// Requests of one sandbox.
+    #[schemars(range(min = 1))]
     reuse_requests: Option<u32>,
     /// How long a program may wait for its next request.
     #[schemars(with = "Option<String>")]
@@ -135,14 +140,19 @@ struct HostLimits {
     #[schemars(with = "Option<String>")]
     reuse_lifetime: Option<Spanned<String>>,
     /// Memory above which it gets no more.
+    #[schemars(range(min = 1, max = 4096))]
     reuse_memory_mib: Option<u32>,
     /// Memory each idle slot may keep resident; of the host only.
+    #[schemars(range(max = 1_048_576))]
     keep_resident_kib: Option<u32>,
     /// Longest request head; of the host only.
+    #[schemars(range(min = 1, max = 1024))]
     head_kib: Option<u32>,
     /// Longest path and query in bytes; of the host only.
+    #[schemars(range(min = 1, max = 65_536))]
     uri: Option<u32>,
     /// Streams of an HTTP/2 connection; of the host only.
+    #[schemars(range(min = 1, max = 10_000))]
     h2_streams: Option<u32>,
     /// Time for a request head; of the host only.
     #[schemars(with = "Option<String>")]
@@ -391,6 +401,15 @@ impl Decide<'_> {
         self.parse::<humantime::Duration>(text, "a time is written 500ms, 10s, 2m").map(Into::into)
     }
 
+    /// A time that is not nothing.
+    fn some_time(&mut self, text: Option<&Spanned<String>>) -> Option<Duration> {
+        let time = self.time(text)?;
+        if let (true, Some(text)) = (time.is_zero(), text) {
+            self.problem(text, "this time must be more than nothing", "a time is written 500ms, 10s, 2m");
+        }
+        Some(time)
+    }
+
     fn listen(&mut self, text: Option<&Spanned<String>>) -> Option<Listen> {
         self.parse(text, "for example 127.0.0.1:7676 or unix:/run/sidelight.sock")
     }
@@ -499,12 +518,12 @@ impl Decide<'_> {
             sandboxes: from.sandboxes,
             queue_timeout: self.time(from.queue_timeout.as_ref()),
             memory: mib(from.memory_mib),
-            cpu: self.time(from.cpu.as_ref()),
+            cpu: self.some_time(from.cpu.as_ref()),
             cpu_report: self.time(from.cpu_report.as_ref()),
             backend_requests: from.backend_requests,
             dynamic_backends: from.dynamic_backends,
             fields: kib(from.fields_kib),
-            wall: self.time(from.wall.as_ref()),
+            wall: self.some_time(from.wall.as_ref()),
             reuse_requests: from.reuse_requests,
             reuse_idle: self.time(from.reuse_idle.as_ref()),
             reuse_lifetime: self.time(from.reuse_lifetime.as_ref()),
@@ -528,7 +547,8 @@ impl Decide<'_> {
             let text = host.get_ref().to_ascii_lowercase();
             let plain = text.strip_prefix("*.").unwrap_or(&text);
             let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']');
-            if plain.is_empty() || !plain.bytes().all(fine) {
+            let has_port = plain.contains(':') && !(plain.starts_with('[') && plain.ends_with(']'));
+            if plain.is_empty() || has_port || !plain.bytes().all(fine) {
                 self.problem(host, format!("`{text}` is no host"), "for example shop.example.com or *.preview.example.com, without a port");
             }
             hosts.push(text);
@@ -542,7 +562,7 @@ impl Decide<'_> {
             paths: from.paths.iter().map(|path| path.get_ref().clone()).collect(),
             manifest: from.manifest.as_ref().map(|file| (file.clone(), self.path(file))),
             module: from.module.as_ref().and_then(|text| self.module(text)),
-            poll: self.time(from.poll.as_ref()),
+            poll: self.some_time(from.poll.as_ref()),
             use_setup: from.use_setup,
             limits: self.limits(&from.limits),
             environment: environment(&from.environment),

@@ -44,7 +44,7 @@ impl CodeCache {
     /// The compiled module of that wasm for that engine; compiled now if it is not there.
     pub fn module(&self, engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Module> {
         let key = key(engine, wasm);
-        if let Some(module) = self.find(engine, &key) {
+        if let Some(module) = self.find(engine, &key)? {
             return Ok(module);
         }
         tracing::info!(bytes = wasm.len(), "compiling the program; it is kept for the next start");
@@ -59,8 +59,11 @@ impl CodeCache {
         Module::new(engine, wasm)
     }
 
-    fn find(&self, engine: &Engine, key: &str) -> Option<Module> {
-        for entry in fs::read_dir(&self.folder).ok()?.flatten() {
+    /// The module that is there. An error when it is well and cannot be used with this engine's pool: compiling it again
+    /// would not help.
+    fn find(&self, engine: &Engine, key: &str) -> wasmtime::Result<Option<Module>> {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return Ok(None) };
+        for entry in entries.flatten() {
             let path = entry.path();
             let fits =
                 path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(key) && name.ends_with(".cwasm"));
@@ -68,14 +71,16 @@ impl CodeCache {
                 continue;
             }
             match self.load(engine, &path) {
-                Ok(module) => return Some(module),
+                Ok(module) => return Ok(Some(module)),
+                // wasmtime tells it by its text only.
+                Err(error) if format!("{error:#}").contains("pooling allocator") => return Err(error),
                 Err(error) => {
                     tracing::warn!(file = %path.display(), %error, "a compiled module in the cache is not usable; compiling again");
                     drop(fs::remove_file(&path));
                 }
             }
         }
-        None
+        Ok(None)
     }
 
     fn load(&self, engine: &Engine, path: &Path) -> wasmtime::Result<Module> {

@@ -148,6 +148,19 @@ fn faults_of_all_files_are_told_together() {
     ] {
         assert!(log.contains(part), "no {part:?} in\n{log}");
     }
+    let host = "threads = 0\n[limits]\nmemory_mib = 5000\nh2_streams = 0\n";
+    let (_, log) = Setup::host(host).fails();
+    for part in
+        ["sidelight.toml:1:11: expected a number from 1", "sidelight.toml:3:14: expected a number from 1 to 4096", "sidelight.toml:4:14: "]
+    {
+        assert!(log.contains(part), "no {part:?} in\n{log}");
+    }
+    let host = "[limits]\ncpu = \"0s\"\n[services.a]\nmodule = \"a.wat\"\nhosts = [\"a.test:80\", \"[::1]\"]\n";
+    let (_, log) = Setup::host(host).file("a.wat", &saying("a")).fails();
+    for part in ["sidelight.toml:2:7: this time must be more than nothing", "sidelight.toml:5:10: `a.test:80` is no host"] {
+        assert!(log.contains(part), "no {part:?} in\n{log}");
+    }
+    assert!(!log.contains("[::1]` is no host"), "{log}");
     let host = [service("a", "hosts = [\"x.test\"]"), service("b", "hosts = [\"x.test\"]\npaths = [\"/\"]")].concat();
     let (_, log) = Setup::host(&host).file("a.wat", &saying("a")).file("b.wat", &saying("b")).fails();
     assert!(log.contains("services `a` and `b` both have host `x.test`"), "{log}");
