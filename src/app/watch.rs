@@ -4,7 +4,8 @@
 //! stays with the old one. An event only means that it is worth to look; what counts is what is in the files. Where
 //! there are no events (some network file systems), files are looked at from time to time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// How often files are looked at without an event.
 const LOOK: Duration = Duration::from_secs(30);
+
+/// How often folders that are not there are looked for.
+const LOOK_SOON: Duration = Duration::from_millis(500);
 
 /// How often it is looked at how new generations fare.
 const JUDGE: Duration = Duration::from_millis(100);
@@ -61,7 +65,16 @@ impl Reloads {
 /// Watches the folders of files.
 struct Folders {
     watcher: Option<RecommendedWatcher>,
-    watched: BTreeSet<PathBuf>,
+    /// With device and inode: one that is deleted and made again is another.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+}
+
+/// How it stands with the folders of files.
+struct Followed {
+    /// One is watched that was not before: something may have changed in it just before.
+    new: bool,
+    /// One is not there, so that nothing tells when it is.
+    missing: bool,
 }
 
 impl Folders {
@@ -73,37 +86,47 @@ impl Folders {
         });
         let watcher =
             watcher.inspect_err(|error| tracing::warn!(%error, "files cannot be watched; they are looked at every {LOOK:?}")).ok();
-        Self { watcher, watched: BTreeSet::new() }
+        Self { watcher, watched: BTreeMap::new() }
     }
 
-    /// Watches the folders of `files`, and no others. Whether one is new: something may have changed in it just before.
-    fn follow(&mut self, files: &BTreeSet<PathBuf>) -> bool {
-        let Some(watcher) = &mut self.watcher else { return false };
+    /// Watches the folders of `files`, and no others.
+    fn follow(&mut self, files: &BTreeSet<PathBuf>) -> Followed {
+        let mut followed = Followed { new: false, missing: false };
+        let Some(watcher) = &mut self.watcher else { return followed };
         let folder = |file: &PathBuf| match file.parent() {
             Some(folder) if folder != Path::new("") => folder.to_owned(),
             _ => PathBuf::from("."),
         };
         let wanted: BTreeSet<PathBuf> = files.iter().map(folder).collect();
-        for gone in self.watched.difference(&wanted) {
-            // Its folder may be gone, too.
-            drop(watcher.unwatch(gone));
-        }
-        let mut watched = BTreeSet::new();
+        let mut watched = BTreeMap::new();
         for folder in wanted {
-            if self.watched.contains(&folder) {
-                watched.insert(folder);
+            let Ok(found) = std::fs::metadata(&folder) else {
+                followed.missing = true;
+                continue;
+            };
+            let identity = (found.dev(), found.ino());
+            if self.watched.get(&folder) == Some(&identity) {
+                watched.insert(folder, identity);
                 continue;
             }
+            // Of a folder that was there before, and is gone.
+            drop(watcher.unwatch(&folder));
             match watcher.watch(&folder, RecursiveMode::NonRecursive) {
-                Ok(()) => drop(watched.insert(folder)),
+                Ok(()) => {
+                    followed.new = true;
+                    watched.insert(folder, identity);
+                }
                 Err(error) => {
-                    tracing::debug!(folder = %folder.display(), %error, "a folder cannot be watched; its files are looked at every {LOOK:?}")
+                    tracing::debug!(folder = %folder.display(), %error, "a folder cannot be watched; its files are looked at every {LOOK:?}");
                 }
             }
         }
-        let new = !watched.is_subset(&self.watched);
+        for gone in self.watched.keys().filter(|folder| !watched.contains_key(*folder)) {
+            // Its folder may be gone, too.
+            drop(watcher.unwatch(gone));
+        }
         self.watched = watched;
-        new
+        followed
     }
 }
 
@@ -123,13 +146,16 @@ impl BackgroundService for Reloads {
         let changed = Arc::new(Notify::new());
         let mut folders = self.watch.then(|| Folders::new(changed.clone()));
         loop {
-            if let Some(folders) = &mut folders
-                && folders.follow(&self.reloader.files())
-            {
-                drop(self.run(Reloader::reload_if_changed).await);
-                continue;
+            let mut missing = false;
+            if let Some(folders) = &mut folders {
+                let followed = folders.follow(&self.reloader.files());
+                missing = followed.missing;
+                if followed.new {
+                    drop(self.run(Reloader::reload_if_changed).await);
+                    continue;
+                }
             }
-            let looked = tokio::time::sleep(LOOK);
+            let looked = tokio::time::sleep(if missing { LOOK_SOON } else { LOOK });
             let poll = self.reloader.poll();
             // Not all hosts at once.
             let polled = tokio::time::sleep(poll.map_or(LOOK, |poll| poll.mul_f64(1.0 + 0.1 * f64::from(std::process::id() % 8) / 8.0)));
@@ -146,6 +172,11 @@ impl BackgroundService for Reloads {
                 () = tokio::time::sleep(JUDGE), if self.reloader.has_trials() => drop(self.run(Reloader::judge).await),
                 () = changed.notified(), if self.watch => {
                     tokio::time::sleep(SETTLE).await;
+                    // A folder that was moved away and back is the same, and not watched any more: all are watched anew,
+                    // and looked at once more then.
+                    if let Some(folders) = &mut folders {
+                        folders.watched.clear();
+                    }
                     drop(self.run(Reloader::reload_if_changed).await);
                 }
                 () = looked, if self.watch => drop(self.run(Reloader::reload_if_changed).await),

@@ -70,6 +70,24 @@ fn a_program_written_in_place_or_renamed() {
     until(&sidelight, "four");
 }
 
+/// As builds do it: the folder is deleted and made again.
+#[test]
+fn a_folder_made_again() {
+    let sidelight = Setup::host("[services.it]\nmodule = \"bin/app.wat\"\n").file("bin/app.wat", &saying("one")).start();
+    until(&sidelight, "one");
+    fs::remove_dir_all(sidelight.path("bin")).expect("goes");
+    sidelight.wait_metric("sidelight_config_last_reload_successful", 0.0);
+    until(&sidelight, "one");
+    sidelight.write("bin/app.wat", &saying("two"));
+    until(&sidelight, "two");
+    // Moved away and back.
+    fs::rename(sidelight.path("bin"), sidelight.path("aside")).expect("renames");
+    fs::rename(sidelight.path("aside"), sidelight.path("bin")).expect("renames");
+    std::thread::sleep(Duration::from_millis(800));
+    sidelight.write("bin/app.wat", &saying("three"));
+    until(&sidelight, "three");
+}
+
 #[test]
 fn a_manifest() {
     let (one, two) = (Origin::fixed("one"), Origin::fixed("two"));
