@@ -174,7 +174,10 @@ impl Reader {
             None => Config::bare(),
         };
         let Some(module) = launch.program.clone().or(beside) else {
-            self.fault("nothing to serve: there is no ./fastly.toml", "sidelight serve FASTLY.TOML APP.WASM");
+            self.fault(
+                "nothing to serve: there is no program and no service",
+                "[services.NAME] of a host file, or sidelight serve FASTLY.TOML APP.WASM",
+            );
             return None;
         };
         Some(ServicePlan { route: Route::default(), config: with_host(config, host), module, poll: None, rollout: None })

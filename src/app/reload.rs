@@ -63,6 +63,9 @@ pub struct Verdict {
     /// Of those, the ones that take only some of the requests at first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub on_trial: Vec<String>,
+    /// Services whose newest generation has failed its trial: the one before answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<String>,
     /// Services that are gone.
     pub removed: Vec<String>,
     /// Settings that differ and take effect only at the next start.
@@ -94,6 +97,24 @@ pub struct ServiceStatus {
     pub module: String,
     /// SHA-256 of its program.
     pub digest: String,
+    /// How it fares, while the one before still takes some requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialStatus>,
+}
+
+/// A generation on trial, for operators.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrialStatus {
+    /// Of a hundred requests.
+    pub percent: u8,
+    /// Its answers so far.
+    pub answered: u64,
+    /// How many of them failed.
+    pub failed: u64,
+    /// Until it takes over.
+    pub seconds_left: u64,
+    /// SHA-256 of the program that takes the other requests.
+    pub stable_digest: String,
 }
 
 /// What is in force, for operators.
@@ -272,11 +293,21 @@ impl Reloader {
             paths: loaded.plan.route.paths.clone(),
             module: loaded.plan.module.to_string(),
             digest: loaded.snapshot.guest.digest().to_owned(),
+            trial: loaded.trial.as_ref().map(|trial| {
+                let (answered, failed) = trial.trial.counts();
+                TrialStatus {
+                    percent: loaded.plan.rollout.as_ref().map_or(100, |rollout| rollout.percent),
+                    answered,
+                    failed,
+                    seconds_left: trial.until.saturating_duration_since(clock::now()).as_secs(),
+                    stable_digest: trial.stable.snapshot.guest.digest().to_owned(),
+                }
+            }),
         };
         Status {
             version: env!("CARGO_PKG_VERSION"),
             generation: state.generation,
-            degraded: state.history.last().is_some_and(|last| last.result == Outcome::Failed),
+            degraded: state.history.last().is_some_and(|last| last.result == Outcome::Failed || !last.rejected.is_empty()),
             uptime: clock::now().duration_since(self.begun).as_secs(),
             services: state.loaded.iter().map(service).collect(),
             reloads: state.history.iter().rev().cloned().collect(),
@@ -290,6 +321,7 @@ impl Reloader {
             generation: 0,
             changed: Vec::new(),
             on_trial: Vec::new(),
+            rejected: Vec::new(),
             removed: Vec::new(),
             restart_needed: Vec::new(),
             error: None,
@@ -306,6 +338,8 @@ impl Reloader {
         let mut verdict = self.verdict(cause, Outcome::Ok);
         let result = self.build(&mut state, &mut verdict);
         verdict.generation = state.generation;
+        let rejected = state.loaded.iter().filter(|(_, loaded)| loaded.rejected.is_some());
+        verdict.rejected = rejected.map(|(name, _)| name.clone()).collect();
         verdict.ms = u64::try_from(clock::now().duration_since(begun).as_millis()).unwrap_or(u64::MAX);
         if let Err(refusal) = &result {
             verdict.result = Outcome::Failed;
@@ -327,7 +361,8 @@ impl Reloader {
         if verdict.cause != "start" {
             metrics.reloads.with_label_values(&[result]).inc();
         }
-        metrics.reload_successful.set(i64::from(verdict.result != Outcome::Failed));
+        let well = verdict.result != Outcome::Failed && verdict.rejected.is_empty();
+        metrics.reload_successful.set(i64::from(well));
         metrics.generation.set(i64::try_from(verdict.generation).unwrap_or(i64::MAX));
         if verdict.result == Outcome::Ok {
             metrics.reload_success_time.set(i64::try_from(clock::unix().as_secs()).unwrap_or(i64::MAX));

@@ -5,17 +5,21 @@
 //! there are no events (some network file systems), files are looked at from time to time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::event::ModifyKind;
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use parking_lot::Mutex;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use super::reload::{Reloader, Verdict};
 use super::signals;
@@ -65,6 +69,8 @@ impl Reloads {
 /// Watches the folders of files.
 struct Folders {
     watcher: Option<RecommendedWatcher>,
+    /// Of the files: others in the same folders are of no interest.
+    names: Arc<Mutex<BTreeSet<OsString>>>,
     /// With device and inode: one that is deleted and made again is another.
     watched: BTreeMap<PathBuf, (u64, u64)>,
 }
@@ -79,20 +85,30 @@ struct Followed {
 
 impl Folders {
     fn new(changed: Arc<Notify>) -> Self {
+        let names: Arc<Mutex<BTreeSet<OsString>>> = Arc::default();
+        let interesting = names.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| !event.kind.is_access()) {
+            let Ok(event) = event else { return };
+            let names = interesting.lock();
+            // Kubernetes swaps the link `..data`; of a folder itself everything is of interest.
+            let is_ours = |path: &PathBuf| {
+                path.file_name().is_none_or(|name| names.contains(name) || name.as_encoded_bytes().starts_with(b"..")) || path.is_dir()
+            };
+            let gone = event.kind.is_remove() || matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
+            if !event.kind.is_access() && (event.paths.is_empty() || gone || event.paths.iter().any(is_ours)) {
                 changed.notify_one();
             }
         });
         let watcher =
             watcher.inspect_err(|error| tracing::warn!(%error, "files cannot be watched; they are looked at every {LOOK:?}")).ok();
-        Self { watcher, watched: BTreeMap::new() }
+        Self { watcher, names, watched: BTreeMap::new() }
     }
 
     /// Watches the folders of `files`, and no others.
     fn follow(&mut self, files: &BTreeSet<PathBuf>) -> Followed {
         let mut followed = Followed { new: false, missing: false };
         let Some(watcher) = &mut self.watcher else { return followed };
+        *self.names.lock() = files.iter().filter_map(|file| file.file_name().map(OsString::from)).collect();
         let folder = |file: &PathBuf| match file.parent() {
             Some(folder) if folder != Path::new("") => folder.to_owned(),
             _ => PathBuf::from("."),
@@ -145,6 +161,9 @@ impl BackgroundService for Reloads {
         let mut hang_up = signals::listen(SignalKind::hangup());
         let changed = Arc::new(Notify::new());
         let mut folders = self.watch.then(|| Folders::new(changed.clone()));
+        // Not a sleep: what else happens must not put it off.
+        let mut judging = tokio::time::interval(JUDGE);
+        judging.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut missing = false;
             if let Some(folders) = &mut folders {
@@ -169,7 +188,7 @@ impl BackgroundService for Reloads {
                     }
                 }
                 () = polled, if poll.is_some() => drop(self.run(|reloader| reloader.reload("poll")).await),
-                () = tokio::time::sleep(JUDGE), if self.reloader.has_trials() => drop(self.run(Reloader::judge).await),
+                _ = judging.tick(), if self.reloader.has_trials() => drop(self.run(Reloader::judge).await),
                 () = changed.notified(), if self.watch => {
                     tokio::time::sleep(SETTLE).await;
                     // A folder that was moved away and back is the same, and not watched any more: all are watched anew,

@@ -426,7 +426,9 @@ impl Serve {
             name.ends_with(".tar.gz") || name.ends_with(".tgz")
         });
         if documents.is_empty() && !packed {
-            let found = ["sidelight.toml", "fastly.toml"].map(PathBuf::from).into_iter().find(|file| file.exists());
+            // A program by itself is one service.
+            let names: &[&str] = if program.is_some() { &["fastly.toml"] } else { &["sidelight.toml", "fastly.toml"] };
+            let found = names.iter().map(PathBuf::from).find(|file| file.exists());
             documents.extend(found);
         }
         if documents.is_empty() && program.is_none() {

@@ -556,6 +556,20 @@ impl Decide<'_> {
         for path in from.paths.iter().filter(|path| !path.get_ref().starts_with('/')) {
             self.problem(path, "a path begins with a slash", "for example /api");
         }
+        let limits = &from.limits;
+        let of_the_host = [
+            ("keep_resident_kib", limits.keep_resident_kib.is_some()),
+            ("head_kib", limits.head_kib.is_some()),
+            ("uri", limits.uri.is_some()),
+            ("h2_streams", limits.h2_streams.is_some()),
+            ("head_timeout", limits.head_timeout.is_some()),
+            ("idle_timeout", limits.idle_timeout.is_some()),
+            ("client_timeout", limits.client_timeout.is_some()),
+        ];
+        for (key, _) in of_the_host.iter().filter(|(_, given)| *given) {
+            let message = format!("service `{}` has limits.{key}, which only the host has", name.get_ref());
+            self.problem(name, message, "it belongs to [limits], outside of the services");
+        }
         ServiceEntry {
             rollout: from.rollout.as_ref().map(|rollout| self.rollout(rollout, &hosts)),
             hosts,

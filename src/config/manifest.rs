@@ -595,13 +595,21 @@ pub struct Setup {
     #[schemars(with = "BTreeMap<String, SetupBackend>")]
     pub backends: BTreeMap<Spanned<String>, SetupBackend>,
     /// `[setup.config_stores.NAME.items.KEY]`.
-    #[serde(default, alias = "dictionaries")]
+    #[serde(default)]
     #[schemars(with = "BTreeMap<String, SetupStore>")]
     pub config_stores: BTreeMap<Spanned<String>, SetupStore>,
+    /// The older name of config stores.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, SetupStore>")]
+    pub dictionaries: BTreeMap<Spanned<String>, SetupStore>,
     /// `[setup.kv_stores.NAME.items.KEY]`.
-    #[serde(default, alias = "object_stores")]
+    #[serde(default)]
     #[schemars(with = "BTreeMap<String, SetupStore>")]
     pub kv_stores: BTreeMap<Spanned<String>, SetupStore>,
+    /// The older name of KV stores.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, SetupStore>")]
+    pub object_stores: BTreeMap<Spanned<String>, SetupStore>,
     /// `[setup.secret_stores.NAME]`: named here, filled by the deployment.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, SetupStore>")]

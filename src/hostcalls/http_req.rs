@@ -165,7 +165,7 @@ fn received(
     });
     if let Err(error) = &sent {
         let backend = backend.map(|backend| backend.config().name.as_str());
-        tracing::warn!(target: "sidelight::guest", request_id = sandbox.id(), backend, %error, "a request to a backend failed");
+        tracing::warn!(target: "sidelight::guest", service = sandbox.config.name, request_id = sandbox.id(), backend, %error, "a request to a backend failed");
     }
     sent
 }

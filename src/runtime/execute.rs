@@ -21,7 +21,7 @@ use super::profile::{Recording, Sampler};
 use super::reuse::Source;
 use super::{Guest, Permit, Runtime, Snapshot, Unserved, wasi};
 use crate::abi::GuestState;
-use crate::config::GuestLimits;
+use crate::config::{Config, GuestLimits};
 use crate::http::{Body, RequestHead};
 use crate::sandbox::limits::Stopped;
 use crate::sandbox::{Bounds, Client, CurrentId, DownstreamRequest, MemoryLimiter, Meter, Parcel, Received, Reply, Sandbox};
@@ -66,6 +66,12 @@ impl Outcome {
             Self::MemoryLimit => "memory_limit",
             Self::HostFailed(_) => "host_failed",
         }
+    }
+
+    /// Name and detail.
+    pub fn told(&self) -> String {
+        let detail = self.detail();
+        if detail.is_empty() { self.name().to_owned() } else { format!("{}: {detail}", self.name()) }
     }
 
     /// What the log says beyond the name.
@@ -137,7 +143,7 @@ impl Runtime {
             };
             drop(permit);
             drop(sandbox_exists);
-            runtime.report(&config.limits, &outcome, &execution.meter, &execution.current.get());
+            runtime.report(&config, &outcome, &execution.meter, &execution.current.get());
             execution.end(outcome);
             drop(ending);
         }));
@@ -305,9 +311,9 @@ impl Runtime {
         }
     }
 
-    fn report(&self, limits: &GuestLimits, outcome: &Outcome, meter: &Meter, id: &str) {
+    fn report(&self, config: &Config, outcome: &Outcome, meter: &Meter, id: &str) {
         self.telemetry.metrics.guests.with_label_values(&[outcome.name()]).inc();
-        self.account(limits, id, meter);
+        self.account(&config.limits, id, meter);
         let cpu = meter.request_cpu();
         match outcome {
             Outcome::Finished => {
@@ -319,6 +325,7 @@ impl Runtime {
             other => {
                 tracing::warn!(
                     target: "sidelight::guest",
+                    service = config.name,
                     request_id = id,
                     outcome = other.name(),
                     cpu_ms = millis(cpu),

@@ -58,7 +58,7 @@ pub enum Unserved {
     #[error("no sandbox came free in time")]
     Overloaded,
     /// The guest ended without answering.
-    #[error("the guest ended without an answer: {0:?}")]
+    #[error("the guest ended without an answer: {}", .0.told())]
     Ended(Outcome),
 }
 

@@ -171,7 +171,7 @@ impl<'a> Answering<'a> {
                     }
                     Unserved::Overloaded => {
                         self.overloaded.inc();
-                        tracing::warn!(target: "sidelight::guest", request_id = self.id, "no sandbox came free in time (--max-sandboxes, --queue-timeout): 503");
+                        tracing::warn!(target: "sidelight::guest", request_id = self.id, "no sandbox came free in time (--max-sandboxes, --queue-timeout, or its service's own limits): 503");
                     }
                     Unserved::Ended(_) | Unserved::NoService => {}
                 }

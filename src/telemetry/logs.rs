@@ -23,8 +23,9 @@ pub enum Format {
 pub fn start(verbosity: u8, format: Format, filter: Option<&str>) {
     let default = match verbosity {
         0 => "warn,sidelight=info",
-        1 => "info",
-        2 => "info,sidelight=debug,wiggle=off",
+        // pingora tells of its own waits, which are not ours.
+        1 => "info,pingora_core=warn",
+        2 => "info,pingora_core=warn,sidelight=debug,wiggle=off",
         // WASI's own spans would be in front of every line of a guest's output.
         _ => "debug,sidelight=trace,wiggle=off,wasmtime_wasi=info",
     };

@@ -300,6 +300,30 @@ fn until_all(sidelight: &Sidelight, wanted: &str) {
     assert_eq!(shares(sidelight, &[wanted]), [100]);
 }
 
+/// What else is written in the folder does not put the verdict off.
+#[test]
+fn a_trial_beside_a_busy_log() {
+    let host = "[services.it]\nmodule = \"app.wat\"\nrollout = { percent = 50, time = \"60s\" }\n";
+    let sidelight = Setup::host(host).file("app.wat", &saying("old")).start();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::SeqCst) {
+                sidelight.write("log", "a line");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        sidelight.write("app.wat", "(module (memory (export \"memory\") 1) (func (export \"_start\") unreachable))");
+        let deadline = Instant::now() + PATIENCE;
+        while status(&sidelight)["reloads"][0]["cause"] != "trial" {
+            sidelight.get("/");
+            assert!(Instant::now() < deadline, "{}", sidelight.log.text());
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(shares(&sidelight, &["old"]), [100]);
+}
+
 #[test]
 fn a_new_generation_that_fails_is_taken_back() {
     let sidelight = staged("{ percent = 50, time = \"60s\" }").start();
@@ -311,8 +335,11 @@ fn a_new_generation_that_fails_is_taken_back() {
     until_all(&sidelight, "old");
     sidelight.log.wait_for(&["ERROR", "answers of the new generation of `it` failed"]);
     sidelight.wait_metric("sidelight_config_last_reload_successful", 0.0);
-    // It is not tried again, until it is another.
-    assert_eq!(sidelight.reload()["result"], "unchanged");
+    // It is not tried again, until it is another, and that is not well.
+    let verdict = sidelight.reload();
+    assert_eq!((&verdict["result"], &verdict["rejected"]), (&"unchanged".into(), &serde_json::json!(["it"])));
+    sidelight.wait_metric("sidelight_config_last_reload_successful", 0.0);
+    assert_eq!(status(&sidelight)["degraded"], true);
     assert_eq!(shares(&sidelight, &["old"]), [100]);
     sidelight.write("app.wat", &saying("better"));
     assert_eq!(sidelight.reload()["on_trial"], serde_json::json!(["it"]));

@@ -232,11 +232,11 @@ impl Resolve<'_> {
 
     /// `[setup.…_stores]`, for those that `local_server` does not have.
     fn setup_stores(&mut self, setup: &manifest::Setup, stores: &mut Stores) {
-        for (name, from) in &setup.config_stores {
+        for (name, from) in setup.config_stores.iter().chain(&setup.dictionaries) {
             let entries = from.items.iter().map(|(key, item)| (key.clone(), item.value.clone().unwrap_or_default()));
             stores.config.entry(name.get_ref().clone()).or_insert_with(|| ConfigStore::Inline(entries.collect()));
         }
-        for (name, from) in &setup.kv_stores {
+        for (name, from) in setup.kv_stores.iter().chain(&setup.object_stores) {
             let entry = |(key, item): (&String, &manifest::SetupItem)| KvEntry {
                 key: key.clone(),
                 value: match &item.file {
