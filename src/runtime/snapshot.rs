@@ -188,11 +188,10 @@ impl Routes {
         };
         let host = host.strip_suffix('.').unwrap_or(host);
         let fits = |prefix: &&Prefix| path.strip_prefix(&*prefix.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        let of = |list: &'_ [Prefix]| list.iter().position(|prefix| fits(&prefix));
         let exact = self.exact.get(host).map(Vec::as_slice);
         let below = self.below.iter().filter(|(suffix, _)| host.len() > suffix.len() && host.ends_with(&**suffix));
         let lists = exact.into_iter().chain(below.map(|(_, list)| list.as_slice())).chain([self.any.as_slice()]);
-        lists.into_iter().find_map(|list| of(list).map(|at| list[at].service.choose()))
+        lists.into_iter().find_map(|list| list.iter().find(fits)).map(|prefix| prefix.service.choose())
     }
 }
 

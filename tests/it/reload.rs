@@ -229,7 +229,7 @@ fn what_is_as_it_was_goes_on() {
     assert_eq!(origin.connections(), 2);
 }
 
-/// The smaller version of `benches/swap.rs`.
+/// The smaller version of `swap` in `benches/figures.rs`.
 #[test]
 fn no_request_fails_while_everything_is_swapped() {
     let sidelight = service("0").arg("--no-watch").start();
