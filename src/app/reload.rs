@@ -382,7 +382,12 @@ impl Reloader {
                 );
             }
             Outcome::Unchanged if verdict.cause == "poll" => tracing::debug!(generation, ms, "no tag has moved"),
-            Outcome::Unchanged => tracing::info!(cause = verdict.cause, generation, ms, "nothing has changed"),
+            Outcome::Unchanged if well => {
+                tracing::info!(cause = verdict.cause, generation, ms, "nothing to change: what the files say is what is served");
+            }
+            Outcome::Unchanged => {
+                tracing::info!(cause = verdict.cause, generation, ms, "nothing has changed since a generation was taken back")
+            }
             Outcome::Ok => {
                 let (changed, removed) = (verdict.changed.join(", "), verdict.removed.join(", "));
                 tracing::info!(cause = verdict.cause, generation, changed, removed, ms, "configuration in force");

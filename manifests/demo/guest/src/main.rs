@@ -99,8 +99,9 @@ fn no_answer(err: &SendError) -> Response {
     text(format!(
         "The backend \"{BACKEND}\" gave no answer: {cause}.\n\
          \n\
-         This demo asks whatever listens on 127.0.0.1:7677; the address is in its fastly.toml.\n\
-         To have something there, run this in any directory and try again:\n\
+         This demo asks whatever listens on the address of that backend: the one in its fastly.toml,\n\
+         127.0.0.1:7677, unless it was started with another (`make run` starts an origin there).\n\
+         To have something on 7677, run this in any directory and try again:\n\
          \n\
          \x20   python3 -m http.server 7677\n"
     ))
