@@ -187,6 +187,7 @@ impl Loaded {
     }
 }
 
+#[derive(Clone)]
 struct State {
     generation: u64,
     loaded: BTreeMap<String, Loaded>,
@@ -206,6 +207,9 @@ pub struct Reloader {
     store: Store,
     telemetry: Telemetry,
     current: Arc<Current>,
+    /// Held by whoever makes the next state, however long that takes.
+    turn: Mutex<()>,
+    /// Held for moments only: operators ask for it while programs are fetched and compiled.
     state: Mutex<State>,
     begun: Instant,
 }
@@ -237,7 +241,7 @@ impl Reloader {
         let state = State { generation: 0, loaded: BTreeMap::new(), files: BTreeSet::new(), seen: [0; 32], history: Vec::new() };
         let (connector, state, begun) = (Arc::new(Connector::new()), Mutex::new(state), clock::now());
         let store = Store::new(host.cache_dir.as_deref(), host.registry_auth.clone());
-        Self { launch, host, runtime, connector, store, telemetry, current, state, begun }
+        Self { launch, host, runtime, connector, store, telemetry, current, turn: Mutex::default(), state, begun }
     }
 
     /// The first load: a failure is the end.
@@ -333,7 +337,8 @@ impl Reloader {
 
     fn attempt(&self, cause: &'static str) -> Result<Verdict, Refusal> {
         // One at a time; whoever comes meanwhile sees what this one has done.
-        let mut state = self.state.lock();
+        let _turn = self.turn.lock();
+        let mut state = self.state.lock().clone();
         let begun = clock::now();
         let mut verdict = self.verdict(cause, Outcome::Ok);
         let result = self.build(&mut state, &mut verdict);
@@ -348,6 +353,7 @@ impl Reloader {
         }
         self.tell(&verdict);
         remember(&mut state, verdict.clone());
+        *self.state.lock() = state;
         result.map(|()| verdict)
     }
 
@@ -463,6 +469,7 @@ impl Reloader {
 
     /// Ends the trials that are over, or have failed.
     pub fn judge(&self) {
+        let _turn = self.turn.lock();
         let mut state = self.state.lock();
         let now = clock::now();
         let mut ended = Vec::new();

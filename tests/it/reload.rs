@@ -138,6 +138,29 @@ fn a_bad_program_changes_nothing() {
     until(&sidelight, "two");
 }
 
+/// A program that does not arrive holds up the reload, and nobody else.
+#[test]
+fn operators_are_answered_while_a_program_is_fetched() {
+    let sidelight = service("one").arg("--no-watch").start();
+    let slow = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let module = format!("http://{}/x#sha256={}", slow.local_addr().expect("an address"), "0".repeat(64));
+    sidelight.write("sidelight.toml", &format!("[services.it]\nmodule = \"{module}\"\n"));
+    std::thread::scope(|scope| {
+        let verdict = scope.spawn(|| sidelight.reload());
+        let (fetching, _) = slow.accept().expect("the fetch");
+        let now = status(&sidelight);
+        assert_eq!((&now["generation"], &now["degraded"]), (&1.into(), &false.into()));
+        assert_eq!(sidelight.operate("GET", "/readyz").status, 200);
+        assert_eq!(sidelight.metric("sidelight_config_generation"), 1.0);
+        assert_eq!(sidelight.get("/").text(), "one");
+        assert!(!verdict.is_finished());
+        drop((fetching, slow));
+        assert_eq!(verdict.join().expect("a verdict")["result"], "failed");
+    });
+    assert_eq!(status(&sidelight)["degraded"], true);
+    assert_eq!(sidelight.get("/").text(), "one");
+}
+
 #[test]
 fn by_request_and_by_signal() {
     let sidelight = service("one").arg("--no-watch").start();
