@@ -16,8 +16,7 @@ use sidelight::hostcalls;
 use sidelight::http::{Body, RequestHead};
 use sidelight::runtime::{Current, Execution, Runtime, Snapshot};
 use sidelight::sandbox::{Client, DownstreamRequest, Parcel, Received, Responder};
-use sidelight::services::Services;
-use sidelight::services::backend::Connector;
+use sidelight::services::{Platform, Services};
 use sidelight::telemetry::Telemetry;
 use wasmtime::{Caller, Engine, Linker, Module, Store};
 
@@ -45,8 +44,9 @@ fn load(name: &str) -> Bench {
     let _context = tokio.enter();
     let runtime = Arc::new(Runtime::new(&host, &telemetry).expect("an engine"));
     let guest = runtime.load(&path, &config).expect("a guest; run tests/guests/build.sh rust");
-    let services =
-        Services::build(&config, None, &Arc::new(Connector::new()), &telemetry).unwrap_or_else(|_| panic!("no backend, no fault"));
+    // For as long as the process runs.
+    let platform = Box::leak(Box::new(Platform::new(&telemetry).expect("a platform")));
+    let services = Services::build(&config, None, platform).unwrap_or_else(|_| panic!("no backend, no fault"));
     let current = Current::only(Snapshot::new(1, Arc::new(config), Arc::new(services), guest));
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     drop(_context);

@@ -39,6 +39,7 @@ use crate::http::request::RequestReader;
 use crate::http::{Body, wire};
 use crate::runtime::{Current, Runtime};
 use crate::server::{Edge, Hops, local};
+use crate::services::Platform;
 use crate::telemetry::{Telemetry, clock};
 
 /// Largest head an [`Origin`] reads.
@@ -133,7 +134,8 @@ impl Builder {
         let threads = threads(host.threads).map_err(|error| internal(&error))?;
         let current: Arc<Current> = Arc::default();
         let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
-        let reloader = Reloader::new(launch, host.clone(), runtime.clone(), telemetry.clone(), current.clone());
+        let platform = Arc::new(Platform::new(&telemetry).map_err(|error| internal(&error))?);
+        let reloader = Reloader::new(launch, host.clone(), runtime.clone(), platform, current.clone());
         reloader.start()?;
         let listener = threads.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).map_err(|error| internal(&error))?;
         let addr = listener.local_addr().map_err(|error| internal(&error))?;

@@ -19,8 +19,7 @@ use sidelight::hostcalls;
 use sidelight::http::{Body, RequestHead};
 use sidelight::runtime::{Current, Outcome, Runtime, Snapshot, Unserved};
 use sidelight::sandbox::{Client, DownstreamRequest, Received};
-use sidelight::services::Services;
-use sidelight::services::backend::Connector;
+use sidelight::services::{Platform, Services};
 use sidelight::telemetry::Telemetry;
 use tokio::task::JoinSet;
 use wasmtime::Linker;
@@ -62,6 +61,10 @@ fn program() -> String {
         [("fastly_http_req", "new"), ("fastly_http_body", "new"), ("fastly_http_resp", "new"), ("fastly_http_body", "new")]
     {
         writeln!(text, "(drop (call $f{} (i32.const 8)))", find(module, name)).expect("text");
+    }
+    for module in ["fastly_kv_store", "fastly_config_store", "fastly_secret_store"] {
+        // The name is that of the backend, in the data above.
+        writeln!(text, "(drop (call $f{} (i32.const 1041) (i32.const 6) (i32.const 8)))", find(module, "open")).expect("text");
     }
     writeln!(text, "(block $done").expect("text");
     for i in (0..calls.len()).rev() {
@@ -137,6 +140,7 @@ impl Seed {
 /// A program in WebAssembly's text format, ready to be asked.
 struct Stage {
     telemetry: Telemetry,
+    _platform: Platform,
     runtime: Arc<Runtime>,
     current: Arc<Current>,
 }
@@ -154,17 +158,21 @@ impl Stage {
         };
         let host = Settings { limits, cache_dir: Some(None), ..Settings::default() }.decide(&Machine { cores: 1, ..Machine::default() });
         let runtime = Arc::new(Runtime::with_imports(&host, &telemetry, more).expect("an engine"));
-        let manifest =
-            "[local_server.backends.origin]\nurl = \"http://127.0.0.1:1\"\n[sidelight.inspect]\n[[sidelight.clients]]\nvpn = {}\n";
+        let manifest = "[local_server.backends.origin]\nurl = \"http://127.0.0.1:1\"\n[local_server.config_stores.origin]\n\
+             format = \"inline-toml\"\n[local_server.config_stores.origin.contents]\nvalue = \"x\"\n\
+             [[local_server.kv_stores.origin]]\nkey = \"value\"\ndata = \"x\"\n[[local_server.secret_stores.origin]]\nkey = \"value\"\n\
+             data = \"x\"\n[sidelight.inspect]\n[[sidelight.clients]]\nvpn = {}\n";
         let mut config = Config::from_manifest(manifest, "fastly.toml".as_ref()).expect("a manifest");
         config.limits = host.limits.guest.clone();
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("program.wat");
         std::fs::write(&path, program).expect("a file");
         let guest = runtime.load(&path, &config).expect("a program");
-        let services = Services::build(&config, None, &Arc::new(Connector::new()), &telemetry).unwrap_or_else(|_| panic!("no fault"));
-        let current = Arc::new(Current::only(Snapshot::new(1, Arc::new(config), Arc::new(services), guest)));
-        Self { telemetry, runtime, current }
+        let platform = Platform::new(&telemetry).expect("a platform");
+        let services = Arc::new(Services::build(&config, None, &platform).unwrap_or_else(|_| panic!("no fault")));
+        services.seed(&platform);
+        let current = Arc::new(Current::only(Snapshot::new(1, Arc::new(config), services, guest)));
+        Self { telemetry, runtime, current, _platform: platform }
     }
 
     /// How the program ends for a request with this body; `None` when it answers.

@@ -10,6 +10,7 @@ pub mod legacy;
 pub mod memory;
 pub mod register;
 pub mod status;
+pub mod stores;
 pub mod values;
 pub mod versions;
 

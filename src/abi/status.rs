@@ -8,7 +8,7 @@ use crate::http::body::ReaderGone;
 use crate::sandbox::downstream::ClientGone;
 use crate::sandbox::{BadHandle, NextError, RegisterError, TableFull, TooMuchHeld};
 use crate::services::backend::SendError;
-use crate::services::log;
+use crate::services::{erl, kv_store, log};
 
 /// `fastly_status`, as a hostcall returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +186,28 @@ impl From<log::Error> for HostError {
         let status = match &error {
             log::Error::Reserved(_) | log::Error::InvalidName => Status::Inval,
             log::Error::NameTooLong => Status::LimitExceeded,
+        };
+        Self::Status(status, error.to_string().into())
+    }
+}
+
+impl From<kv_store::Error> for HostError {
+    fn from(error: kv_store::Error) -> Self {
+        use kv_store::Error as E;
+        let status = match &error {
+            E::BadRequest(_) | E::Precondition | E::TooLarge => Status::Inval,
+            E::TooMany => Status::LimitExceeded,
+            E::Unavailable(_) => Status::Error,
+        };
+        Self::Status(status, error.to_string().into())
+    }
+}
+
+impl From<erl::Error> for HostError {
+    fn from(error: erl::Error) -> Self {
+        let status = match &error {
+            erl::Error::Invalid(_) => Status::Inval,
+            erl::Error::Unavailable(_) => Status::Error,
         };
         Self::Status(status, error.to_string().into())
     }

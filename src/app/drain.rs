@@ -10,6 +10,7 @@ use pingora::services::background::BackgroundService;
 use super::signals::Stops;
 use crate::runtime::Current;
 use crate::server::listener::File;
+use crate::services::Platform;
 use crate::telemetry::Telemetry;
 
 /// How often a drain looks whether it is over.
@@ -28,6 +29,8 @@ pub struct Drain {
     pub files: Vec<File>,
     /// Longest time.
     pub limit: Duration,
+    /// What may have records of log endpoints to deliver.
+    pub platform: Arc<Platform>,
 }
 
 impl Drain {
@@ -73,6 +76,7 @@ impl BackgroundService for Drain {
                 CUT_OFF
             }
         };
+        self.platform.flush_logs(super::FLUSH).await;
         self.files.iter().for_each(File::remove);
         // pingora would go on sleeping for its whole grace period.
         std::process::exit(code);

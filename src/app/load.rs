@@ -255,6 +255,7 @@ fn with_host(mut config: Config, host: &HostConfig) -> Config {
         let plain = config.backends.values_mut().filter(|backend| backend.http == HttpVersions::One);
         plain.for_each(|backend| backend.http = HttpVersions::Either);
     }
+    config.state = host.state.clone();
     config.grip_proxy = host.grip_proxy.or(config.grip_proxy);
     config.limits = host.limits.guest.clone();
     config.environment = host.environment.clone();

@@ -4,6 +4,7 @@
 //! the process.
 
 pub mod drain;
+pub mod kv;
 pub mod load;
 pub mod reload;
 pub mod signals;
@@ -11,7 +12,9 @@ pub mod watch;
 
 use std::sync::Arc;
 
+use ::http::StatusCode;
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora::apps::http_app::HttpServer;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
@@ -23,13 +26,13 @@ use crate::config::host::Listen;
 use crate::config::{ConfigError, HostConfig};
 use crate::runtime::source::Store;
 use crate::runtime::{Current, LoadError, Outcome, Runtime, Snapshot};
-use crate::server::admin::{Admin, Operate};
+use crate::server::admin::{Admin, KvRequest, KvResponse, Operate};
 use crate::server::certificates::{Certificates, Renewal, TlsError};
 use crate::server::listener::Bound;
 use crate::server::tls::Secure;
 use crate::server::{Edge, Hops, Plain};
-use crate::services::backend::Connector;
-use crate::services::{BuildError, Services};
+use crate::services::kv_store::Error as StoreError;
+use crate::services::{BuildError, Platform, Services};
 use crate::telemetry::Telemetry;
 
 use drain::Drain;
@@ -102,6 +105,9 @@ impl From<Vec<BuildError>> for Exit {
     }
 }
 
+/// How long the end waits for records of log endpoints.
+pub const FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Runs a plan's program once, by itself, with a request to nobody; gives its exit code.
 pub fn run(launch: &Launch, arguments: Vec<String>) -> Result<u8, Exit> {
     let internal = |error: &dyn std::fmt::Display| Exit::Internal(error.to_string());
@@ -113,7 +119,9 @@ pub fn run(launch: &Launch, arguments: Vec<String>) -> Result<u8, Exit> {
     for note in plan.config.notes.iter().filter(|note| note.important) {
         tracing::warn!("{}", note.text);
     }
-    let services = Services::build(&plan.config, None, &Arc::new(Connector::new()), &telemetry)?;
+    let platform = Platform::new(&telemetry).map_err(|error| internal(&error))?;
+    let services = Arc::new(Services::build(&plan.config, None, &platform)?);
+    services.seed(&platform);
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(host.threads).enable_all().build();
     threads.map_err(|error| internal(&error))?.block_on(async {
         services.backends.start_checks();
@@ -121,9 +129,11 @@ pub fn run(launch: &Launch, arguments: Vec<String>) -> Result<u8, Exit> {
         let guest = tokio::task::block_in_place(|| {
             reload::load(&Store::new(host.cache_dir.as_deref(), host.registry_auth.clone()), &runtime, &plan)
         })?;
-        let snapshot = Snapshot::new(1, Arc::new(plan.config), Arc::new(services), guest);
+        let snapshot = Snapshot::new(1, Arc::new(plan.config), services, guest);
         snapshot.waiting.close();
-        Ok(match runtime.run_once(Arc::new(snapshot)).await {
+        let outcome = runtime.run_once(Arc::new(snapshot)).await;
+        platform.flush_logs(FLUSH).await;
+        Ok(match outcome {
             Outcome::Finished => 0,
             Outcome::Exited(code) => u8::try_from(code).unwrap_or(1),
             Outcome::Trapped(_) | Outcome::CpuLimit | Outcome::WallLimit | Outcome::MemoryLimit | Outcome::HostFailed(_) => 134,
@@ -150,7 +160,8 @@ pub fn check(launch: &Launch) -> Result<Status, (Exit, Vec<Report>)> {
         Certificates::read(tls).map_err(|error| (error.into(), Vec::new()))?;
     }
     let runtime = Runtime::new(&plan.host, &telemetry).map_err(|error| (Exit::Internal(error.to_string()), Vec::new()))?;
-    let reloader = Reloader::new(launch.clone(), plan.host, Arc::new(runtime), telemetry, Arc::default());
+    let platform = Platform::for_trial(&telemetry).map_err(|error| (Exit::Internal(error.to_string()), Vec::new()))?;
+    let reloader = Reloader::new(launch.clone(), plan.host, Arc::new(runtime), Arc::new(platform), Arc::default());
     reloader.start().map_err(|exit| (exit, Vec::new()))?;
     Ok(reloader.status())
 }
@@ -173,7 +184,8 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     let files = listeners.iter().chain(secure.as_ref().map(|(_, bound)| bound)).chain(&admin).filter_map(Bound::file).collect();
     let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
     let current: Arc<Current> = Arc::default();
-    let reloader = Arc::new(Reloader::new(launch, host.clone(), runtime.clone(), telemetry.clone(), current.clone()));
+    let platform = Arc::new(Platform::new(&telemetry).map_err(|error| internal(&error))?);
+    let reloader = Arc::new(Reloader::new(launch, host.clone(), runtime.clone(), platform.clone(), current.clone()));
     reloader.start()?;
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&host));
@@ -192,11 +204,14 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     let (reloads, ask) = Reloads::new(reloader.clone(), watch);
     if let Some(admin) = admin {
         tracing::info!("metrics on {}/metrics", admin.url("http"));
-        let operator = Admin { telemetry: telemetry.clone(), control: Arc::new(Control { reloader: reloader.clone(), ask }) };
+        let operator = Admin {
+            telemetry: telemetry.clone(),
+            control: Arc::new(Control { reloader: reloader.clone(), platform: platform.clone(), ask }),
+        };
         server.add_service(admin.serve("admin", HttpServer::new_app(operator), 1));
     }
     server.add_service(background_service("reloads", reloads));
-    server.add_service(background_service("drain", Drain { telemetry, current, files, limit: host.drain_timeout }));
+    server.add_service(background_service("drain", Drain { telemetry, current, files, limit: host.drain_timeout, platform }));
     for service in reloader.status().services {
         let hosts = if service.hosts.is_empty() { "every host".to_owned() } else { service.hosts.join(", ") };
         let paths = if service.paths.is_empty() { String::new() } else { format!(" {}", service.paths.join(", ")) };
@@ -213,6 +228,7 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
 /// What operators may ask for.
 struct Control {
     reloader: Arc<Reloader>,
+    platform: Arc<Platform>,
     ask: mpsc::Sender<Asked>,
 }
 
@@ -220,6 +236,42 @@ struct Control {
 impl Operate for Control {
     fn status(&self) -> String {
         serde_json::to_string_pretty(&self.reloader.status()).unwrap_or_default()
+    }
+
+    fn degraded(&self) -> Vec<String> {
+        self.platform.degraded()
+    }
+
+    async fn kv(&self, asked: KvRequest) -> KvResponse {
+        let KvRequest { method, path, query, headers, body } = asked;
+        let work = async {
+            let (service, store, wish) = kv::parse(&method, &path, &query, &headers, body)?;
+            let services = self.reloader.current().routes().services().iter().find(|found| found.config.name == service).cloned();
+            let services = services.ok_or_else(|| kv::Refused::NotFound(format!("there is no service `{service}`")))?;
+            kv::fulfil(&kv::find(&services.services, &store)?, wish).await
+        };
+        match work.await {
+            Ok(kv::Given::Entry(entry)) => {
+                let metadata = String::from_utf8_lossy(&entry.metadata).into_owned();
+                let fields = vec![("generation", entry.generation.to_string()), ("metadata", metadata)];
+                KvResponse { status: StatusCode::OK, json: false, fields, body: entry.value }
+            }
+            Ok(kv::Given::Done) => KvResponse { status: StatusCode::NO_CONTENT, json: false, fields: Vec::new(), body: Bytes::new() },
+            Ok(kv::Given::Keys(keys)) => {
+                KvResponse { status: StatusCode::OK, json: true, fields: Vec::new(), body: keys.to_string().into() }
+            }
+            Err(refused) => {
+                let status = match &refused {
+                    kv::Refused::NotFound(_) => StatusCode::NOT_FOUND,
+                    kv::Refused::Bad(_) | kv::Refused::Store(StoreError::BadRequest(_)) => StatusCode::BAD_REQUEST,
+                    kv::Refused::Store(StoreError::Precondition) => StatusCode::PRECONDITION_FAILED,
+                    kv::Refused::Store(StoreError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
+                    kv::Refused::Store(StoreError::TooMany) => StatusCode::TOO_MANY_REQUESTS,
+                    kv::Refused::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
+                };
+                KvResponse { status, json: false, fields: Vec::new(), body: format!("{refused}\n").into() }
+            }
+        }
     }
 
     async fn reload(&self) -> Option<(bool, String)> {

@@ -5,6 +5,7 @@
 //! the others alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,8 +22,7 @@ use crate::config::diagnostics::Report;
 use crate::config::{Config, HostConfig, Smoke};
 use crate::runtime::source::{SourceError, Store};
 use crate::runtime::{Current, Guest, LoadError, Routes, Runtime, Snapshot, Target, Trial};
-use crate::services::Services;
-use crate::services::backend::Connector;
+use crate::services::{Platform, Services};
 use crate::telemetry::{Telemetry, clock};
 
 /// Attempts that `status` remembers.
@@ -203,7 +203,7 @@ pub struct Reloader {
     launch: Launch,
     host: HostConfig,
     runtime: Arc<Runtime>,
-    connector: Arc<Connector>,
+    platform: Arc<Platform>,
     store: Store,
     telemetry: Telemetry,
     current: Arc<Current>,
@@ -237,11 +237,12 @@ impl<E: Into<Exit>> From<(E,)> for Refusal {
 
 impl Reloader {
     /// For a host that has started as `host` says; nothing is served yet.
-    pub fn new(launch: Launch, host: HostConfig, runtime: Arc<Runtime>, telemetry: Telemetry, current: Arc<Current>) -> Self {
+    pub fn new(launch: Launch, host: HostConfig, runtime: Arc<Runtime>, platform: Arc<Platform>, current: Arc<Current>) -> Self {
+        let telemetry = platform.telemetry.clone();
         let state = State { generation: 0, loaded: BTreeMap::new(), files: BTreeSet::new(), seen: [0; 32], history: Vec::new() };
-        let (connector, state, begun) = (Arc::new(Connector::new()), Mutex::new(state), clock::now());
+        let (state, begun) = (Mutex::new(state), clock::now());
         let store = Store::new(host.cache_dir.as_deref(), host.registry_auth.clone());
-        Self { launch, host, runtime, connector, store, telemetry, current, turn: Mutex::default(), state, begun }
+        Self { launch, host, runtime, platform, store, telemetry, current, turn: Mutex::default(), state, begun }
     }
 
     /// The first load: a failure is the end.
@@ -445,6 +446,8 @@ impl Reloader {
             verdict.result = Outcome::Unchanged;
             return Ok(());
         }
+        // Before any request finds them.
+        built.iter().filter(|loaded| !kept(loaded)).for_each(|loaded| loaded.snapshot.services.seed(&self.platform));
         verdict.on_trial = built.iter().filter(|loaded| !kept(loaded) && loaded.trial.is_some()).map(name).collect();
         state.loaded = built.into_iter().map(|loaded| (loaded.plan.config.name.clone(), loaded)).collect();
         self.publish(state);
@@ -525,7 +528,7 @@ impl Reloader {
 
     fn service(&self, before: Option<&Loaded>, plan: &ServicePlan, generation: u64) -> Result<Loaded, Refusal> {
         let config = &plan.config;
-        let files = digest(config.files().into_iter());
+        let files = digest(settings_files(config).iter().map(PathBuf::as_path));
         let guest = load(&self.store, &self.runtime, plan).map_err(|error| (error,))?;
         if let Some(before) = before
             && before.plan.config == *config
@@ -558,14 +561,15 @@ impl Reloader {
             _ => None,
         };
         let previous = before.map(|before| &*before.snapshot.services);
-        let services = Services::build(config, previous, &self.connector, &self.telemetry).map_err(|errors| (errors,))?;
+        let services = Arc::new(Services::build(config, previous, &self.platform).map_err(|errors| (errors,))?);
         let snapshot = Snapshot {
             trial: trial.as_ref().map(|trial| trial.trial.clone()),
             permits: self.permits(before, config),
-            ..Snapshot::new(generation, Arc::new(config.clone()), Arc::new(services), guest)
+            ..Snapshot::new(generation, Arc::new(config.clone()), services, guest)
         };
         let snapshot = Arc::new(snapshot);
         if let Some(smoke) = plan.rollout.as_ref().and_then(|rollout| rollout.smoke.as_ref()) {
+            snapshot.services.seed(&self.platform);
             self.smoke(&snapshot, smoke).map_err(|told| {
                 let path = PathBuf::from(plan.module.to_string());
                 (LoadError::Smoke { path, request: format!("{}{}", smoke.host, smoke.path), told },)
@@ -613,9 +617,11 @@ fn remember(state: &mut State, verdict: Verdict) {
 }
 
 impl ServicePlan {
-    /// Its program and the files its settings name.
+    /// Its program and the files its settings name, those in folders that they name included.
     fn files(&self) -> Vec<PathBuf> {
-        self.config.files().into_iter().chain(self.module.file()).map(Path::to_owned).collect()
+        let mut files = settings_files(&self.config);
+        files.extend(self.module.file().map(Path::to_owned));
+        files
     }
 }
 
@@ -630,6 +636,29 @@ pub fn load(store: &Store, runtime: &Runtime, plan: &ServicePlan) -> Result<Gues
     }
 }
 
+/// Files that settings name; of a folder the folder itself, those below it, and the files in all of them.
+fn settings_files(config: &Config) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for path in config.files() {
+        within(path, &mut files);
+    }
+    files
+}
+
+fn within(path: &Path, files: &mut Vec<PathBuf>) {
+    files.push(path.to_owned());
+    if let Some(names) = names(path) {
+        // Hidden ones are no data; Kubernetes keeps its copies there.
+        names.iter().filter(|name| !name.as_encoded_bytes().starts_with(b".")).for_each(|name| within(&path.join(name), files));
+    }
+}
+
+/// What is in a folder; `None`: it is none.
+fn names(path: &Path) -> Option<BTreeSet<OsString>> {
+    let entries = std::fs::read_dir(path).ok()?;
+    Some(entries.filter_map(|entry| entry.ok().map(|entry| entry.file_name())).collect())
+}
+
 fn files_of(plan: &Plan) -> BTreeSet<PathBuf> {
     plan.services.iter().flat_map(ServicePlan::files).chain(plan.documents.iter().cloned()).collect()
 }
@@ -639,6 +668,10 @@ fn digest<'a>(files: impl Iterator<Item = &'a Path>) -> [u8; 32] {
     let mut all = Sha256::new();
     for file in files {
         all.update(file.as_os_str().as_encoded_bytes());
+        if let Some(names) = names(file) {
+            names.iter().for_each(|name| all.update([name.as_encoded_bytes(), b"/"].concat()));
+            continue;
+        }
         match std::fs::read(file) {
             Ok(content) => all.update([&[1][..], &Sha256::digest(content)].concat()),
             Err(_) => all.update([0]),

@@ -71,6 +71,8 @@ struct Folders {
     watcher: Option<RecommendedWatcher>,
     /// Of the files: others in the same folders are of no interest.
     names: Arc<Mutex<BTreeSet<OsString>>>,
+    /// Folders of which everything is of interest.
+    whole: Arc<Mutex<BTreeSet<PathBuf>>>,
     /// With device and inode: one that is deleted and made again is another.
     watched: BTreeMap<PathBuf, (u64, u64)>,
 }
@@ -87,12 +89,16 @@ impl Folders {
     fn new(changed: Arc<Notify>) -> Self {
         let names: Arc<Mutex<BTreeSet<OsString>>> = Arc::default();
         let interesting = names.clone();
+        let whole: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
+        let wholly = whole.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let Ok(event) = event else { return };
             let names = interesting.lock();
             // Kubernetes swaps the link `..data`; of a folder itself everything is of interest.
             let is_ours = |path: &PathBuf| {
-                path.file_name().is_none_or(|name| names.contains(name) || name.as_encoded_bytes().starts_with(b"..")) || path.is_dir()
+                path.parent().is_some_and(|folder| wholly.lock().contains(folder))
+                    || path.file_name().is_none_or(|name| names.contains(name) || name.as_encoded_bytes().starts_with(b".."))
+                    || path.is_dir()
             };
             let gone = event.kind.is_remove() || matches!(event.kind, EventKind::Modify(ModifyKind::Name(_)));
             if !event.kind.is_access() && (event.paths.is_empty() || gone || event.paths.iter().any(is_ours)) {
@@ -101,7 +107,7 @@ impl Folders {
         });
         let watcher =
             watcher.inspect_err(|error| tracing::warn!(%error, "files cannot be watched; they are looked at every {LOOK:?}")).ok();
-        Self { watcher, names, watched: BTreeMap::new() }
+        Self { watcher, names, whole, watched: BTreeMap::new() }
     }
 
     /// Watches the folders of `files`, and no others.
@@ -113,7 +119,9 @@ impl Folders {
             Some(folder) if folder != Path::new("") => folder.to_owned(),
             _ => PathBuf::from("."),
         };
-        let wanted: BTreeSet<PathBuf> = files.iter().map(folder).collect();
+        let folders: BTreeSet<PathBuf> = files.iter().filter(|file| file.is_dir()).cloned().collect();
+        let wanted: BTreeSet<PathBuf> = files.iter().map(folder).chain(folders.iter().cloned()).collect();
+        *self.whole.lock() = folders;
         let mut watched = BTreeMap::new();
         for folder in wanted {
             let Ok(found) = std::fs::metadata(&folder) else {

@@ -11,6 +11,7 @@ use crate::app::Exit;
 use crate::app::load::Launch;
 use crate::config::host::{ClientCertificates, Listen, Profile, TlsListener, UnknownImports};
 use crate::config::settings::{EnvironmentSettings, LimitSettings, Machine, Preset, Settings};
+use crate::config::state::Redis;
 use crate::config::{ModuleSource, Targets};
 use crate::telemetry::logs;
 
@@ -120,6 +121,16 @@ pub struct Serve {
     /// Credentials of OCI registries, a file like docker's config.json [default: docker's].
     #[arg(long, value_name = "FILE", env = "SIDELIGHT_REGISTRY_AUTH")]
     registry_auth: Option<PathBuf>,
+
+    /// Folder of the KV stores of services, a file for each service; without one (and without --redis) they are in memory
+    /// and gone at the end.
+    #[arg(long, value_name = "FOLDER", env = "SIDELIGHT_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// A server that speaks Redis's protocol, for state that replicas share (KV stores, rate counters, penalty boxes):
+    /// redis://[USER:PASSWORD@]HOST:PORT[/DB], rediss:// for TLS; several nodes of a cluster with commas.
+    #[arg(long, value_name = "URL", env = "SIDELIGHT_REDIS", value_parser = Redis::parse, hide_env_values = true)]
+    redis: Option<Redis>,
 
     /// Compile at every start.
     #[arg(long, conflicts_with = "cache_dir")]
@@ -236,6 +247,15 @@ struct LimitArgs {
     #[arg(long, value_name = "N", env = "SIDELIGHT_MAX_BACKEND_REQUESTS")]
     max_backend_requests: Option<u32>,
 
+    /// Entries of config stores and dictionaries that one request may look up [default: any number; 32 with --limits
+    /// production].
+    #[arg(long, value_name = "N", env = "SIDELIGHT_MAX_CONFIG_LOOKUPS")]
+    max_config_lookups: Option<u32>,
+
+    /// Writes of one key of a KV store within a second; 0: any number [default: 0; 1 with --limits production].
+    #[arg(long, value_name = "N", env = "SIDELIGHT_MAX_KV_WRITES")]
+    max_kv_writes: Option<u32>,
+
     /// Backends that a program may make in one sandbox [default: 1000; 200 with --limits production].
     #[arg(long, value_name = "N", env = "SIDELIGHT_MAX_DYNAMIC_BACKENDS")]
     max_dynamic_backends: Option<u32>,
@@ -321,6 +341,8 @@ impl LimitArgs {
             cpu: self.cpu_limit,
             cpu_report: self.cpu_report,
             backend_requests: self.max_backend_requests,
+            config_lookups: self.max_config_lookups,
+            kv_writes_per_second: self.max_kv_writes,
             dynamic_backends: self.max_dynamic_backends,
             fields: kib(self.max_fields),
             wall: self.wall_limit,
@@ -448,6 +470,8 @@ impl Serve {
             threads: self.limits.threads.map(usize::from),
             cache_dir: if self.no_cache { Some(None) } else { self.cache_dir.clone().map(Some) },
             registry_auth: self.registry_auth.clone(),
+            data_dir: self.data_dir.clone(),
+            redis: self.redis.clone(),
             drain_timeout: self.limits.drain_timeout,
             limits: self.limits.settings(),
             environment: EnvironmentSettings {

@@ -6,6 +6,7 @@
 
 mod args;
 mod fastlike;
+mod kv;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Command {
         #[arg(value_enum)]
         of: Document,
     },
+    /// Read and write KV stores.
+    Kv(Box<kv::Kv>),
     /// Run a program once, by itself: its arguments follow, its output and exit code are this process's.
     Run(Run),
     /// Viceroy's: makes a component of a module. There are no components here.
@@ -148,6 +151,7 @@ pub fn run() -> ExitCode {
             end(&Exit::Usage(format!("{what} need not be adapted: modules are run as they are, and components are not run yet")))
         }
         Some(Command::Check(asked)) => check(&asked),
+        Some(Command::Kv(asked)) => kv::run(&asked),
         Some(Command::Run(run)) => once(run),
         Some(Command::Serve(asked)) => serve(&asked),
         None => serve(&cli.serve),

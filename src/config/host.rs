@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Targets;
+use super::{State, Targets};
 
 /// Decided settings of the process. They cannot change while it runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,8 @@ pub struct HostConfig {
     pub cache_dir: Option<PathBuf>,
     /// Credentials of OCI registries: a file like docker's `config.json`.
     pub registry_auth: Option<PathBuf>,
+    /// What there is to keep the state of services in.
+    pub state: State,
     /// How long requests in flight may take to end after SIGTERM.
     pub drain_timeout: Duration,
     /// Limits of clients and guests.
@@ -205,6 +207,13 @@ pub struct GuestLimits {
     pub backend_requests: u32,
     /// Above how many of them a request is reported: production's limit, 32.
     pub backend_requests_report: u32,
+    /// Entries of config stores that one request may look up; a further lookup is LIMITEXCEEDED.
+    pub config_lookups: u32,
+    /// Above how many of them a request is reported: production's limit, 32.
+    pub config_lookups_report: u32,
+    /// Writes of one key of a KV store that may follow each other within a second; a further one is TOO_MANY_REQUESTS.
+    /// Production's limit: 1; 0 is no limit.
+    pub kv_writes_per_second: u32,
     /// Backends that a guest may make in one sandbox; a further one is LIMITEXCEEDED.
     pub dynamic_backends: u32,
     /// Above how many of them a sandbox is reported: production's limit, 200.
@@ -230,6 +239,9 @@ impl Default for GuestLimits {
             cpu_report: Duration::from_millis(50),
             backend_requests: 1000,
             backend_requests_report: 32,
+            config_lookups: u32::MAX,
+            config_lookups_report: 32,
+            kv_writes_per_second: 0,
             dynamic_backends: 1000,
             dynamic_backends_report: 200,
             fields: usize::MAX,
@@ -248,6 +260,8 @@ impl GuestLimits {
             cpu: self.cpu_report,
             backend_requests: self.backend_requests_report,
             dynamic_backends: self.dynamic_backends_report,
+            config_lookups: self.config_lookups_report,
+            kv_writes_per_second: 1,
             fields: self.fields_report,
             ..self
         }

@@ -17,7 +17,7 @@ use super::diagnostics::{Problem, Sources};
 use super::document::{Node, Value};
 use super::host::{ClientCertificates, Listen, TlsListener, UnknownImports};
 use super::settings::{EnvironmentSettings, LimitSettings, Preset, Settings};
-use super::{ModuleSource, Targets, manifest, shape};
+use super::{ModuleSource, Targets, manifest, shape, state};
 
 /// The host file. What is left out is as the command line's defaults have it; the command line and `SIDELIGHT_…` variables
 /// go before it. Times are written `500ms`, `10s`, `2m`.
@@ -46,6 +46,11 @@ pub struct HostFile {
     /// Credentials of OCI registries: a file like docker's `config.json`, or a mounted pull secret.
     #[schemars(with = "Option<String>")]
     registry_auth: Option<Spanned<String>>,
+    /// Folder of the stores of services that are kept on disk, a file for each service; none by default.
+    #[schemars(with = "Option<String>")]
+    data_dir: Option<Spanned<String>>,
+    /// A server that speaks Redis's protocol, for state that replicas share.
+    redis: Option<Redis>,
     /// How long requests in flight may take to end after SIGTERM.
     #[schemars(with = "Option<String>")]
     drain_timeout: Option<Spanned<String>>,
@@ -66,6 +71,47 @@ pub struct HostFile {
     /// Services by name.
     #[schemars(with = "BTreeMap<String, Service>")]
     services: BTreeMap<Spanned<String>, Service>,
+}
+
+/// `[redis]`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Redis {
+    /// `redis://HOST:PORT`, or `rediss://` for TLS; of a cluster, some of its nodes.
+    #[schemars(with = "UrlOrUrls")]
+    url: UrlOrUrls,
+    /// A file with the password.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    password_file: Option<Spanned<String>>,
+    /// Whether it is a cluster; default: if there are several URLs.
+    #[serde(default)]
+    cluster: Option<bool>,
+    /// What the names of all its keys begin with; default: sidelight.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    prefix: Option<Spanned<String>>,
+    /// Longest wait for a connection and for an answer; default: 1s.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    timeout: Option<Spanned<String>>,
+}
+
+/// One URL, or several. Never shown: it may have a password.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(untagged)]
+enum UrlOrUrls {
+    /// One.
+    One(String),
+    /// Several.
+    Several(Vec<String>),
+}
+
+impl std::fmt::Debug for UrlOrUrls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UrlOrUrls(…)")
+    }
 }
 
 /// `[tls]`.
@@ -122,6 +168,10 @@ struct HostLimits {
     cpu_report: Option<Spanned<String>>,
     /// Requests to backends that one request may lead to.
     backend_requests: Option<u32>,
+    /// Entries of config stores that one request may look up.
+    config_lookups: Option<u32>,
+    /// Writes of one key of a KV store within a second; 0: no limit.
+    kv_writes_per_second: Option<u32>,
     /// Backends that a sandbox may make.
     dynamic_backends: Option<u32>,
     /// Header fields of a request or response.
@@ -418,6 +468,32 @@ impl Decide<'_> {
         self.sources.file(file.span().start).parent().unwrap_or(Path::new("")).join(file.get_ref())
     }
 
+    fn redis(&mut self, from: &Redis) -> Option<state::Redis> {
+        let urls = match &from.url {
+            UrlOrUrls::One(url) => url.clone(),
+            UrlOrUrls::Several(urls) => urls.join(","),
+        };
+        let mut redis = match state::Redis::parse(&urls) {
+            Ok(redis) => redis,
+            Err(error) => {
+                self.problems.push(Problem { span: None, message: format!("redis.url: {error}"), hint: None });
+                return None;
+            }
+        };
+        if let Some(file) = &from.password_file {
+            redis.password_file = Some(self.path(file));
+        }
+        redis.cluster = from.cluster.unwrap_or(redis.cluster);
+        if let Some(prefix) = &from.prefix {
+            if prefix.get_ref().is_empty() || prefix.get_ref().contains(['{', '}']) {
+                self.problem(prefix, "no prefix: it is empty, or has { or }", "for example sidelight-staging");
+            }
+            redis.prefix.clone_from(prefix.get_ref());
+        }
+        redis.timeout = self.some_time(from.timeout.as_ref()).unwrap_or(redis.timeout);
+        Some(redis)
+    }
+
     fn rollout(&mut self, from: &Rollout, hosts: &[String]) -> super::Rollout {
         let smoke = from.smoke.as_ref().map(|smoke| {
             let host = smoke.host.clone().or_else(|| hosts.iter().find(|host| !host.starts_with('*')).cloned());
@@ -497,6 +573,8 @@ impl Decide<'_> {
             threads: file.threads.map(usize::from),
             cache_dir: file.cache_dir.as_ref().map(|folder| Some(self.path(folder)).filter(|_| !folder.get_ref().is_empty())),
             registry_auth: file.registry_auth.as_ref().map(|file| self.path(file)),
+            data_dir: file.data_dir.as_ref().map(|folder| self.path(folder)),
+            redis: file.redis.as_ref().and_then(|redis| self.redis(redis)),
             drain_timeout: self.time(file.drain_timeout.as_ref()),
             limits: self.limits(&file.limits),
             environment: environment(&file.environment),
@@ -521,6 +599,8 @@ impl Decide<'_> {
             cpu: self.some_time(from.cpu.as_ref()),
             cpu_report: self.time(from.cpu_report.as_ref()),
             backend_requests: from.backend_requests,
+            config_lookups: from.config_lookups,
+            kv_writes_per_second: from.kv_writes_per_second,
             dynamic_backends: from.dynamic_backends,
             fields: kib(from.fields_kib),
             wall: self.some_time(from.wall.as_ref()),

@@ -18,6 +18,7 @@ use toml::Spanned;
 use super::diagnostics::Problem;
 use super::document::{Node, Value};
 use super::facts::{ClientFacts, ComplianceRegion, Inspect, Product};
+use super::options::{GeoOptions, KvOptions, LogOptions, RateOptions, SecretOptions};
 use super::shape;
 
 /// Reads a type that may be text, a list or a table, whichever is there. (What serde calls untagged would forget the
@@ -121,6 +122,29 @@ pub struct Sidelight {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, BackendOptions>")]
     pub backends: BTreeMap<Spanned<String>, BackendOptions>,
+    /// `[sidelight.kv_stores.NAME]`.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, KvOptions>")]
+    pub kv_stores: BTreeMap<Spanned<String>, KvOptions>,
+    /// `[sidelight.secret_stores.NAME]`.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, SecretOptions>")]
+    pub secret_stores: BTreeMap<Spanned<String>, SecretOptions>,
+    /// `[sidelight.geolocation]`.
+    #[serde(default)]
+    pub geolocation: GeoOptions,
+    /// Rules of uap-core (`regexes.yaml`) by which user agents are recognised that `local_server.device_detection` does
+    /// not have.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub user_agents: Option<Spanned<String>>,
+    /// `[sidelight.rate_limits]`.
+    #[serde(default)]
+    pub rate_limits: RateOptions,
+    /// `[sidelight.logs.NAME]`.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, LogOptions>")]
+    pub logs: BTreeMap<Spanned<String>, LogOptions>,
 }
 
 /// `[sidelight.backends.NAME]`. What is left out is as in production.

@@ -9,12 +9,15 @@ pub mod document;
 pub mod facts;
 pub mod host;
 pub mod host_file;
+pub mod logs;
 pub mod manifest;
 pub mod module;
+pub mod options;
 pub mod resolve;
 pub mod secret;
 pub mod settings;
 pub mod shape;
+pub mod state;
 pub mod stores;
 pub mod targets;
 
@@ -28,6 +31,7 @@ pub use facts::Facts;
 pub use host::{Environment, GuestLimits, HostConfig};
 pub use module::ModuleSource;
 pub use secret::Secret;
+pub use state::State;
 pub use stores::Stores;
 pub use targets::Targets;
 
@@ -52,6 +56,10 @@ pub struct Config {
     pub websockets: bool,
     /// Stores and edge data.
     pub stores: Stores,
+    /// What there is to keep state in.
+    pub state: State,
+    /// Where the records of log endpoints go; `*`: of those that are not named.
+    pub logs: BTreeMap<String, logs::LogEndpoint>,
     /// Limits of its guests.
     pub limits: GuestLimits,
     /// What its guests are told about where they run.
@@ -89,7 +97,9 @@ impl Config {
     pub fn files(&self) -> Vec<&Path> {
         let tls = self.backends.values().filter_map(|backend| backend.tls.as_ref());
         let pems = tls.flat_map(|tls| tls.ca.iter().chain(tls.client.iter().flat_map(|client| [&client.certificate, &client.key])));
-        pems.filter_map(Pem::file).chain(self.stores.files()).collect()
+        let logs = self.logs.values().flat_map(logs::LogEndpoint::files);
+        let passwords = self.state.redis.iter().filter_map(|redis| redis.password_file.as_ref());
+        pems.filter_map(Pem::file).chain(self.stores.files()).chain(logs.chain(passwords).map(PathBuf::as_path)).collect()
     }
 }
 

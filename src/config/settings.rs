@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Targets;
 use super::host::{Environment, GuestLimits, HostConfig, Limits, Listen, Profile, ReuseLimits, TlsListener, UnknownImports};
+use super::{State, Targets, state};
 
 /// Sets of limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -44,6 +44,8 @@ pub struct Settings {
     /// Within: `None` for no folder.
     pub cache_dir: Option<Option<PathBuf>>,
     pub registry_auth: Option<PathBuf>,
+    pub data_dir: Option<PathBuf>,
+    pub redis: Option<state::Redis>,
     pub drain_timeout: Option<Duration>,
     pub limits: LimitSettings,
     pub environment: EnvironmentSettings,
@@ -68,6 +70,8 @@ pub struct LimitSettings {
     pub cpu: Option<Duration>,
     pub cpu_report: Option<Duration>,
     pub backend_requests: Option<u32>,
+    pub config_lookups: Option<u32>,
+    pub kv_writes_per_second: Option<u32>,
     pub dynamic_backends: Option<u32>,
     /// Bytes.
     pub fields: Option<usize>,
@@ -111,7 +115,8 @@ impl LimitSettings {
     /// These, and where they say nothing, the others.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
-        or!(self, other: preset, sandboxes, queue_timeout, memory, cpu, cpu_report, backend_requests, dynamic_backends, fields, wall,
+        or!(self, other: preset, sandboxes, queue_timeout, memory, cpu, cpu_report, backend_requests, config_lookups, kv_writes_per_second,
+            dynamic_backends, fields, wall,
             reuse_requests, reuse_idle, reuse_lifetime, reuse_memory, keep_resident, head, uri, h2_streams, head_timeout, idle_timeout,
             client_timeout)
     }
@@ -130,6 +135,8 @@ impl LimitSettings {
             cpu: self.cpu.unwrap_or(if self.preset == Some(Preset::Production) { cpu_report } else { base.cpu }),
             cpu_report,
             backend_requests: self.backend_requests.unwrap_or(base.backend_requests),
+            config_lookups: self.config_lookups.unwrap_or(base.config_lookups),
+            kv_writes_per_second: self.kv_writes_per_second.unwrap_or(base.kv_writes_per_second),
             dynamic_backends: self.dynamic_backends.unwrap_or(base.dynamic_backends),
             fields: self.fields.unwrap_or(base.fields),
             wall: self.wall.unwrap_or(base.wall),
@@ -195,6 +202,8 @@ impl Settings {
             threads: self.threads.or(other.threads),
             cache_dir: self.cache_dir.or(other.cache_dir),
             registry_auth: self.registry_auth.or(other.registry_auth),
+            data_dir: self.data_dir.or(other.data_dir),
+            redis: self.redis.or(other.redis),
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
             limits,
             environment,
@@ -217,6 +226,7 @@ impl Settings {
             threads: self.threads.unwrap_or(machine.cores.max(1)),
             cache_dir: self.cache_dir.unwrap_or_else(|| machine.cache_dir.clone()),
             registry_auth: self.registry_auth.or_else(|| machine.registry_auth.clone()),
+            state: State { data_dir: self.data_dir, redis: self.redis },
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(30)),
             limits: self.limits.host(),
             environment: self.environment.decide(&Environment::default()),

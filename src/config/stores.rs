@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value as Json};
 
 use super::Secret;
+use super::state::{Keep, KeepRates, Reseed};
 
 /// Everything a service has of them, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,8 +25,12 @@ pub struct Stores {
     pub geo: Geo,
     /// Which devices user agents stand for.
     pub devices: Table,
+    /// Rules of uap-core for those that are not in the table.
+    pub user_agents: Option<PathBuf>,
     /// Shields.
     pub shields: BTreeMap<String, Shield>,
+    /// Where rate counters and penalty boxes are kept; `None`: where the host has it.
+    pub rates: Option<KeepRates>,
 }
 
 impl Stores {
@@ -35,12 +40,15 @@ impl Stores {
             ConfigStore::File(path) => Some(path),
             ConfigStore::Inline(_) => None,
         });
-        let kv = self.kv.values().flat_map(|store| match store {
-            KvStore::File(path) => vec![path],
-            KvStore::Entries(entries) => entries.iter().filter_map(|entry| entry.value.file()).collect(),
+        let kv = self.kv.values().flat_map(|store| {
+            let seeds = match &store.seeds {
+                KvSeeds::File(path) => vec![path],
+                KvSeeds::Entries(entries) => entries.iter().filter_map(|entry| entry.value.file()).collect(),
+            };
+            seeds.into_iter().chain(&store.directory)
         });
         let secrets = self.secrets.values().flat_map(|store| match store {
-            SecretStore::File(path) => vec![path],
+            SecretStore::File(path) | SecretStore::Directory(path) => vec![path],
             SecretStore::Entries(entries) => entries
                 .values()
                 .filter_map(|secret| match secret {
@@ -49,7 +57,8 @@ impl Stores {
                 })
                 .collect(),
         });
-        let tables = self.geo.file.iter().chain(&self.devices.file);
+        let geo = [&self.geo.file, &self.geo.city, &self.geo.asn, &self.geo.anonymous];
+        let tables = geo.into_iter().flatten().chain(&self.devices.file).chain(&self.user_agents);
         config.chain(kv).chain(secrets).chain(self.acls.values()).chain(tables).map(PathBuf::as_path)
     }
 }
@@ -72,13 +81,32 @@ pub enum ConfigStore {
     File(PathBuf),
 }
 
+/// A KV store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KvStore {
+    /// What it holds when it is new.
+    pub seeds: KvSeeds,
+    /// A folder of more of that: paths are keys.
+    pub directory: Option<PathBuf>,
+    /// When that is put into it.
+    pub reseed: Reseed,
+    /// Where it is kept; `None`: where the host has it.
+    pub keep: Option<Keep>,
+}
+
 /// What a KV store holds when it is new.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KvStore {
+pub enum KvSeeds {
     /// Entries.
     Entries(Vec<KvEntry>),
     /// A JSON object: text, or tables of `data` or `file`, and `metadata`.
     File(PathBuf),
+}
+
+impl Default for KvSeeds {
+    fn default() -> Self {
+        Self::Entries(Vec::new())
+    }
 }
 
 /// An entry of a KV store.
@@ -108,6 +136,8 @@ pub enum SecretStore {
     Entries(BTreeMap<String, SecretText>),
     /// A JSON object of strings.
     File(PathBuf),
+    /// A folder with a file for each secret.
+    Directory(PathBuf),
 }
 
 /// A secret, or where it is.
@@ -130,11 +160,17 @@ pub struct Geo {
     pub inline: BTreeMap<IpNet, Map<String, Json>>,
     /// A JSON object of the same.
     pub file: Option<PathBuf>,
+    /// A MaxMind database of cities or countries.
+    pub city: Option<PathBuf>,
+    /// One of autonomous systems.
+    pub asn: Option<PathBuf>,
+    /// One of anonymous addresses.
+    pub anonymous: Option<PathBuf>,
 }
 
 impl Default for Geo {
     fn default() -> Self {
-        Self { loopback: true, inline: BTreeMap::new(), file: None }
+        Self { loopback: true, inline: BTreeMap::new(), file: None, city: None, asn: None, anonymous: None }
     }
 }
 
@@ -161,10 +197,10 @@ pub enum Shield {
     },
 }
 
-/// Longest name of an entry of a config store, in bytes.
+/// Longest name of an entry of a config store, in characters.
 pub const CONFIG_KEY: usize = 256;
 
-/// Longest value of one, in bytes.
+/// Longest value of one, in characters.
 pub const CONFIG_VALUE: usize = 8000;
 
 /// What is wrong with the key of a KV store, if something is (the rules are production's).
@@ -175,6 +211,53 @@ pub fn kv_key_fault(key: &str) -> Option<&'static str> {
         _ if key.len() > 1024 => Some("it is longer than 1024 bytes"),
         _ if key.contains(['\r', '\n']) => Some("it has a line break"),
         _ if key.starts_with(".well-known/acme-challenge/") => Some("it begins with .well-known/acme-challenge/"),
+        _ if key.contains(['#', ';', '?', '^', '|']) => Some("it has one of # ; ? ^ |"),
+        _ if key.contains("../") || key.ends_with("/..") || key.contains("./") || key.ends_with("/.") => {
+            Some("a part of it is `.` or `..`")
+        }
+        _ if key.chars().count() == 1 && key.starts_with(|only: char| only <= ' ' || matches!(only, '\u{fffe}' | '\u{ffff}')) => {
+            Some("it is a single control character or space")
+        }
         _ => None,
+    }
+}
+
+/// Whether a name can be a secret's (the rules are production's).
+pub fn is_secret_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !name.is_empty() && name.len() <= 255 && name.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_kv_stores() {
+        let long = "k".repeat(1025);
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a\nb",
+            "a\rb",
+            ".well-known/acme-challenge/x",
+            "a#",
+            "a;b",
+            "q?",
+            "^",
+            "a|b",
+            "a/../b",
+            "./a",
+            "a/..",
+            " ",
+            "\t",
+            &long,
+        ] {
+            assert!(kv_key_fault(bad).is_some(), "{bad:?}");
+        }
+        for good in ["a", "a b", "a/b", "ä", "\u{1f600}", "a.b", ".a", "..a", "\u{1}\u{2}", "a\0b", &long[..1024]] {
+            assert_eq!(kv_key_fault(good), None, "{good:?}");
+        }
     }
 }

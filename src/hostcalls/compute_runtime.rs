@@ -20,8 +20,9 @@ fn has_domain_inspector(sandbox: &mut Sandbox) -> HostResult<bool> {
     Ok(sandbox.config.facts.products.contains(&Product::DomainInspector))
 }
 
-fn has_image_optimizer(sandbox: &mut Sandbox) -> HostResult<bool> {
-    Ok(sandbox.config.facts.products.contains(&Product::ImageOptimizer))
+/// Never: there is none here yet, whatever the manifest says. The SDKs then pass responses through.
+fn has_image_optimizer(_: &mut Sandbox) -> HostResult<bool> {
+    Ok(false)
 }
 
 fn has_origin_inspector(sandbox: &mut Sandbox) -> HostResult<bool> {

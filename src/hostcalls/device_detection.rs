@@ -1,9 +1,12 @@
-//! `fastly_device_detection`: device detection. Every call answers UNSUPPORTED so far.
+//! `fastly_device_detection`: devices by user agent.
 
-use crate::abi::Registrar;
+use crate::abi::{Buf, HostError, HostResult, Registrar, Str};
+use crate::sandbox::Sandbox;
 
-const WHY: &str = "there is no device data yet";
+fn lookup(sandbox: &mut Sandbox, user_agent: Str) -> HostResult<Buf<String>> {
+    sandbox.services.devices.lookup(user_agent.text()?).map(Buf).ok_or_else(HostError::none)
+}
 
 pub(super) fn module(m: &mut Registrar<'_>) {
-    m.unsupported("lookup", 5, WHY);
+    m.call("lookup", lookup);
 }

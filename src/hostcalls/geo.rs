@@ -1,9 +1,13 @@
-//! `fastly_geo`: geolocation of addresses. Every call answers UNSUPPORTED so far.
+//! `fastly_geo`: geolocation of addresses.
 
-use crate::abi::Registrar;
+use crate::abi::stores::Address;
+use crate::abi::{Buf, HostError, HostResult, Registrar};
+use crate::sandbox::Sandbox;
 
-const WHY: &str = "there is no geolocation data yet";
+fn lookup(sandbox: &mut Sandbox, address: Address) -> HostResult<Buf<String>> {
+    sandbox.services.geo.lookup(address.0).map(Buf).ok_or_else(HostError::none)
+}
 
 pub(super) fn module(m: &mut Registrar<'_>) {
-    m.unsupported("lookup", 5, WHY);
+    m.call("lookup", lookup);
 }

@@ -1,6 +1,5 @@
-//! The ABI: one file per module, `fastly_<file name>`, and `heads` and `client` for what two of
-//! them share. What
-//! a call does is in its file; how values cross is [`abi`](crate::abi)'s business.
+//! The ABI: one file per module, `fastly_<file name>`, and `heads`, `client` and `lookup` for what two of
+//! them share. What a call does is in its file; how values cross is [`abi`](crate::abi)'s business.
 
 mod abi;
 mod acl;
@@ -23,6 +22,7 @@ mod http_resp;
 mod image_optimizer;
 mod kv_store;
 mod log;
+mod lookup;
 mod object_store;
 mod purge;
 mod secret_store;

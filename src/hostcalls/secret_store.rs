@@ -1,10 +1,32 @@
-//! `fastly_secret_store`: secrets. Those the guest makes; there are no stores of them yet.
+//! `fastly_secret_store`: secrets, of stores and of the guest's own making.
 
-use crate::abi::{Buf, HostError, HostResult, Registrar, Str};
+use std::sync::Arc;
+
+use crate::abi::{Buf, HostError, HostResult, Registrar, Status, Str};
 use crate::config::Secret;
+use crate::config::stores::is_secret_name;
 use crate::sandbox::{Handle, Sandbox};
+use crate::services::secret_store::SecretStore;
 
-const WHY: &str = "there are no secret stores yet";
+fn open(sandbox: &mut Sandbox, name: Str) -> HostResult<Handle<Arc<SecretStore>>> {
+    let name = name.text()?;
+    if name.is_empty() || name.len() > 255 {
+        return Err(HostError::inval("a store's name has 1 to 255 bytes"));
+    }
+    let store = sandbox.services.secret_stores.get(name).cloned();
+    let store = store.ok_or_else(|| HostError::Status(Status::None, format!("there is no secret store `{name}`").into()))?;
+    Ok(sandbox.secret_stores.insert(store)?)
+}
+
+fn get(sandbox: &mut Sandbox, store: Handle<Arc<SecretStore>>, name: Str) -> HostResult<Handle<Secret>> {
+    let store = sandbox.secret_stores.get(store)?;
+    let name = name.text()?;
+    if !is_secret_name(name) {
+        return Err(HostError::inval("no name of a secret"));
+    }
+    let secret = store.get(name).cloned().ok_or_else(HostError::none)?;
+    Ok(sandbox.secrets.insert(secret)?)
+}
 
 /// Makes a secret of bytes the guest has, for calls that take the handle of one.
 fn from_bytes(sandbox: &mut Sandbox, bytes: Str) -> HostResult<Handle<Secret>> {
@@ -20,7 +42,7 @@ fn plaintext(sandbox: &mut Sandbox, secret: Handle<Secret>) -> HostResult<Buf<Se
 
 pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("from_bytes", from_bytes);
-    m.unsupported("get", 4, WHY);
-    m.unsupported("open", 3, WHY);
+    m.call("get", get);
+    m.call("open", open);
     m.call("plaintext", plaintext);
 }

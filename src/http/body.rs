@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use ::http::HeaderMap;
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
 /// Largest piece a guest's single write makes; also what a channel holds per slot.
@@ -247,6 +247,25 @@ impl Body {
             self.failed = Some(failure.clone());
             return Err(failure);
         }
+    }
+
+    /// All of it, if that is at most `max` bytes; `None` if it is more. One piece is not copied.
+    pub async fn collect(&mut self, max: usize) -> Result<Option<Bytes>, BodyError> {
+        if self.known_length().is_some_and(|length| length > max as u64) {
+            return Ok(None);
+        }
+        let Some(first) = self.chunk().await? else { return Ok(Some(Bytes::new())) };
+        let Some(second) = self.chunk().await? else { return Ok((first.len() <= max).then_some(first)) };
+        let mut all = BytesMut::with_capacity(first.len() + second.len() + self.known_length().unwrap_or(0) as usize);
+        all.extend_from_slice(&first);
+        all.extend_from_slice(&second);
+        while let Some(more) = self.chunk().await? {
+            if all.len() + more.len() > max {
+                return Ok(None);
+            }
+            all.extend_from_slice(&more);
+        }
+        Ok((all.len() <= max).then(|| all.freeze()))
     }
 
     /// As [`chunk`](Self::chunk), at most `max` bytes (not 0). Cancel-safe.

@@ -273,9 +273,16 @@ impl Runtime {
         let limiter = MemoryLimiter::new(limits.memory, TABLE_ELEMENTS, meter.clone());
         let next = Arc::new(Source::new(self, snapshot.clone(), execution.clone()));
         let mut sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, meter.clone());
-        let GuestLimits { backend_requests: sends, dynamic_backends: dynamic, dynamic_backends_report, fields, fields_report, .. } =
-            *limits;
-        sandbox.bounds = Bounds { sends, dynamic, dynamic_report: dynamic_backends_report, fields, fields_report };
+        let GuestLimits {
+            backend_requests: sends,
+            config_lookups: lookups,
+            dynamic_backends: dynamic,
+            dynamic_backends_report,
+            fields,
+            fields_report,
+            ..
+        } = *limits;
+        sandbox.bounds = Bounds { sends, lookups, dynamic, dynamic_report: dynamic_backends_report, fields, fields_report };
         GuestState { memory: None, wasi, limiter, sandbox }
     }
 
@@ -291,6 +298,17 @@ impl Runtime {
                 backend_requests = sends,
                 limit = limits.backend_requests_report,
                 "more requests to backends than production allows"
+            );
+        }
+        let lookups = meter.request_lookups();
+        if lookups > limits.config_lookups_report {
+            metrics.guest_lookups_over.inc();
+            tracing::warn!(
+                target: "sidelight::limits",
+                request_id = id,
+                config_lookups = lookups,
+                limit = limits.config_lookups_report,
+                "more lookups of config store entries than production allows"
             );
         }
         if meter.made_many_backends() {

@@ -1,6 +1,7 @@
 //! Backends as one sandbox sees them: the service's, and those its guest has made.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Sandbox;
 use crate::config;
@@ -32,6 +33,25 @@ impl Sandbox {
 
     /// Makes a backend, for this sandbox only.
     pub fn register(&mut self, settings: config::Backend, pooled: bool) -> Result<(), RegisterError> {
+        self.add_backend(settings, pooled, false)
+    }
+
+    /// The backend of a shield, for this sandbox only: made now or before. `None`: the URL is no shield's.
+    pub fn shield(
+        &mut self,
+        url: &str,
+        first_byte: Option<Duration>,
+        between_bytes: Option<Duration>,
+    ) -> Result<Option<String>, RegisterError> {
+        let Some(settings) = self.services.shields.backend(url, first_byte, between_bytes) else { return Ok(None) };
+        let name = settings.name.clone();
+        if !self.dynamic.contains_key(&name) {
+            self.add_backend(settings, true, true)?;
+        }
+        Ok(Some(name))
+    }
+
+    fn add_backend(&mut self, settings: config::Backend, pooled: bool, trusted: bool) -> Result<(), RegisterError> {
         let name = settings.name.clone();
         if self.own_backend(&name).is_some() {
             return Err(RegisterError::NameInUse(name));
@@ -40,7 +60,7 @@ impl Sandbox {
         if before >= self.bounds.dynamic as usize {
             return Err(RegisterError::TooMany(self.bounds.dynamic));
         }
-        let backend = self.services.backends.dynamic(settings, pooled).inspect_err(|error| {
+        let backend = self.services.backends.dynamic(settings, pooled, trusted).inspect_err(|error| {
             tracing::warn!(target: "sidelight::guest", request_id = self.id(), "{error}");
         })?;
         self.dynamic.insert(name, backend);

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::handles::{BadHandle, Handle, TableFull};
+use super::kv::PendingKv;
 use super::{DownstreamResponse, GuestRequest, Reply, RequestPromise, Responder, Sandbox};
 use crate::http::Body;
 use crate::http::body::BodyWriter;
@@ -24,6 +25,8 @@ pub enum AsyncItem {
     Pending(PendingRequest),
     /// A further request from a client.
     Promise(RequestPromise),
+    /// An operation of a KV store.
+    Kv(PendingKv),
 }
 
 /// A request on its way to a backend, worked on by a task of its own.
@@ -155,6 +158,7 @@ impl AsyncItem {
             Self::Streaming(writer) => writer.ready().await,
             Self::Pending(pending) => pending.ready().await,
             Self::Promise(promise) => promise.ready(free).await,
+            Self::Kv(pending) => pending.ready().await,
         }
     }
 }
@@ -185,7 +189,7 @@ impl Sandbox {
     pub fn body(&mut self, handle: Handle<Body>) -> Result<&mut Body, BadHandle> {
         match self.items.get_mut(handle)? {
             AsyncItem::Body(body) => Ok(body),
-            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) => Err(BadHandle),
+            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) => Err(BadHandle),
         }
     }
 
@@ -194,7 +198,7 @@ impl Sandbox {
         self.body(handle)?;
         match self.items.take(handle)? {
             AsyncItem::Body(body) => Ok(body),
-            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) => Err(BadHandle),
+            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) => Err(BadHandle),
         }
     }
 
@@ -216,7 +220,7 @@ impl Sandbox {
     pub fn pending(&mut self, handle: Handle<PendingRequest>) -> Result<&mut PendingRequest, BadHandle> {
         match self.items.get_mut(handle)? {
             AsyncItem::Pending(pending) => Ok(pending),
-            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) => Err(BadHandle),
+            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) => Err(BadHandle),
         }
     }
 
@@ -225,7 +229,7 @@ impl Sandbox {
         self.pending(handle)?;
         match self.items.take(handle)? {
             AsyncItem::Pending(pending) => Ok(pending),
-            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) => Err(BadHandle),
+            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) => Err(BadHandle),
         }
     }
 

@@ -30,6 +30,8 @@ pub struct Meter {
     large_heads: AtomicU32,
     /// Whether the current request made more backends than production allows.
     many_backends: AtomicBool,
+    /// Lookups of entries of config stores since the current request began.
+    lookups: AtomicU32,
     memory: AtomicUsize,
     memory_refused: AtomicBool,
     stopped: AtomicU8,
@@ -54,6 +56,7 @@ impl Default for Meter {
             sends: AtomicU32::new(0),
             large_heads: AtomicU32::new(0),
             many_backends: AtomicBool::new(false),
+            lookups: AtomicU32::new(0),
             memory: AtomicUsize::new(0),
             memory_refused: AtomicBool::new(false),
             stopped: AtomicU8::new(0),
@@ -97,6 +100,7 @@ impl Meter {
         self.sends.store(0, Ordering::Relaxed);
         self.large_heads.store(0, Ordering::Relaxed);
         self.many_backends.store(false, Ordering::Relaxed);
+        self.lookups.store(0, Ordering::Relaxed);
     }
 
     /// Counts a request to a backend; gives how many there were for the current request, this one included.
@@ -107,6 +111,16 @@ impl Meter {
     /// Requests to backends for the current request.
     pub fn request_sends(&self) -> u32 {
         self.sends.load(Ordering::Relaxed)
+    }
+
+    /// Counts a lookup of an entry of a config store; gives how many there were for the current request, this one included.
+    pub fn lookup(&self) -> u32 {
+        self.lookups.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Such lookups for the current request.
+    pub fn request_lookups(&self) -> u32 {
+        self.lookups.load(Ordering::Relaxed)
     }
 
     /// Counts a response with more header fields than production takes.

@@ -7,6 +7,7 @@ pub mod backends;
 pub mod downstream;
 pub mod handles;
 pub mod items;
+pub mod kv;
 pub mod limits;
 pub mod next;
 
@@ -16,8 +17,12 @@ use std::sync::Arc;
 use crate::config::{Config, Secret};
 use crate::http::{RequestHead, ResponseHead};
 use crate::services::Services;
+use crate::services::acl::Acl;
 use crate::services::backend::Backend;
+use crate::services::config_store::ConfigStore;
+use crate::services::kv_store;
 use crate::services::log::Endpoint;
+use crate::services::secret_store::SecretStore;
 
 pub use backends::RegisterError;
 pub use downstream::{
@@ -26,6 +31,7 @@ pub use downstream::{
 };
 pub use handles::{BadHandle, Handle, Table, TableFull};
 pub use items::{AsyncItem, Edit, EditTarget, Edits, PendingRequest};
+pub use kv::{KvDone, KvOperation, PendingKv};
 pub use limits::{MemoryLimiter, Meter};
 pub use next::{NextError, RequestPromise};
 
@@ -83,8 +89,16 @@ pub struct Sandbox {
     pub items: Table<AsyncItem>,
     /// Log endpoints the guest has opened.
     pub logs: Table<Endpoint>,
-    /// Secrets the guest has made.
+    /// Secrets the guest has made, or got from a store.
     pub secrets: Table<Secret>,
+    /// Secret stores the guest has opened.
+    pub secret_stores: Table<Arc<SecretStore>>,
+    /// Config stores and dictionaries the guest has opened.
+    pub config_stores: Table<Arc<ConfigStore>>,
+    /// KV stores the guest has opened.
+    pub kv_stores: Table<kv_store::Store>,
+    /// Access lists the guest has opened.
+    pub acls: Table<Arc<Acl>>,
     /// Backends the guest has made.
     dynamic: HashMap<String, Arc<Backend>>,
     /// The client's request until the guest takes it.
@@ -112,6 +126,8 @@ pub struct Sandbox {
 pub struct Bounds {
     /// How many one request from a client may lead to.
     pub sends: u32,
+    /// Entries of config stores that one request may look up.
+    pub lookups: u32,
     /// Backends the guest may make.
     pub dynamic: u32,
     /// Above how many of them it is reported.
@@ -124,7 +140,14 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { sends: u32::MAX, dynamic: u32::MAX, dynamic_report: u32::MAX, fields: usize::MAX, fields_report: usize::MAX }
+        Self {
+            sends: u32::MAX,
+            lookups: u32::MAX,
+            dynamic: u32::MAX,
+            dynamic_report: u32::MAX,
+            fields: usize::MAX,
+            fields_report: usize::MAX,
+        }
     }
 }
 
@@ -155,6 +178,10 @@ impl Sandbox {
             items: Table::default(),
             logs: Table::default(),
             secrets: Table::default(),
+            secret_stores: Table::default(),
+            config_stores: Table::default(),
+            kv_stores: Table::default(),
+            acls: Table::default(),
             dynamic: HashMap::new(),
             received: parcel.request.received.clone(),
             current,
@@ -185,7 +212,7 @@ impl Sandbox {
             .iter()
             .map(|item| match item {
                 AsyncItem::Body(body) => body.held(PIECE_COST),
-                AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) => 0,
+                AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) => 0,
             })
             .sum();
         if held > MAX_HELD {

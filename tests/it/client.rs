@@ -165,6 +165,16 @@ impl Connection {
         }
     }
 
+    /// The next response; `None` if the peer goes away before its head.
+    pub fn try_answer(&mut self) -> Option<Answer> {
+        while !self.buffer.windows(4).any(|window| window == b"\r\n\r\n") {
+            if !self.fill() {
+                return None;
+            }
+        }
+        Some(self.answer())
+    }
+
     /// The next response to a GET or POST.
     pub fn answer(&mut self) -> Answer {
         let mut answer = self.head();

@@ -8,7 +8,7 @@ fake_valid_fastly_keys = ["a-key"]
 
 [sidelight]
 compliance_region = "eu"
-products = ["image_optimizer", "origin_inspector"]
+products = ["domain_inspector", "origin_inspector"]
 
 [[sidelight.clients]]
 addresses = ["192.0.2.0/24", "::1"]

@@ -104,13 +104,20 @@ macro_rules! suite {
 
 suite! {
     version = "_version",
+    acl = "acl",
     async_select = "async_select",
     byte_repeater = "byte_repeater",
     compute_runtime = "compute_runtime",
+    config_store = "config_store",
+    device_detection = "device_detection",
     dynamic_backend = "dynamic_backend",
+    geolocation = "geolocation",
     hello_world = "hello_world",
+    kvstore = "kvstore",
     request_downstream = "request_downstream",
     request_upstream = "request_upstream",
+    secret_store = "secret_store",
+    shielding = "shielding",
     status = "status",
     streaming_close = "streaming_close",
 }

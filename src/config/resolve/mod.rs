@@ -11,12 +11,15 @@ use toml::Spanned;
 
 use super::diagnostics::{ConfigError, Problem, Sources};
 use super::document::Node;
+use super::facts::Product;
 use super::manifest::Manifest;
+use super::state::State;
 use super::{
     Backend, BackendTls, ClientCertificate, Config, Environment, Facts, GuestLimits, Health, HealthCheck, HttpVersions, Note, Pem,
     PoolLimits, Stores, Targets, TcpKeepalive, TlsVersion, manifest,
 };
 
+mod logs;
 mod stores;
 
 /// Production's defaults for a backend (fastly:compute WIT, `backend` interface).
@@ -82,6 +85,12 @@ impl Config {
         {
             resolve.problem(name, format!("there is no backend `{}`", name.get_ref()), "it is the name of a [local_server.backends.NAME]");
         }
+        let stores = resolve.stores(&local, &more, use_setup.then_some(&manifest.setup));
+        let logs = resolve.logs(&more.logs);
+        if more.products.contains(&Product::ImageOptimizer) {
+            let text = "the image optimizer is not there yet: programs are told that the service does not have it".to_owned();
+            resolve.notes.push(Note { important: true, text });
+        }
         let facts = Facts {
             compliance_region: more.compliance_region,
             products: more.products,
@@ -89,7 +98,6 @@ impl Config {
             clients: more.clients,
             inspect: more.inspect,
         };
-        let stores = resolve.stores(&local, use_setup.then_some(&manifest.setup));
         for key in manifest::ignored(document) {
             resolve.notes.push(Note { important: false, text: format!("`{key}` is no key of a local server and is passed over") });
         }
@@ -103,6 +111,7 @@ impl Config {
             backends,
             catch_all: more.catch_all_backend.map(Spanned::into_inner),
             stores,
+            logs,
             grip_proxy: local.pushpin.filter(|pushpin| pushpin.enable).map(|pushpin| {
                 let port = pushpin.proxy_port.map_or(GRIP_PROXY_PORT, |port| *port.get_ref());
                 SocketAddr::from(([127, 0, 0, 1], port))
@@ -122,6 +131,8 @@ impl Config {
             backends: BTreeMap::new(),
             catch_all: None,
             stores: Stores::default(),
+            state: State::default(),
+            logs: BTreeMap::new(),
             limits: GuestLimits::default(),
             environment: Environment::default(),
             dynamic_targets: Targets::default(),
@@ -445,10 +456,12 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_yet_is_said() {
-        let config = load("[local_server]\nacls = { a = \"a.json\" }\n[other]\n").expect("loads");
+        let config = load("[other]\n[sidelight]\nproducts = [\"image_optimizer\"]\n").expect("loads");
         let notes: Vec<_> = config.notes.iter().map(|note| (note.important, note.text.as_str())).collect();
-        let expected =
-            ["local_server.acls is not supported yet and has no effect", "`other` is no key of a local server and is passed over"];
+        let expected = [
+            "the image optimizer is not there yet: programs are told that the service does not have it",
+            "`other` is no key of a local server and is passed over",
+        ];
         assert_eq!(notes, [(true, expected[0]), (false, expected[1])]);
     }
 

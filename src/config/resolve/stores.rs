@@ -6,11 +6,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use toml::Spanned;
 
-use super::{Note, Resolve};
+use super::Resolve;
 use crate::config::Secret;
 use crate::config::manifest::{self, Format};
 use crate::config::stores::{
-    CONFIG_KEY, CONFIG_VALUE, ConfigStore, Geo, KvEntry, KvStore, SecretStore, SecretText, Shield, Stores, Table, Text, kv_key_fault,
+    CONFIG_KEY, CONFIG_VALUE, ConfigStore, Geo, KvEntry, KvSeeds, KvStore, SecretStore, SecretText, Shield, Stores, Table, Text,
+    is_secret_name, kv_key_fault,
 };
 
 /// Where data of a `format` is: in the manifest or in a file.
@@ -21,16 +22,16 @@ enum Place<T> {
 
 impl Resolve<'_> {
     /// All of them.
-    pub(super) fn stores(&mut self, local: &manifest::LocalServer, setup: Option<&manifest::Setup>) -> Stores {
-        let mut stores = Stores::default();
+    pub(super) fn stores(&mut self, local: &manifest::LocalServer, ours: &manifest::Sidelight, setup: Option<&manifest::Setup>) -> Stores {
+        let mut stores = Stores { rates: ours.rate_limits.keep, ..Stores::default() };
         for (name, from) in local.config_stores.iter().chain(&local.dictionaries) {
             if let Some(store) = self.config_store(name, from) {
                 self.add(&mut stores.config, name, store);
             }
         }
         for (name, from) in local.kv_stores.iter().chain(&local.object_stores).chain(&local.object_store) {
-            if let Some(store) = self.kv_store(from) {
-                self.add(&mut stores.kv, name, store);
+            if let Some(seeds) = self.kv_store(from) {
+                self.add(&mut stores.kv, name, KvStore { seeds, ..KvStore::default() });
             }
         }
         for (name, from) in &local.secret_stores {
@@ -66,8 +67,36 @@ impl Resolve<'_> {
         if let Some(setup) = setup {
             self.setup_stores(setup, &mut stores);
         }
-        self.note_unsupported(local);
+        self.store_options(ours, &mut stores);
         stores
+    }
+
+    /// What `[sidelight]` says more.
+    fn store_options(&mut self, ours: &manifest::Sidelight, stores: &mut Stores) {
+        for (name, from) in &ours.kv_stores {
+            if !stores.kv.contains_key(name.get_ref()) {
+                self.add(&mut stores.kv, name, KvStore::default());
+            }
+            let directory = from.directory.as_ref().map(|directory| self.path(directory));
+            if let Some(store) = stores.kv.get_mut(name.get_ref()) {
+                store.keep = from.keep;
+                store.reseed = from.reseed.unwrap_or_default();
+                store.directory = directory;
+            }
+        }
+        for (name, from) in &ours.secret_stores {
+            let Some(directory) = &from.directory else {
+                self.problem(name, "nothing is said of this store", "directory = \"/etc/secrets\"");
+                continue;
+            };
+            let store = SecretStore::Directory(self.path(directory));
+            self.add(&mut stores.secrets, name, store);
+        }
+        let geo = &ours.geolocation;
+        stores.geo.city = geo.city.as_ref().map(|file| self.path(file));
+        stores.geo.asn = geo.asn.as_ref().map(|file| self.path(file));
+        stores.geo.anonymous = geo.anonymous_ip.as_ref().map(|file| self.path(file));
+        stores.user_agents = ours.user_agents.as_ref().map(|file| self.path(file));
     }
 
     fn add<T>(&mut self, stores: &mut BTreeMap<String, T>, name: &Spanned<String>, store: T) {
@@ -113,11 +142,12 @@ impl Resolve<'_> {
             Place::File(file) => Some(ConfigStore::File(file)),
             Place::Inline(entries) => {
                 for (key, value) in entries {
-                    let hint = &format!("in {}: production takes keys of {CONFIG_KEY} bytes and values of {CONFIG_VALUE}", name.get_ref());
-                    if key.get_ref().len() > CONFIG_KEY {
+                    let hint =
+                        &format!("in {}: production takes keys of {CONFIG_KEY} characters and values of {CONFIG_VALUE}", name.get_ref());
+                    if key.get_ref().chars().count() > CONFIG_KEY {
                         self.problem(key, "this key is too long", hint);
                     }
-                    if value.get_ref().len() > CONFIG_VALUE {
+                    if value.get_ref().chars().count() > CONFIG_VALUE {
                         self.problem(value, "this value is too long", hint);
                     }
                 }
@@ -134,9 +164,9 @@ impl Resolve<'_> {
         self.path(&from.file)
     }
 
-    fn kv_store(&mut self, from: &manifest::KvStore) -> Option<KvStore> {
+    fn kv_store(&mut self, from: &manifest::KvStore) -> Option<KvSeeds> {
         let entries = match from {
-            manifest::KvStore::File(file) => return Some(KvStore::File(self.json_file(file))),
+            manifest::KvStore::File(file) => return Some(KvSeeds::File(self.json_file(file))),
             manifest::KvStore::Entries(entries) => entries,
         };
         let mut read = Vec::with_capacity(entries.len());
@@ -154,7 +184,7 @@ impl Resolve<'_> {
             };
             read.push(KvEntry { key: entry.key.get_ref().clone(), value, metadata: entry.metadata.clone() });
         }
-        Some(KvStore::Entries(read))
+        Some(KvSeeds::Entries(read))
     }
 
     fn secret_store(&mut self, from: &manifest::SecretStore) -> Option<SecretStore> {
@@ -165,8 +195,7 @@ impl Resolve<'_> {
         let mut read = BTreeMap::new();
         for entry in entries {
             let name = entry.key.get_ref();
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-            if name.is_empty() || name.len() > 255 || !name.bytes().all(plain) {
+            if !is_secret_name(name) {
                 self.problem(&entry.key, "no name of a secret", "1 to 255 letters, digits, `-`, `_` and `.`");
             }
             let secret = match (&entry.data, &entry.file, &entry.env) {
@@ -246,29 +275,11 @@ impl Resolve<'_> {
                 metadata: None,
             };
             let entries = from.items.iter().map(entry).collect();
-            stores.kv.entry(name.get_ref().clone()).or_insert(KvStore::Entries(entries));
+            let seeds = KvSeeds::Entries(entries);
+            stores.kv.entry(name.get_ref().clone()).or_insert_with(|| KvStore { seeds, ..KvStore::default() });
         }
         for name in setup.secret_stores.keys() {
             stores.secrets.entry(name.get_ref().clone()).or_insert_with(|| SecretStore::Entries(BTreeMap::new()));
-        }
-    }
-
-    /// What loads but does nothing yet is said, not passed over.
-    fn note_unsupported(&mut self, local: &manifest::LocalServer) {
-        let given = [
-            ("config_stores", !local.config_stores.is_empty()),
-            ("dictionaries", !local.dictionaries.is_empty()),
-            ("kv_stores", !local.kv_stores.is_empty()),
-            ("object_stores", !local.object_stores.is_empty()),
-            ("object_store", !local.object_store.is_empty()),
-            ("secret_stores", !local.secret_stores.is_empty()),
-            ("acls", !local.acls.is_empty()),
-            ("geolocation", local.geolocation.is_some()),
-            ("device_detection", local.device_detection.is_some()),
-            ("shielding_sites", !local.shielding_sites.is_empty()),
-        ];
-        for (key, _) in given.iter().filter(|(_, given)| *given) {
-            self.notes.push(Note { important: true, text: format!("local_server.{key} is not supported yet and has no effect") });
         }
     }
 }

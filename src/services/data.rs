@@ -1,0 +1,97 @@
+//! Files of data that a service is built from: read whole, with errors that name the place.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+/// A file of data cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// It cannot be read.
+    #[error("{}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// It is not of the form that it should have.
+    #[error("{}:{line}:{column}: {message}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+    /// What it says cannot be.
+    #[error("{}: {message}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+    /// An environment variable is not set.
+    #[error("the environment variable {0} is not set")]
+    Variable(String),
+    /// It is not there to be had, for a reason that the configuration has.
+    #[error("{0}")]
+    Setting(String),
+}
+
+impl DataError {
+    /// What `path` says cannot be.
+    pub fn content(path: &Path, message: impl Into<String>) -> Self {
+        Self::Content { path: path.to_owned(), message: message.into() }
+    }
+}
+
+/// All of a file.
+pub fn bytes(path: &Path) -> Result<Vec<u8>, DataError> {
+    std::fs::read(path).map_err(|error| DataError::Read { path: path.to_owned(), error })
+}
+
+/// A file of JSON.
+pub fn json<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
+    serde_json::from_slice(&bytes(path)?).map_err(|error| {
+        let text = error.to_string();
+        let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message).to_owned();
+        DataError::Form { path: path.to_owned(), line: error.line(), column: error.column(), message }
+    })
+}
+
+/// The files of a folder, with their paths in it, sorted; those in folders below it, too, if `deep`. Hidden ones are
+/// left out, as are those of a Kubernetes volume that are behind its links.
+pub fn files(folder: &Path, deep: bool) -> Result<Vec<(String, PathBuf)>, DataError> {
+    let mut found = Vec::new();
+    walk(folder, "", deep, &mut found)?;
+    found.sort();
+    Ok(found)
+}
+
+fn walk(folder: &Path, prefix: &str, deep: bool, found: &mut Vec<(String, PathBuf)>) -> Result<(), DataError> {
+    let fail = |error| DataError::Read { path: folder.to_owned(), error };
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let Ok(name) = entry.file_name().into_string() else {
+            return Err(DataError::content(&entry.path(), "the name of this file is not UTF-8"));
+        };
+        if name.starts_with('.') {
+            continue;
+        }
+        let path = entry.path();
+        let name = format!("{prefix}{name}");
+        // Links are followed: a mounted volume is made of them.
+        match std::fs::metadata(&path) {
+            Ok(what) if what.is_dir() && deep => walk(&path, &format!("{name}/"), deep, found)?,
+            Ok(what) if what.is_file() => found.push((name, path)),
+            Ok(_) => {}
+            Err(error) => return Err(DataError::Read { path, error }),
+        }
+    }
+    Ok(())
+}

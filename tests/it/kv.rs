@@ -1,0 +1,492 @@
+//! KV stores: where they are kept, what becomes of what was acknowledged, and what operators can do with them.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use hyper::Response;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::client::{self, Answer, Connection};
+use crate::harness::{PATIENCE, Setup, Sidelight, binary, guest};
+use crate::languages;
+use crate::origin::{Origin, text};
+use crate::redis::Redis;
+
+const SEEDS: &str = r#"
+[[local_server.kv_stores.catalog]]
+key = "apple"
+data = "red"
+metadata = "fruit"
+[[local_server.kv_stores.catalog]]
+key = "logo"
+file = "logo.bin"
+[sidelight.kv_stores.empty]
+"#;
+
+fn setup(language: &str) -> Setup {
+    Setup::new(guest(language, "stores")).manifest(SEEDS).file("logo.bin", "a logo")
+}
+
+fn request(method: &str, path: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+fn ask(sidelight: &Sidelight, method: &str, path: &str, body: &[u8]) -> Answer {
+    let mut connection = Connection::open(sidelight.addr);
+    // It may be refused before all of it is there.
+    connection.try_write(&request(method, path, body));
+    connection.answer()
+}
+
+fn put(sidelight: &Sidelight, path: &str, body: &str) -> (u16, String) {
+    let answer = ask(sidelight, "PUT", path, body.as_bytes());
+    (answer.status, answer.text())
+}
+
+fn ok() -> (u16, String) {
+    (200, "ok".to_owned())
+}
+
+/// What a program does with a store, wherever that is kept.
+fn works(sidelight: &Sidelight, language: &str) {
+    let get = |path: &str| {
+        let answer = sidelight.get(path);
+        (answer.status, answer.text())
+    };
+    let apple = sidelight.get("/kv?store=catalog&key=apple");
+    assert_eq!((apple.text().as_str(), apple.header("x-metadata")), ("red", Some("fruit")));
+    assert_eq!(get("/kv?store=catalog&key=logo").1, "a logo");
+    assert_eq!(get("/kv?store=catalog&key=none").0, 404);
+    assert_eq!(put(sidelight, "/kv?store=empty&key=a%2Fb&mode=add&metadata=m", "1"), ok());
+    assert!(put(sidelight, "/kv?store=empty&key=a%2Fb&mode=add", "2").0 >= 400, "it is there already");
+    assert_eq!(put(sidelight, "/kv?store=empty&key=a%2Fb&mode=append&metadata=n", "2"), ok());
+    assert_eq!(put(sidelight, "/kv?store=empty&key=a%2Fb&mode=prepend&metadata=o", "0"), ok());
+    let value = sidelight.get("/kv?store=empty&key=a%2Fb");
+    assert_eq!((value.text().as_str(), value.header("x-metadata")), ("012", Some("o")));
+    if language != "go" {
+        // The Go SDK has no generations to insert by, and JavaScript's does not tell them.
+        assert!(put(sidelight, "/kv?store=empty&key=new&generation=7", "x").0 >= 400);
+    }
+    if language == "rust" {
+        let generation = value.header("x-generation").expect("one");
+        assert_eq!(put(sidelight, &format!("/kv?store=empty&key=a%2Fb&generation={generation}"), "3"), ok());
+        assert_eq!(put(sidelight, &format!("/kv?store=empty&key=a%2Fb&generation={generation}"), "4").0, 412);
+        assert_eq!(put(sidelight, "/kv?store=empty&key=absent&generation=1", "4").0, 412);
+        assert_eq!(get("/kv-many?store=catalog&key=apple,none,logo").1, "red,ItemNotFound,a logo");
+        let old = get("/kv-old?store=empty&key=old").1;
+        assert_eq!(old, "FastlyStatus::OK FastlyStatus::OK an old value FastlyStatus::OK FastlyStatus::OK FastlyStatus::OK true");
+        assert_eq!(put(sidelight, "/kv?store=empty&key=..", "x").0, 400);
+        let large = vec![b'x'; 25_000_001];
+        assert_eq!(ask(sidelight, "PUT", "/kv?store=empty&key=large", &large).status, 413);
+        assert_eq!(ask(sidelight, "PUT", "/kv?store=empty&key=large", &large[1..]).status, 200);
+        assert_eq!(sidelight.get("/kv?store=empty&key=large").body.len(), 25_000_000);
+        assert_eq!(ask(sidelight, "DELETE", "/kv?store=empty&key=large", b"").status, 200);
+    }
+    assert_eq!(put(sidelight, "/kv?store=empty&key=brief&ttl=1", "x"), ok());
+    for i in 0..25 {
+        assert_eq!(put(sidelight, &format!("/kv?store=empty&key=p{i:02}"), ""), ok());
+    }
+    let (mut keys, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = sidelight.get(&format!("/kv-list?store=empty&prefix=p&limit=10{cursor}"));
+        keys.extend(page.text().split(',').map(str::to_owned));
+        match page.header("x-next") {
+            Some(next) if !next.is_empty() => {
+                cursor = format!("&cursor={}", next.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D"))
+            }
+            _ => break,
+        }
+    }
+    assert_eq!(keys, (0..25).map(|i| format!("p{i:02}")).collect::<Vec<_>>());
+    if language == "rust" {
+        assert_eq!(get("/kv-list?store=empty&cursor=no").0, 400, "no cursor");
+    }
+    assert_eq!(ask(sidelight, "DELETE", "/kv?store=empty&key=p00", b"").status, 200);
+    assert!(ask(sidelight, "DELETE", "/kv?store=empty&key=p00", b"").status >= 400, "there is none any more");
+    assert_eq!(get("/kv?store=empty&key=p00").0, 404);
+    assert!(get("/kv?store=elsewhere&key=a").0 >= 400);
+    sidelight.wait_until("the end of a value's time", |it| it.get("/kv?store=empty&key=brief").status == 404);
+}
+
+languages!(
+    fn in_memory(language) {
+        works(&setup(language).start(), language);
+    }
+);
+
+languages!(
+    fn on_disk(language) {
+        let folder = tempfile::tempdir().expect("a folder");
+        works(&setup(language).arg(&format!("--data-dir {}", folder.path().display())).start(), language);
+    }
+);
+
+languages!(
+    fn with_redis(language) {
+        let redis = Redis::start();
+        works(&setup(language).arg(&format!("--redis {}", redis.url())).start(), language);
+    }
+);
+
+#[test]
+fn with_valkey() {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guests/out/valkey/valkey-server");
+    let redis = Redis::of(program);
+    works(&setup("rust").arg(&format!("--redis {}", redis.url())).start(), "rust");
+}
+
+#[test]
+fn values_flow_through() {
+    let origin = Origin::new(|_| Response::new(text("x".repeat(3_000_000))));
+    let sidelight = setup("rust").backend("origin", origin.url()).start();
+    let answer = sidelight.get("/kv-stream?store=empty&key=k");
+    assert_eq!((answer.status, answer.body.len()), (200, 3_000_000));
+}
+
+#[test]
+fn writes_are_limited_as_in_production() {
+    let sidelight = setup("rust").arg("--max-kv-writes 1").start();
+    assert_eq!(put(&sidelight, "/kv?store=empty&key=a", "1"), ok());
+    assert_eq!(put(&sidelight, "/kv?store=empty&key=a", "2"), (429, "TooManyRequests".to_owned()));
+    assert_eq!(put(&sidelight, "/kv?store=empty&key=b", "1"), ok());
+    sidelight.wait_until("the next second", |it| put(it, "/kv?store=empty&key=a", "2") == ok());
+}
+
+/// Reloads, restarts, and what the service has written meanwhile.
+#[test]
+fn seeds_and_the_service() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = format!("--data-dir {}", folder.path().display());
+    let manifest = |value: &str| {
+        format!(
+            "name = \"it\"\n[[local_server.kv_stores.s]]\nkey = \"a\"\ndata = \"{value}\"\n[[local_server.kv_stores.s]]\nkey = \"b\"\ndata = \"{value}\"\n"
+        )
+    };
+    for arg in ["", data.as_str()] {
+        let setup = || {
+            let setup = Setup::new(guest("rust", "stores")).manifest(&manifest("1").replace("name = \"it\"\n", ""));
+            if arg.is_empty() { setup } else { setup.arg(arg) }
+        };
+        let sidelight = setup().start();
+        assert_eq!(put(&sidelight, "/kv?store=s&key=a", "mine"), ok());
+        sidelight.write("fastly.toml", &manifest("2"));
+        sidelight.wait_until("the new seed", |it| it.get("/kv?store=s&key=b").text() == "2");
+        assert_eq!(sidelight.get("/kv?store=s&key=a").text(), "mine");
+        if arg.is_empty() {
+            continue;
+        }
+        sidelight.signal(Signal::SIGTERM);
+        sidelight.end();
+        let sidelight = setup().start();
+        assert_eq!(
+            (sidelight.get("/kv?store=s&key=a").text(), sidelight.get("/kv?store=s&key=b").text()),
+            ("mine".to_owned(), "1".to_owned())
+        );
+        drop(sidelight);
+        let sidelight = setup().manifest("[sidelight.kv_stores.s]\nreseed = \"always\"\n").start();
+        assert_eq!(sidelight.get("/kv?store=s&key=a").text(), "1");
+    }
+}
+
+#[test]
+fn a_folder_of_seeds() {
+    let sidelight = Setup::new(guest("rust", "stores"))
+        .manifest("[sidelight.kv_stores.site]\ndirectory = \"public\"\n")
+        .file("public/index.html", "<p>home")
+        .file("public/img/a.svg", "<svg/>")
+        .start();
+    assert_eq!(sidelight.get("/kv?store=site&key=img/a.svg").text(), "<svg/>");
+    sidelight.write("public/index.html", "<p>new");
+    sidelight.wait_until("the new page", |it| it.get("/kv?store=site&key=index.html").text() == "<p>new");
+}
+
+/// Keys that a writer writes in turn.
+const KEYS: u32 = 50;
+const OTHERS: u32 = 20;
+
+/// Writes from several connections until the host is gone; what was acknowledged, by key.
+fn write_until_gone(addr: std::net::SocketAddr, round: u32, acknowledged: &Mutex<BTreeMap<String, u32>>, count: &AtomicU32) {
+    std::thread::scope(|scope| {
+        for writer in 0..8u32 {
+            scope.spawn(move || {
+                let Ok(stream) = std::net::TcpStream::connect(addr) else { return };
+                drop(stream);
+                let mut connection = Connection::open(addr);
+                for i in 0.. {
+                    let (key, value) = (format!("r{round}-w{writer}-{}", i % KEYS), i);
+                    let wanted = request("PUT", &format!("/kv?store=empty&key={key}"), value.to_string().as_bytes());
+                    if !connection.try_write(&wanted) {
+                        return;
+                    }
+                    let Some(answer) = connection.try_answer() else { return };
+                    if answer.status == 200 && answer.whole {
+                        acknowledged.lock().expect("a lock").insert(key, value);
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn all_there(sidelight: &Sidelight, acknowledged: &BTreeMap<String, u32>) {
+    let mut connection = Connection::open(sidelight.addr);
+    for (key, value) in acknowledged {
+        connection.write(&request("GET", &format!("/kv?store=empty&key={key}"), b""));
+        let answer = connection.answer();
+        let found: u32 = answer.text().parse().unwrap_or_else(|_| panic!("{key}: {} {}", answer.status, answer.text()));
+        // One more write may have happened without anybody being told.
+        let next = value + if key.starts_with("other") { OTHERS } else { KEYS };
+        assert!(found == *value || found == next, "{key}: {found} instead of {value}");
+    }
+}
+
+/// The host is killed while it writes; every write that it has acknowledged is there afterwards. `SIDELIGHT_KILLS` says how
+/// often, `SIDELIGHT_WRITES` after how many writes.
+#[test]
+fn what_is_acknowledged_survives_a_kill() {
+    let number = |name: &str, default: u32| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (kills, writes) = (number("SIDELIGHT_KILLS", 3), number("SIDELIGHT_WRITES", 2000));
+    let folder = tempfile::tempdir().expect("a folder");
+    let start = || setup("rust").arg(&format!("--data-dir {} --max-sandboxes 16", folder.path().display())).start();
+    let acknowledged = Mutex::new(BTreeMap::new());
+    for round in 0..kills {
+        let sidelight = start();
+        all_there(&sidelight, &acknowledged.lock().expect("a lock"));
+        let (addr, pid, count) = (sidelight.addr, sidelight.pid(), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| write_until_gone(addr, round, &acknowledged, &count));
+            let deadline = Instant::now() + PATIENCE * 5;
+            while count.load(Ordering::Relaxed) < writes {
+                assert!(Instant::now() < deadline, "{} writes only", count.load(Ordering::Relaxed));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("kills");
+        });
+        assert!(count.load(Ordering::Relaxed) >= writes);
+    }
+    all_there(&start(), &acknowledged.lock().expect("a lock"));
+}
+
+/// Two replicas write to one Redis, one of them is killed: the other has everything that either acknowledged.
+#[test]
+fn what_one_replica_acknowledged_the_other_has() {
+    let redis = Redis::start();
+    let start = || setup("rust").arg(&format!("--redis {} --max-sandboxes 16", redis.url())).start();
+    let (one, other) = (start(), start());
+    let acknowledged = Mutex::new(BTreeMap::new());
+    let (addr, pid, count) = (one.addr, one.pid(), AtomicU32::new(0));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| write_until_gone(addr, 0, &acknowledged, &count));
+        scope.spawn(|| {
+            for i in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let key = format!("other-{}", i % OTHERS);
+                assert_eq!(put(&other, &format!("/kv?store=empty&key={key}"), &i.to_string()), ok());
+                acknowledged.lock().expect("a lock").insert(key, i);
+            }
+        });
+        let deadline = Instant::now() + PATIENCE;
+        while count.load(Ordering::Relaxed) < 1000 {
+            assert!(Instant::now() < deadline, "too slow");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("kills");
+        std::thread::sleep(Duration::from_millis(100));
+        stop.store(true, Ordering::Relaxed);
+    });
+    drop(one);
+    all_there(&other, &acknowledged.lock().expect("a lock"));
+}
+
+/// Four replicas increment one number by generation: no two writes of one generation succeed.
+#[test]
+fn generations_hold_across_replicas() {
+    let redis = Redis::start();
+    let replicas: Vec<_> =
+        (0..4).map(|_| setup("rust").arg(&format!("--redis {} --threads 1 --max-sandboxes 16", redis.url())).start()).collect();
+    assert_eq!(put(&replicas[0], "/kv?store=empty&key=n", "0"), ok());
+    let conflicts = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for replica in &replicas {
+            let conflicts = &conflicts;
+            scope.spawn(move || {
+                let mut done = 0;
+                while done < 50 {
+                    let now = replica.get("/kv?store=empty&key=n");
+                    let (number, generation): (u32, _) =
+                        (now.text().parse().expect("a number"), now.header("x-generation").expect("one").to_owned());
+                    match put(replica, &format!("/kv?store=empty&key=n&generation={generation}"), &(number + 1).to_string()).0 {
+                        200 => done += 1,
+                        412 => drop(conflicts.fetch_add(1, Ordering::Relaxed)),
+                        other => panic!("{other}"),
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(replicas[3].get("/kv?store=empty&key=n").text(), "200");
+    assert!(conflicts.load(Ordering::Relaxed) > 0, "nobody ever met: this shows nothing");
+}
+
+#[test]
+fn redis_away() {
+    let mut redis = Redis::start();
+    let url = redis.url();
+    redis.kill();
+    // At the start.
+    let sidelight = setup("rust").arg(&format!("--redis {url}")).start();
+    sidelight.wait_until("the loss", |it| it.operate("GET", "/readyz").text().starts_with("degraded\n"));
+    assert!(sidelight.operate("GET", "/readyz").text().contains(&format!("{url} cannot be reached")));
+    let answer = sidelight.get("/kv?store=catalog&key=apple");
+    assert_eq!((answer.status, answer.text()), (500, "Unexpected(FastlyStatus::ERROR)".to_owned()), "the guest decides");
+    assert_eq!(sidelight.get("/check?counter=c&entry=e&box=b").text(), "Unexpected");
+    redis.again();
+    sidelight.wait_until("the seeds", |it| it.get("/kv?store=catalog&key=apple").text() == "red");
+    sidelight.wait_until("readiness", |it| it.operate("GET", "/readyz").text() == "ok\n");
+    assert_eq!(put(&sidelight, "/kv?store=empty&key=k", "v"), ok());
+
+    // In the middle.
+    redis.kill();
+    assert_eq!(put(&sidelight, "/kv?store=empty&key=k", "w").0, 500);
+    sidelight.wait_until("the loss", |it| it.metric("sidelight_state_up{part=\"redis\"}") == 0.0);
+    redis.again();
+    sidelight.wait_until("its return", |it| it.get("/kv?store=empty&key=k").text() == "v");
+    assert_eq!(put(&sidelight, "/kv?store=empty&key=k", "x"), ok());
+
+    // There, and silent: a request waits for its time and no longer.
+    redis.pause(true);
+    assert_eq!(put(&sidelight, "/kv?store=empty&key=k", "y").0, 500);
+    redis.pause(false);
+    sidelight.wait_until("its return", |it| put(it, "/kv?store=empty&key=k", "z") == ok());
+
+    // A replica that takes no writes.
+    assert!(redis.say("CONFIG SET min-replicas-to-write 1").contains("OK"));
+    assert_eq!(put(&sidelight, "/kv?store=empty&key=k", "no").0, 500);
+    assert_eq!(sidelight.get("/kv?store=empty&key=k").text(), "z");
+    assert!(redis.say("CONFIG SET min-replicas-to-write 0").contains("OK"));
+    assert_eq!(put(&sidelight, "/kv?store=empty&key=k", "yes"), ok());
+    assert!(
+        sidelight.metric("sidelight_store_errors_total{error=\"unavailable\",keep=\"redis\",operation=\"insert\",store=\"kv\"}") >= 2.0
+    );
+}
+
+#[test]
+fn two_processes_on_one_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = format!("--data-dir {}", folder.path().display());
+    let first = setup("rust").arg(&data).start();
+    let (status, text) = setup("rust").arg(&data).fails();
+    assert_eq!(status.code(), Some(3), "{text}");
+    assert!(text.contains("it.redb: another process has this file open") && text.contains("hint: "), "{text}");
+    assert_eq!(put(&first, "/kv?store=empty&key=a", "1"), ok());
+}
+
+/// Checking a configuration opens no store and changes nothing.
+#[test]
+fn a_check_leaves_stores_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sidelight = setup("rust").arg(&format!("--data-dir {}", folder.path().display())).start();
+    let output = Command::new(binary())
+        .args(["check", "--data-dir"])
+        .arg(folder.path())
+        .args(["--redis", "redis://127.0.0.1:1", "--cache-dir"])
+        .arg(folder.path().join("modules"))
+        .arg(sidelight.path("fastly.toml"))
+        .arg(guest("rust", "stores"))
+        .output()
+        .expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn disk_full() {
+    // A small file system of its own, where the harness may make one.
+    let folder = tempfile::tempdir().expect("a folder");
+    let mount = |args: &[&str]| Command::new("mount").args(args).arg(folder.path()).status().expect("mount").success();
+    assert!(mount(&["-t", "tmpfs", "-o", "size=6m", "tmpfs"]), "a file system in memory, which takes root");
+    let sidelight = setup("rust").arg(&format!("--data-dir {}", folder.path().display())).start();
+    assert_eq!(put(&sidelight, "/kv?store=empty&key=small", "before"), ok());
+    let mut acknowledged = Vec::new();
+    let full = (0..40).find(|i| {
+        let status = put(&sidelight, &format!("/kv?store=empty&key=k{i}"), &"x".repeat(500_000)).0;
+        if status == 200 {
+            acknowledged.push(*i);
+        }
+        status != 200
+    });
+    assert!(full.is_some(), "it never gets full");
+    // What was there is there, and the host serves on.
+    sidelight.wait_until("a reading", |it| it.get("/kv?store=empty&key=small").text() == "before");
+    for i in &acknowledged {
+        assert_eq!(sidelight.get(&format!("/kv?store=empty&key=k{i}")).body.len(), 500_000);
+    }
+    // Room makes writes possible again.
+    assert!(mount(&["-o", "remount,size=64m"]));
+    sidelight.wait_until("a write", |it| put(it, "/kv?store=empty&key=after", "x") == ok());
+    drop(sidelight);
+    assert!(Command::new("umount").arg(folder.path()).status().expect("umount").success());
+}
+
+fn kv(args: &[&str], input: &[u8]) -> (bool, String) {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    let mut command = Command::new(binary());
+    command.arg("kv").args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("runs");
+    child.stdin.take().expect("a pipe").write_all(input).expect("writes");
+    let output = child.wait_with_output().expect("ends");
+    (output.status.success(), [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat())
+}
+
+#[test]
+fn operators_read_and_write() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data").display().to_string();
+    let sidelight = setup("rust").arg(&format!("--data-dir {data}")).start();
+    let (admin, manifest) = (sidelight.admin.to_string(), sidelight.path("fastly.toml").display().to_string());
+    let through_host: &[&str] = &["--admin", &admin];
+    let directly: &[&str] = &["-C", &manifest, "--data-dir", &data];
+    let file = folder.path().join("seeds.json");
+    std::fs::write(&file, r#"{"one": "1", "two": {"data": "2", "metadata": "m"}, "three": {"base64": "/w=="}}"#).expect("a file");
+    let (status, text) = kv(&[directly, &["get", "catalog", "apple"]].concat(), b"");
+    assert!(!status && text.contains("another process has this file open"), "{text}");
+    let all = |how: &[&str]| {
+        let run = |args: &[&str], input: &[u8]| kv(&[how, args].concat(), input);
+        assert_eq!(run(&["get", "catalog", "apple"], b""), (true, "red".to_owned()));
+        assert_eq!(run(&["put", "empty", "a/b ä", "--metadata", "m"], b"from input"), (true, String::new()));
+        assert_eq!(run(&["put", "empty", "a/b ä", "!", "--mode", "append"], b""), (true, String::new()));
+        assert_eq!(run(&["get", "empty", "a/b ä"], b""), (true, "from input!".to_owned()));
+        assert_eq!(run(&["import", "empty", &file.display().to_string()], b""), (true, "3 keys written\n".to_owned()));
+        assert_eq!(run(&["list", "empty"], b"").1, "a/b ä\none\nthree\ntwo\n");
+        assert_eq!(run(&["list", "empty", "t"], b"").1, "three\ntwo\n");
+        let (_, exported) = run(&["export", "empty"], b"");
+        let exported: serde_json::Value = serde_json::from_str(&exported).expect("JSON");
+        assert_eq!(exported["three"]["base64"], "/w==");
+        assert_eq!(exported["two"], serde_json::json!({ "data": "2", "metadata": "m" }));
+        assert_eq!(run(&["delete", "empty", "one"], b""), (true, String::new()));
+        let (status, text) = run(&["get", "empty", "one"], b"");
+        assert!(!status && text.contains("there is no key `one`"), "{text}");
+        let (status, text) = run(&["get", "elsewhere", "one"], b"");
+        assert!(!status && text.contains("there is no KV store `elsewhere`; there is: catalog, empty"), "{text}");
+        let (status, text) = run(&["put", "empty", "..", "x"], b"");
+        assert!(!status && text.contains("this key cannot be"), "{text}");
+    };
+    all(through_host);
+    assert_eq!(sidelight.get("/kv?store=empty&key=two").text(), "2", "the program sees it");
+    let forged =
+        client::send(sidelight.admin, "GET /kv/it/empty/keys HTTP/1.1\r\nHost: a\r\nOrigin: http://evil\r\nConnection: close\r\n\r\n");
+    assert_eq!(forged.status, 403);
+    sidelight.signal(Signal::SIGTERM);
+    sidelight.wait_until("the end", |it| it.log.text().contains("stopped"));
+    std::thread::sleep(Duration::from_millis(200));
+    all(directly);
+}
