@@ -14,7 +14,7 @@
 //! hostcalls          what crosses: one file per module of the ABI
 //! abi                how it crosses: kinds of values, adapter, statuses
 //! sandbox            host state of one execution: handles, bodies, pending work, meters
-//! services           the platform: backends, logs
+//! services           the platform: backends, stores, rate counters, edge data, logs
 //! http   telemetry   heads, bodies, framing | metrics, logs, clock (neither uses the other)
 //! config             manifest text in, decided settings out
 //! ```

@@ -207,3 +207,18 @@ fn loopback() -> Map<String, Json> {
         _ => Map::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_in_productions_order() {
+        let fields = Map::from_iter([("city".to_owned(), Json::from("X")), ("extra".to_owned(), Json::from(1))]);
+        let names = FIELDS.map(|(name, _)| format!("\"{name}\":"));
+        let text = complete(fields);
+        let places: Vec<_> = names.iter().map(|name| text.find(name.as_str()).expect("is there")).collect();
+        assert!(places.is_sorted(), "{text}");
+        assert!(text.starts_with("{\"as_name\":\"?\",\"as_number\":0") && text.ends_with(",\"extra\":1}"), "{text}");
+    }
+}

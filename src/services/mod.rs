@@ -206,6 +206,14 @@ fn kv_stores(
     errors: &mut Vec<BuildError>,
 ) -> BTreeMap<String, kv_store::Store> {
     let mut opened = BTreeMap::new();
+    let in_memory_only = |settings: &crate::config::stores::KvStore| settings.keep.unwrap_or_else(|| config.state.kv()) == Keep::Memory;
+    if previous.is_none() && !platform.is_trial() && config.stores.kv.values().any(in_memory_only) {
+        tracing::info!(
+            target: "sidelight::state",
+            service = config.name,
+            "KV stores are in memory, and what is written to them is gone at the end; --data-dir or --redis keeps it"
+        );
+    }
     // One fault of the file is enough.
     let mut file = None;
     for (name, settings) in &config.stores.kv {

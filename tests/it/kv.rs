@@ -246,11 +246,14 @@ fn all_there(sidelight: &Sidelight, acknowledged: &BTreeMap<String, u32>) {
     }
 }
 
+fn number(name: &str, default: u32) -> u32 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
 /// The host is killed while it writes; every write that it has acknowledged is there afterwards. `SIDELIGHT_KILLS` says how
 /// often, `SIDELIGHT_WRITES` after how many writes.
 #[test]
 fn what_is_acknowledged_survives_a_kill() {
-    let number = |name: &str, default: u32| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (kills, writes) = (number("SIDELIGHT_KILLS", 3), number("SIDELIGHT_WRITES", 2000));
     let folder = tempfile::tempdir().expect("a folder");
     let start = || setup("rust").arg(&format!("--data-dir {} --max-sandboxes 16", folder.path().display())).start();
@@ -273,38 +276,42 @@ fn what_is_acknowledged_survives_a_kill() {
     all_there(&start(), &acknowledged.lock().expect("a lock"));
 }
 
-/// Two replicas write to one Redis, one of them is killed: the other has everything that either acknowledged.
+/// Two replicas write to one Redis, one of them is killed: the other has everything that either acknowledged. As often, and
+/// after as many writes, as above.
 #[test]
 fn what_one_replica_acknowledged_the_other_has() {
     let redis = Redis::start();
     let start = || setup("rust").arg(&format!("--redis {} --max-sandboxes 16", redis.url())).start();
-    let (one, other) = (start(), start());
+    let other = start();
     let acknowledged = Mutex::new(BTreeMap::new());
-    let (addr, pid, count) = (one.addr, one.pid(), AtomicU32::new(0));
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| write_until_gone(addr, 0, &acknowledged, &count));
-        scope.spawn(|| {
-            for i in 0.. {
-                if stop.load(Ordering::Relaxed) {
-                    return;
+    for round in 0..number("SIDELIGHT_KILLS", 2) {
+        let one = start();
+        let (addr, pid, count) = (one.addr, one.pid(), AtomicU32::new(0));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| write_until_gone(addr, round, &acknowledged, &count));
+            scope.spawn(|| {
+                for i in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let key = format!("other-{}", i % OTHERS);
+                    assert_eq!(put(&other, &format!("/kv?store=empty&key={key}"), &i.to_string()), ok());
+                    acknowledged.lock().expect("a lock").insert(key, i);
                 }
-                let key = format!("other-{}", i % OTHERS);
-                assert_eq!(put(&other, &format!("/kv?store=empty&key={key}"), &i.to_string()), ok());
-                acknowledged.lock().expect("a lock").insert(key, i);
+            });
+            let deadline = Instant::now() + PATIENCE * 5;
+            while count.load(Ordering::Relaxed) < number("SIDELIGHT_WRITES", 1000) {
+                assert!(Instant::now() < deadline, "too slow");
+                std::thread::sleep(Duration::from_millis(1));
             }
+            kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("kills");
+            std::thread::sleep(Duration::from_millis(50));
+            stop.store(true, Ordering::Relaxed);
         });
-        let deadline = Instant::now() + PATIENCE;
-        while count.load(Ordering::Relaxed) < 1000 {
-            assert!(Instant::now() < deadline, "too slow");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("kills");
-        std::thread::sleep(Duration::from_millis(100));
-        stop.store(true, Ordering::Relaxed);
-    });
-    drop(one);
-    all_there(&other, &acknowledged.lock().expect("a lock"));
+        drop(one);
+        all_there(&other, &acknowledged.lock().expect("a lock"));
+    }
 }
 
 /// Four replicas increment one number by generation: no two writes of one generation succeed.
@@ -368,12 +375,16 @@ fn redis_away() {
     redis.pause(false);
     sidelight.wait_until("its return", |it| put(it, "/kv?store=empty&key=k", "z") == ok());
 
-    // A replica that takes no writes.
-    assert!(redis.say("CONFIG SET min-replicas-to-write 1").contains("OK"));
-    assert_eq!(put(&sidelight, "/kv?store=empty&key=k", "no").0, 500);
-    assert_eq!(sidelight.get("/kv?store=empty&key=k").text(), "z");
-    assert!(redis.say("CONFIG SET min-replicas-to-write 0").contains("OK"));
-    assert_eq!(put(&sidelight, "/kv?store=empty&key=k", "yes"), ok());
+    // A replica that takes no writes, and one that has too few of its own.
+    for (before, after) in
+        [("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"), ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0")]
+    {
+        assert!(redis.say(before).contains("OK"));
+        assert_eq!(put(&sidelight, "/kv?store=empty&key=k", "no").0, 500);
+        sidelight.wait_until("a reading", |it| it.get("/kv?store=empty&key=k").text() == "z");
+        assert!(redis.say(after).contains("OK"));
+        sidelight.wait_until("a write", |it| put(it, "/kv?store=empty&key=k", "z") == ok());
+    }
     assert!(
         sidelight.metric("sidelight_store_errors_total{error=\"unavailable\",keep=\"redis\",operation=\"insert\",store=\"kv\"}") >= 2.0
     );

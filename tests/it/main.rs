@@ -29,6 +29,7 @@ mod limits;
 mod logging;
 mod memory;
 mod messages;
+mod mmdb;
 mod origin;
 mod passthrough;
 mod phases;

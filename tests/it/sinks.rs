@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use hyper::{Response, StatusCode};
 use nix::sys::signal::Signal;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 
 use crate::harness::{PATIENCE, Setup, Sidelight};
 use crate::languages;
@@ -241,13 +243,21 @@ fn otlp() {
     sidelight.wait_until("a record", |_| origin.count() == 1);
     let seen = origin.last();
     assert_eq!(seen.values("content-type"), ["application/json"]);
-    let sent = json(&String::from_utf8_lossy(&seen.body));
-    let resource = &sent["resourceLogs"][0];
-    assert_eq!(resource["resource"]["attributes"][0], serde_json::json!({ "key": "service.name", "value": { "stringValue": "it" } }));
-    let record = &resource["scopeLogs"][0]["logRecords"][0];
-    assert_eq!(record["body"]["stringValue"], "tidings");
-    assert!(record["timeUnixNano"].as_str().is_some_and(|nanos| nanos.len() == 19));
-    assert_eq!(record["attributes"][1]["key"], "request.id");
+    let sent: ExportLogsServiceRequest = serde_json::from_slice(&seen.body).expect("an ExportLogsServiceRequest");
+    let text = |attributes: &[KeyValue], key: &str| {
+        let found = attributes.iter().find(|attribute| attribute.key == key).and_then(|attribute| attribute.value.clone());
+        match found.and_then(|value| value.value) {
+            Some(any_value::Value::StringValue(text)) => text,
+            other => panic!("{key}: {other:?}"),
+        }
+    };
+    let logs = &sent.resource_logs[0];
+    assert_eq!(text(&logs.resource.as_ref().expect("a resource").attributes, "service.name"), "it");
+    let record = &logs.scope_logs[0].log_records[0];
+    assert_eq!(record.body.clone().and_then(|body| body.value), Some(any_value::Value::StringValue("tidings".to_owned())));
+    assert!(record.time_unix_nano > 1_700_000_000_000_000_000 && record.severity_number == 9);
+    assert_eq!(text(&record.attributes, "fastly.log.endpoint"), "events");
+    assert_eq!(text(&record.attributes, "request.id").len(), 36);
 }
 
 #[test]

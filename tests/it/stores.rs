@@ -2,8 +2,11 @@
 
 use std::os::unix::fs::symlink;
 
+use serde_json::json;
+
 use crate::harness::{Setup, Sidelight, guest};
 use crate::languages;
+use crate::mmdb::database;
 use crate::origin::Origin;
 
 const MANIFEST: &str = r#"
@@ -237,4 +240,44 @@ fn user_agents_by_rules() {
     assert_eq!(ask(&sidelight, "/device?ua=unknown").0, 404);
     let sidelight = setup("rust").start();
     assert_eq!(ask(&sidelight, &format!("/uap?ua={agent}")), (501, "FastlyStatus::UNSUPPORTED".to_owned()));
+}
+
+#[test]
+fn maxmind_databases() {
+    let city = |name: &str| {
+        json!({
+            "city": { "names": { "en": name } }, "continent": { "code": "EU" },
+            "country": { "iso_code": "DE", "names": { "en": "Germany" } }, "location": { "latitude": 52.5, "longitude": 13.4 },
+            "postal": { "code": "10115" }, "subdivisions": [{ "iso_code": "BE" }],
+        })
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, kind: &str, records: &[(&str, serde_json::Value)]| {
+        // As updaters do: written aside and moved.
+        std::fs::write(folder.path().join("partial"), database(kind, records)).expect("writes");
+        std::fs::rename(folder.path().join("partial"), folder.path().join(name)).expect("moves");
+    };
+    write("city.mmdb", "GeoLite2-City", &[("192.0.2.0/24", city("Berlin")), ("2001:db8::/32", city("Potsdam"))]);
+    write(
+        "asn.mmdb",
+        "GeoLite2-ASN",
+        &[("192.0.2.0/25", json!({ "autonomous_system_number": 64501, "autonomous_system_organization": "Test Net" }))],
+    );
+    write("anonymous.mmdb", "GeoIP2-Anonymous-IP", &[("192.0.2.1/32", json!({ "is_anonymous": true, "is_tor_exit_node": true }))]);
+    let manifest = format!(
+        "[local_server.geolocation]\nformat = \"inline-toml\"\n[local_server.geolocation.addresses.\"192.0.2.9\"]\ncity = \"Overruled\"\n\
+         [sidelight.geolocation]\ncity = \"{0}/city.mmdb\"\nasn = \"{0}/asn.mmdb\"\nanonymous_ip = \"{0}/anonymous.mmdb\"\n",
+        folder.path().display()
+    );
+    let sidelight = Setup::new(guest("rust", "stores")).manifest(&manifest).start();
+    assert_eq!(ask(&sidelight, "/geo?ip=192.0.2.1"), found("Berlin DE DEU 64501"));
+    assert_eq!(ask(&sidelight, "/geo?ip=192.0.2.200"), found("Berlin DE DEU 0"));
+    assert_eq!(ask(&sidelight, "/geo?ip=2001:db8::1"), found("Potsdam DE DEU 0"));
+    assert_eq!(ask(&sidelight, "/geo?ip=192.0.2.9"), found("Overruled ? ? 0"), "the manifest goes first");
+    assert_eq!(ask(&sidelight, "/geo?ip=203.0.113.1").0, 404, "nobody knows, and that is said");
+    write("city.mmdb", "GeoLite2-City", &[("192.0.2.0/24", city("Bonn"))]);
+    sidelight.wait_until("the new database", |it| it.get("/geo?ip=192.0.2.1").text().starts_with("Bonn"));
+    write("city.mmdb", "GeoLite2-ASN", &[]);
+    sidelight.log.wait_for(&["this is a database of GeoLite2-ASN; one of City or Country or Enterprise is wanted"]);
+    assert_eq!(ask(&sidelight, "/geo?ip=192.0.2.1"), found("Bonn DE DEU 64501"), "the last good one serves on");
 }

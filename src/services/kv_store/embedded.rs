@@ -92,7 +92,17 @@ impl Files {
             return Ok(file);
         }
         std::fs::create_dir_all(folder).map_err(|error| OpenError::Folder { path: folder.to_owned(), error })?;
-        let file = File::open(&path, readers)?;
+        // One that was ours until a moment ago is let go of by the thread of its writes, at its own time.
+        let mut tries = if open.contains_key(&path) { 100 } else { 0 };
+        let file = loop {
+            match File::open(&path, readers) {
+                Err(OpenError::InUse(_)) if tries > 0 => {
+                    tries -= 1;
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                result => break result?,
+            }
+        };
         open.insert(path, Arc::downgrade(&file));
         Ok(file)
     }
