@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use crate::http::BodyError;
 use crate::http::body::ReaderGone;
 use crate::sandbox::downstream::ClientGone;
+use crate::sandbox::kv::AddError;
 use crate::sandbox::{BadHandle, NextError, RegisterError, TableFull, TooMuchHeld};
 use crate::services::backend::SendError;
 use crate::services::{erl, kv_store, log};
@@ -133,6 +134,15 @@ impl From<TableFull> for HostError {
 impl From<TooMuchHeld> for HostError {
     fn from(error: TooMuchHeld) -> Self {
         Self::Status(Status::LimitExceeded, error.to_string().into())
+    }
+}
+
+impl From<AddError> for HostError {
+    fn from(error: AddError) -> Self {
+        match error {
+            AddError::Full(full) => full.into(),
+            AddError::Held(held) => held.into(),
+        }
     }
 }
 

@@ -187,6 +187,8 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     let platform = Arc::new(Platform::new(&telemetry).map_err(|error| internal(&error))?);
     let reloader = Arc::new(Reloader::new(launch, host.clone(), runtime.clone(), platform.clone(), current.clone()));
     reloader.start()?;
+    // Before anybody is told that it serves.
+    let shutdown_signal = Box::new(Shutdown::listen(&platform.background()));
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&host));
     server.bootstrap();
@@ -221,7 +223,7 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     for address in addresses {
         tracing::info!("Listening on {address}");
     }
-    server.run(RunArgs { shutdown_signal: Box::new(Shutdown) });
+    server.run(RunArgs { shutdown_signal });
     Ok(())
 }
 

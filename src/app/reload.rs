@@ -15,6 +15,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 use super::Exit;
 use super::load::{Launch, Plan, ServicePlan, Unplanned};
@@ -673,7 +674,8 @@ fn digest<'a>(files: impl Iterator<Item = &'a Path>) -> [u8; 32] {
             continue;
         }
         match std::fs::read(file) {
-            Ok(content) => all.update([&[1][..], &Sha256::digest(content)].concat()),
+            // It may be a secret.
+            Ok(content) => all.update([&[1][..], &Sha256::digest(Zeroizing::new(content))].concat()),
             Err(_) => all.update([0]),
         }
     }

@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 
 /// The signal, if it can be listened for.
 pub fn listen(kind: SignalKind) -> Option<Signal> {
@@ -42,12 +44,31 @@ impl Stops {
 }
 
 /// Tells pingora when to stop.
-pub struct Shutdown;
+pub struct Shutdown(watch::Receiver<bool>);
+
+impl Shutdown {
+    /// Listens from now on, on a thread of `background`: a signal that comes before pingora asks is not lost, and no longer
+    /// ends the process at once. One that asks for a reload does not do that either, from now on.
+    pub fn listen(background: &Handle) -> Self {
+        let _within = background.enter();
+        drop(listen(SignalKind::hangup()));
+        let mut stops = Stops::listen();
+        let (sender, receiver) = watch::channel(false);
+        background.spawn(async move {
+            stops.next().await;
+            sender.send_replace(true);
+        });
+        Self(receiver)
+    }
+}
 
 #[async_trait]
 impl ShutdownSignalWatch for Shutdown {
     async fn recv(&self) -> ShutdownSignal {
-        Stops::listen().next().await;
+        if self.0.clone().wait_for(|stop| *stop).await.is_err() {
+            // Whoever listened has ended: the process is ending.
+            tracing::debug!("nobody listens for signals");
+        }
         ShutdownSignal::GracefulTerminate
     }
 }

@@ -20,7 +20,8 @@ fn open(sandbox: &mut Sandbox, name: Str) -> HostResult<Handle<Store>> {
 
 fn lookup(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, _: KvOptions) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    Ok(sandbox.add_kv(PendingKv::lookup(store, kv_key(&key)?))?)
+    let pending = PendingKv::lookup(sandbox.kv_room(), store, kv_key(&key)?);
+    Ok(sandbox.add_kv(pending)?)
 }
 
 /// The entry, if there is room for its metadata: then the operation is over, otherwise it can be waited for again.
@@ -43,6 +44,7 @@ async fn looked_up(sandbox: &mut Sandbox, pending: Handle<PendingKv>, room: Meta
         return Ok(KvAnswer::ok(Some(KvTaken { body: None, metadata, generation })));
     }
     sandbox.end_kv(pending)?;
+    sandbox.hold(value.len())?;
     let body = sandbox.add_body(Body::from(value))?;
     Ok(KvAnswer::ok(Some(KvTaken { body: Some(body.raw()), metadata, generation })))
 }
@@ -68,7 +70,8 @@ fn insert(
     let value = sandbox.take_body(body)?;
     let mut how = options.0?;
     how.interval = interval(sandbox.config.limits.kv_writes_per_second);
-    Ok(sandbox.add_kv(PendingKv::insert(store, kv_key(&key)?, value, how))?)
+    let pending = PendingKv::insert(sandbox.kv_room(), store, kv_key(&key)?, value, how);
+    Ok(sandbox.add_kv(pending)?)
 }
 
 /// Some SDKs have no error for a key that is written too often: for them it is a status.
@@ -85,7 +88,8 @@ async fn insert_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostR
 
 fn delete(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, _: KvOptions) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    Ok(sandbox.add_kv(PendingKv::delete(store, kv_key(&key)?))?)
+    let pending = PendingKv::delete(sandbox.kv_room(), store, kv_key(&key)?);
+    Ok(sandbox.add_kv(pending)?)
 }
 
 async fn delete_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostResult<KvAnswer<()>> {
@@ -116,7 +120,8 @@ fn page(options: &KvListOptions) -> Result<Page, Error> {
 
 fn list(sandbox: &mut Sandbox, store: Handle<Store>, options: KvListOptions) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    Ok(sandbox.add_kv(PendingKv::list(store, page(&options), options.eventual))?)
+    let pending = PendingKv::list(sandbox.kv_room(), store, page(&options), options.eventual);
+    Ok(sandbox.add_kv(pending)?)
 }
 
 /// A body of JSON: the keys, and how to go on.

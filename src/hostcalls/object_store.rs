@@ -15,7 +15,8 @@ fn open(sandbox: &mut Sandbox, name: Str) -> HostResult<Handle<Store>> {
 
 fn lookup_async(sandbox: &mut Sandbox, store: Handle<Store>, key: Str) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    Ok(sandbox.add_kv(PendingKv::lookup(store, kv_key(&key)?))?)
+    let pending = PendingKv::lookup(sandbox.kv_room(), store, kv_key(&key)?);
+    Ok(sandbox.add_kv(pending)?)
 }
 
 /// The value; no handle is a key that is not there.
@@ -23,7 +24,10 @@ async fn pending_lookup_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) 
     let done = sandbox.kv(pending, KvOperation::Lookup).await?.result().cloned();
     sandbox.end_kv(pending)?;
     match done {
-        Some(KvDone::Lookup(Ok(Some(entry)))) => Ok(sandbox.add_body(Body::from(entry.value))?),
+        Some(KvDone::Lookup(Ok(Some(entry)))) => {
+            sandbox.hold(entry.value.len())?;
+            Ok(sandbox.add_body(Body::from(entry.value))?)
+        }
         Some(KvDone::Lookup(Ok(None))) => Ok(Handle::NONE),
         Some(KvDone::Lookup(Err(error))) => Err(error.into()),
         _ => Err(HostError::inval("no lookup")),
@@ -39,7 +43,8 @@ fn insert_async(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, body: Han
     let store = sandbox.kv_stores.get(store)?.clone();
     let value = sandbox.take_body(body)?;
     let how = Insert { interval: interval(sandbox.config.limits.kv_writes_per_second), ..Insert::default() };
-    Ok(sandbox.add_kv(PendingKv::insert(store, kv_key(&key)?, value, how))?)
+    let pending = PendingKv::insert(sandbox.kv_room(), store, kv_key(&key)?, value, how);
+    Ok(sandbox.add_kv(pending)?)
 }
 
 async fn pending_insert_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostResult<()> {
@@ -58,7 +63,8 @@ async fn insert(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, body: Han
 
 fn delete_async(sandbox: &mut Sandbox, store: Handle<Store>, key: Str) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    Ok(sandbox.add_kv(PendingKv::delete(store, kv_key(&key)?))?)
+    let pending = PendingKv::delete(sandbox.kv_room(), store, kv_key(&key)?);
+    Ok(sandbox.add_kv(pending)?)
 }
 
 /// A key that is not there is an error.

@@ -145,6 +145,11 @@ impl<T> Table<T> {
         self.slots.iter().filter_map(|slot| slot.value.as_ref())
     }
 
+    /// Everything that is held, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().filter_map(|slot| slot.value.as_mut())
+    }
+
     /// Things held now.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()

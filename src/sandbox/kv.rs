@@ -1,13 +1,14 @@
 //! Operations of KV stores that are on their way. They run whether or not the guest waits for them.
 
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::handles::{BadHandle, Handle, TableFull};
-use super::{AsyncItem, Sandbox};
+use super::{AsyncItem, Sandbox, TooMuchHeld};
 use crate::http::Body;
 use crate::services::kv_store::{Entry, Error, Insert, Listing, MAX_VALUE, Page, Store};
 
@@ -19,6 +20,20 @@ pub enum KvOperation {
     Insert,
     Delete,
     List,
+}
+
+/// Operations of one sandbox that are worked on at once: each may hold a value in memory.
+pub const AT_ONCE: usize = 16;
+
+/// An operation cannot be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddError {
+    /// There are too many handles.
+    #[error(transparent)]
+    Full(#[from] TableFull),
+    /// Too much memory.
+    #[error(transparent)]
+    Held(#[from] TooMuchHeld),
 }
 
 /// What an operation gave.
@@ -39,14 +54,21 @@ pub struct PendingKv {
     pub page: Option<Page>,
     /// Whether the list need not be of this moment.
     pub eventual: bool,
+    /// Bytes of what is to be written.
+    size: usize,
     arriving: Option<oneshot::Receiver<KvDone>>,
     arrived: Option<KvDone>,
 }
 
 impl PendingKv {
-    /// Starts it. What needs no waiting is done at once.
-    fn start(operation: KvOperation, mut work: BoxFuture<'static, KvDone>) -> Self {
-        let mut pending = Self { operation, page: None, eventual: false, arriving: None, arrived: None };
+    /// Starts it, as soon as one of `room` is free. What needs no waiting is done at once.
+    fn start(operation: KvOperation, room: Arc<Semaphore>, work: BoxFuture<'static, KvDone>) -> Self {
+        let mut pending = Self { operation, page: None, eventual: false, size: 0, arriving: None, arrived: None };
+        let mut work = Box::pin(async move {
+            // It is never closed.
+            let _room = room.acquire_owned().await;
+            work.await
+        });
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(done) => pending.arrived = Some(done),
             Poll::Pending => {
@@ -62,12 +84,13 @@ impl PendingKv {
     }
 
     /// Looks a key up.
-    pub fn lookup(store: Store, key: String) -> Self {
-        Self::start(KvOperation::Lookup, Box::pin(async move { KvDone::Lookup(store.lookup(&key).await) }))
+    pub fn lookup(room: Arc<Semaphore>, store: Store, key: String) -> Self {
+        Self::start(KvOperation::Lookup, room, Box::pin(async move { KvDone::Lookup(store.lookup(&key).await) }))
     }
 
     /// Writes a value once all of it is there.
-    pub fn insert(store: Store, key: String, mut value: Body, how: Insert) -> Self {
+    pub fn insert(room: Arc<Semaphore>, store: Store, key: String, mut value: Body, how: Insert) -> Self {
+        let size = value.held(0);
         let work = async move {
             KvDone::Insert(match value.collect(MAX_VALUE).await {
                 Ok(Some(value)) => store.insert(&key, value, &how).await,
@@ -78,16 +101,16 @@ impl PendingKv {
                 }
             })
         };
-        Self::start(KvOperation::Insert, Box::pin(work))
+        Self { size, ..Self::start(KvOperation::Insert, room, Box::pin(work)) }
     }
 
     /// Takes a key out.
-    pub fn delete(store: Store, key: String) -> Self {
-        Self::start(KvOperation::Delete, Box::pin(async move { KvDone::Delete(store.delete(&key).await) }))
+    pub fn delete(room: Arc<Semaphore>, store: Store, key: String) -> Self {
+        Self::start(KvOperation::Delete, room, Box::pin(async move { KvDone::Delete(store.delete(&key).await) }))
     }
 
     /// Lists keys; an error is what cannot be asked.
-    pub fn list(store: Store, page: Result<Page, Error>, eventual: bool) -> Self {
+    pub fn list(room: Arc<Semaphore>, store: Store, page: Result<Page, Error>, eventual: bool) -> Self {
         let (kept, asked) = (page.clone().ok(), page);
         let work = async move {
             KvDone::List(match asked {
@@ -95,7 +118,7 @@ impl PendingKv {
                 Err(error) => Err(error),
             })
         };
-        Self { page: kept, eventual, ..Self::start(KvOperation::List, Box::pin(work)) }
+        Self { page: kept, eventual, ..Self::start(KvOperation::List, room, Box::pin(work)) }
     }
 
     /// Waits until there is a result. Cancel-safe.
@@ -114,6 +137,21 @@ impl PendingKv {
         self.arrived = Some(done);
     }
 
+    /// Bytes of memory that it holds.
+    pub fn held(&mut self) -> usize {
+        if self.arrived.is_none()
+            && let Some(arriving) = &mut self.arriving
+            && let Ok(done) = arriving.try_recv()
+        {
+            self.arrived = Some(done);
+        }
+        match &self.arrived {
+            None => self.size,
+            Some(KvDone::Lookup(Ok(Some(entry)))) => entry.value.len(),
+            Some(_) => 0,
+        }
+    }
+
     /// The result, if it is there.
     pub fn result(&self) -> Option<&KvDone> {
         self.arrived.as_ref()
@@ -127,8 +165,14 @@ pub fn interval(per_second: u32) -> Duration {
 
 impl Sandbox {
     /// Keeps an operation.
-    pub fn add_kv(&mut self, pending: PendingKv) -> Result<Handle<PendingKv>, TableFull> {
+    pub fn add_kv(&mut self, mut pending: PendingKv) -> Result<Handle<PendingKv>, AddError> {
+        self.hold(pending.held())?;
         Ok(Handle::from_raw(self.items.insert(AsyncItem::Kv(pending))?.raw()))
+    }
+
+    /// Room for operations of this sandbox: more than so many wait for each other.
+    pub fn kv_room(&mut self) -> Arc<Semaphore> {
+        self.kv_room.get_or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone()
     }
 
     /// Waits for an operation of this kind; it stays where it is.

@@ -14,6 +14,8 @@ pub mod next;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::config::{Config, Secret};
 use crate::http::{RequestHead, ResponseHead};
 use crate::services::Services;
@@ -99,6 +101,8 @@ pub struct Sandbox {
     pub kv_stores: Table<kv_store::Store>,
     /// Access lists the guest has opened.
     pub acls: Table<Arc<Acl>>,
+    /// Room for operations of KV stores.
+    kv_room: Option<Arc<Semaphore>>,
     /// Backends the guest has made.
     dynamic: HashMap<String, Arc<Backend>>,
     /// The client's request until the guest takes it.
@@ -182,6 +186,7 @@ impl Sandbox {
             config_stores: Table::default(),
             kv_stores: Table::default(),
             acls: Table::default(),
+            kv_room: None,
             dynamic: HashMap::new(),
             received: parcel.request.received.clone(),
             current,
@@ -200,8 +205,8 @@ impl Sandbox {
         &self.received.id
     }
 
-    /// Notes that the guest has put `length` more bytes into a body that nobody reads yet. Too much
-    /// of it is an error: that memory is the host's.
+    /// Notes that the guest has put `length` more bytes into a body that nobody reads yet, or has got them from a store. Too
+    /// much of it is an error: that memory is the host's.
     pub fn hold(&mut self, length: usize) -> Result<(), TooMuchHeld> {
         self.unaudited += length + PIECE_COST;
         if self.unaudited < AUDIT_EVERY {
@@ -209,10 +214,11 @@ impl Sandbox {
         }
         let held: usize = self
             .items
-            .iter()
+            .iter_mut()
             .map(|item| match item {
                 AsyncItem::Body(body) => body.held(PIECE_COST),
-                AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) => 0,
+                AsyncItem::Kv(pending) => pending.held(),
+                AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) => 0,
             })
             .sum();
         if held > MAX_HELD {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 /// A file of data cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +58,9 @@ pub fn bytes(path: &Path) -> Result<Vec<u8>, DataError> {
 
 /// A file of JSON.
 pub fn json<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
-    serde_json::from_slice(&bytes(path)?).map_err(|error| {
+    // It may be secrets.
+    let text = Zeroizing::new(bytes(path)?);
+    serde_json::from_slice(&text).map_err(|error| {
         let text = error.to_string();
         let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message).to_owned();
         DataError::Form { path: path.to_owned(), line: error.line(), column: error.column(), message }

@@ -21,6 +21,9 @@ use crate::telemetry::Telemetry;
 /// How often the server is asked whether it is there.
 const PROBE: Duration = Duration::from_secs(2);
 
+/// The same while it is away.
+const PROBE_AWAY: Duration = Duration::from_millis(250);
+
 /// It cannot be asked, or has answered with an error.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("Redis: {0}")]
@@ -162,8 +165,9 @@ impl Redis {
             while let Some(redis) = probed.upgrade() {
                 let well = redis.ask(cmd("PING")).await;
                 redis.note(well.err());
+                let pause = if redis.is_up() { PROBE } else { PROBE_AWAY };
                 drop(redis);
-                tokio::time::sleep(PROBE).await;
+                tokio::time::sleep(pause).await;
             }
         });
         Ok(redis)
@@ -214,9 +218,26 @@ impl Redis {
     async fn bounded<T>(&self, work: impl Future<Output = Result<T, RedisError>>) -> Result<T, Unavailable> {
         // Connecting and asking, each within its time.
         match tokio::time::timeout(self.timeout * 2, work).await {
-            Ok(result) => result.map_err(|error| Unavailable(error.to_string())),
-            Err(_) => Err(Unavailable(format!("no answer within {:?}", self.timeout * 2))),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                let away = error.is_io_error() || error.is_timeout() || error.is_connection_refusal() || error.is_connection_dropped();
+                let unavailable = Unavailable(error.to_string());
+                if away {
+                    self.note(Some(unavailable.clone()));
+                }
+                Err(unavailable)
+            }
+            Err(_) => {
+                let unavailable = Unavailable(format!("no answer within {:?}", self.timeout * 2));
+                self.note(Some(unavailable.clone()));
+                Err(unavailable)
+            }
         }
+    }
+
+    /// While it is away nobody waits to find that out: requests would pile up behind it.
+    fn there(&self) -> Result<(), Unavailable> {
+        if self.is_up() { Ok(()) } else { Err(Unavailable(format!("{} is away", self.shown))) }
     }
 
     async fn ask(&self, command: Cmd) -> Result<Value, Unavailable> {
@@ -225,12 +246,14 @@ impl Redis {
 
     /// Asks something.
     pub async fn command(self: &Arc<Self>, command: Cmd) -> Result<Value, Unavailable> {
+        self.there()?;
         let redis = self.clone();
         self.elsewhere(async move { redis.ask(command).await }).await
     }
 
     /// Runs a script; one round trip, once the server knows it.
     pub async fn script(self: &Arc<Self>, call: ScriptInvocation<'static>) -> Result<Value, Unavailable> {
+        self.there()?;
         let redis = self.clone();
         let work = async move {
             let asked = async {
@@ -244,6 +267,7 @@ impl Redis {
 
     /// Several commands in one round trip.
     pub async fn pipeline(self: &Arc<Self>, commands: Pipeline) -> Result<Vec<Value>, Unavailable> {
+        self.there()?;
         let redis = self.clone();
         let work = async move {
             let asked = async { commands.query_async(&mut redis.connection().await?).await };

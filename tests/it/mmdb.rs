@@ -54,7 +54,12 @@ pub fn database(kind: &str, records: &[(&str, Json)]) -> Vec<u8> {
         "binary_format_major_version": 2, "binary_format_minor_version": 0, "build_epoch": 1_700_000_000, "database_type": kind,
         "description": {}, "ip_version": 6, "languages": ["en"], "node_count": count, "record_size": 32,
     });
-    encode(&metadata, &mut file);
+    // The count alone is of 32 bits whatever it is.
+    let mut fields = Vec::new();
+    encode(&metadata, &mut fields);
+    let place = fields.windows(10).position(|window| window == b"node_count").expect("is there") + 10;
+    fields.splice(place..place + 3, [6 << 5 | 4].into_iter().chain(u32::try_from(count).expect("fits").to_be_bytes()));
+    file.extend_from_slice(&fields);
     file
 }
 
@@ -83,9 +88,17 @@ fn encode(value: &Json, into: &mut Vec<u8>) {
         }
         Json::Number(number) => match number.as_u64() {
             Some(number) => {
-                let bytes = u32::try_from(number).expect("32 bits").to_be_bytes();
-                control(6, 4, into);
-                into.extend_from_slice(&bytes);
+                // As small a type as holds it: versions are of 16 bits, the time of 64.
+                if let Ok(small) = u16::try_from(number) {
+                    control(5, 2, into);
+                    into.extend_from_slice(&small.to_be_bytes());
+                } else if let Some(large) = (number > 1_000_000_000).then_some(number) {
+                    control(9, 8, into);
+                    into.extend_from_slice(&large.to_be_bytes());
+                } else {
+                    control(6, 4, into);
+                    into.extend_from_slice(&u32::try_from(number).expect("32 bits").to_be_bytes());
+                }
             }
             None => {
                 control(3, 8, into);
