@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Value as Json, json};
 
+use crate::config::state::{Keep, KeepRates};
 use crate::config::stores::{KvStore, kv_key_fault};
 use crate::config::{Config, stores};
 use crate::services::kv_store::{Entry, Error, Insert, MAX_METADATA, MAX_PAGE, Page, Seed, Store, seeds};
@@ -50,7 +51,7 @@ pub enum Given {
     Entry(Entry),
     /// It is done.
     Done,
-    /// JSON: `keys`, and `next` if there are more; or everything.
+    /// JSON: keys as `data`, and in `meta` how to go on; or everything.
     Keys(Json),
 }
 
@@ -83,9 +84,19 @@ pub async fn fulfil(store: &Store, wish: Wish) -> Result<Given, Refused> {
             if store.delete(&key).await? { Ok(Given::Done) } else { Err(none(&key)) }
         }
         Wish::List(page) => {
-            let listing = store.list(&Page { limit: page.limit.clamp(1, MAX_PAGE), ..page }).await?;
+            if page.limit == 0 || page.limit > MAX_PAGE {
+                return Err(Refused::Bad(format!("limit is 1 to {MAX_PAGE}")));
+            }
+            let listing = store.list(&page).await?;
             let next = listing.more.then(|| listing.keys.last().cloned()).flatten();
-            Ok(Given::Keys(json!({ "keys": listing.keys, "next": next })))
+            let mut meta = json!({ "limit": page.limit });
+            if !page.prefix.is_empty() {
+                meta["prefix"] = page.prefix.into();
+            }
+            if let Some(next) = next {
+                meta["next_cursor"] = next.into();
+            }
+            Ok(Given::Keys(json!({ "data": listing.keys, "meta": meta })))
         }
         Wish::Export => Ok(Given::Keys(export(store).await?)),
     }
@@ -153,7 +164,8 @@ pub fn parse(method: &str, path: &str, query: &str, headers: &[(String, String)]
         ("GET" | "HEAD", None) => Wish::List(Page {
             prefix: query.get("prefix").cloned().unwrap_or_default(),
             after: query.get("cursor").cloned(),
-            limit: number(query.get("limit").map(String::as_str), "limit")?.unwrap_or(u64::from(MAX_PAGE)).min(u64::from(MAX_PAGE)) as u32,
+            limit: number(query.get("limit").map(String::as_str), "limit")?
+                .map_or(MAX_PAGE, |limit| u32::try_from(limit).unwrap_or(u32::MAX)),
         }),
         ("GET" | "HEAD", Some(key)) => Wish::Get(decode(key)?),
         ("DELETE", Some(key)) => Wish::Delete(decode(key)?),
@@ -162,7 +174,7 @@ pub fn parse(method: &str, path: &str, query: &str, headers: &[(String, String)]
                 mode: mode(query.get("mode").map(String::as_str))?,
                 if_generation: number(header("if-generation-match"), "if-generation-match")?,
                 metadata: Bytes::copy_from_slice(header("metadata").unwrap_or_default().as_bytes()),
-                ttl: number(header("time_to_live_sec").or(header("time-to-live-sec")), "time-to-live-sec")?.map(Duration::from_secs),
+                ttl: number(header("time_to_live_sec").or(header("time-to-live-sec")), "time_to_live_sec")?.map(Duration::from_secs),
                 interval: Duration::ZERO,
             };
             Wish::Put(decode(key)?, body, how)
@@ -218,7 +230,36 @@ pub fn encode(text: &str) -> String {
 
 /// A store of a service that is not served here: opened as serving would.
 pub fn open(config: &Config, platform: &crate::services::Platform, name: &str) -> Result<Store, Refused> {
-    let services = crate::services::Services::build(config, None, platform);
+    if !config.stores.kv.contains_key(name) {
+        let known = config.stores.kv.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(Refused::NotFound(format!("there is no KV store `{name}`; there is: {known}")));
+    }
+    let keep = config.stores.kv.get(name).and_then(|store| store.keep).unwrap_or_else(|| config.state.kv());
+    match (keep, &config.state.data_dir) {
+        (Keep::Memory, _) => {
+            let text = format!(
+                "the KV store `{name}` is in the memory of the host that serves it\n  hint: --admin HOST:PORT of that host, or --data-dir or --redis"
+            );
+            return Err(Refused::Bad(text));
+        }
+        (Keep::Embedded, Some(folder)) if !folder.is_dir() => {
+            return Err(Refused::Bad(format!("{}: there is no such folder", folder.display())));
+        }
+        (Keep::Embedded | Keep::Redis, _) => {}
+    }
+    // Nothing else of the service is needed.
+    let mut config = config.clone();
+    config.stores = stores::Stores {
+        kv: config.stores.kv.iter().filter(|(found, _)| *found == name).map(|(name, store)| (name.clone(), store.clone())).collect(),
+        rates: Some(KeepRates::Memory),
+        ..stores::Stores::default()
+    };
+    config.logs.clear();
+    config.backends.clear();
+    if keep != Keep::Redis {
+        config.state.redis = None;
+    }
+    let services = crate::services::Services::build(&config, None, platform);
     let services = services.map_err(|errors| Refused::Bad(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     find(&Arc::new(services), name)
 }

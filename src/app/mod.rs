@@ -47,6 +47,9 @@ pub enum Exit {
     /// Bad arguments.
     #[error("{0}")]
     Usage(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
     /// The manifest cannot be used.
     #[error("the manifest cannot be used\n{0}")]
     Manifest(String),
@@ -88,6 +91,7 @@ impl Exit {
             Self::Manifest(_) => 3,
             Self::Module(_) => 4,
             Self::Listen { .. } => 5,
+            Self::NotFound(_) => 7,
             Self::Services { code, .. } => *code,
         }
     }
@@ -162,7 +166,8 @@ pub fn check(launch: &Launch) -> Result<Status, (Exit, Vec<Report>)> {
     let runtime = Runtime::new(&plan.host, &telemetry).map_err(|error| (Exit::Internal(error.to_string()), Vec::new()))?;
     let platform = Platform::for_trial(&telemetry).map_err(|error| (Exit::Internal(error.to_string()), Vec::new()))?;
     let reloader = Reloader::new(launch.clone(), plan.host, Arc::new(runtime), Arc::new(platform), Arc::default());
-    reloader.start().map_err(|exit| (exit, Vec::new()))?;
+    let problems = |reloader: &Reloader| reloader.status().reloads.into_iter().next().map(|first| first.problems).unwrap_or_default();
+    reloader.start().map_err(|exit| (exit, problems(&reloader)))?;
     Ok(reloader.status())
 }
 

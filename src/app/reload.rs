@@ -23,7 +23,8 @@ use crate::config::diagnostics::Report;
 use crate::config::{Config, HostConfig, Smoke};
 use crate::runtime::source::{SourceError, Store};
 use crate::runtime::{Current, Guest, LoadError, Routes, Runtime, Snapshot, Target, Trial};
-use crate::services::{Platform, Services};
+use crate::services::data::DataError;
+use crate::services::{BuildError, Platform, Services};
 use crate::telemetry::{Telemetry, clock};
 
 /// Attempts that `status` remembers.
@@ -227,6 +228,27 @@ impl From<Unplanned> for Refusal {
         let error = unplanned.error;
         Self { problems: error.reports(), error: error.to_string(), exit: Box::new(error.into()) }
     }
+}
+
+fn unbuilt(errors: Vec<BuildError>) -> Refusal {
+    let problems = errors.iter().filter_map(report).collect();
+    Refusal { problems, ..(errors,).into() }
+}
+
+/// A fault of data, for programs.
+fn report(error: &BuildError) -> Option<Report> {
+    let BuildError::Data { what, source } = error else { return None };
+    let (file, line, column, text) = match source {
+        DataError::Read { path, error } => (path.clone(), None, None, error.to_string()),
+        DataError::Form { path, line, column, message } => (path.clone(), Some(*line), Some(*column), message.clone()),
+        DataError::Content { path, message } => (path.clone(), None, None, message.clone()),
+        DataError::Variable(_) | DataError::Setting(_) => (PathBuf::new(), None, None, source.to_string()),
+    };
+    let (message, hint) = match text.split_once("\n  hint: ") {
+        Some((message, hint)) => (message, Some(hint.to_owned())),
+        None => (text.as_str(), source.hint().map(str::to_owned)),
+    };
+    Some(Report { file, line, column, message: format!("{what}: {message}"), hint })
 }
 
 impl<E: Into<Exit>> From<(E,)> for Refusal {
@@ -443,12 +465,17 @@ impl Reloader {
         verdict.removed = gone.cloned().collect();
         let rerouted =
             built.iter().any(|loaded| state.loaded.get(&loaded.plan.config.name).is_none_or(|old| old.plan.route != loaded.plan.route));
+        // Whoever asks for a reload may want seeds back that are there no more.
+        let asked = matches!(verdict.cause, "signal" | "request");
         if verdict.changed.is_empty() && verdict.removed.is_empty() && !rerouted {
             verdict.result = Outcome::Unchanged;
+            if asked {
+                state.loaded.values().for_each(|loaded| loaded.snapshot.services.seed(&self.platform));
+            }
             return Ok(());
         }
         // Before any request finds them.
-        built.iter().filter(|loaded| !kept(loaded)).for_each(|loaded| loaded.snapshot.services.seed(&self.platform));
+        built.iter().filter(|loaded| asked || !kept(loaded)).for_each(|loaded| loaded.snapshot.services.seed(&self.platform));
         verdict.on_trial = built.iter().filter(|loaded| !kept(loaded) && loaded.trial.is_some()).map(name).collect();
         state.loaded = built.into_iter().map(|loaded| (loaded.plan.config.name.clone(), loaded)).collect();
         self.publish(state);
@@ -562,7 +589,7 @@ impl Reloader {
             _ => None,
         };
         let previous = before.map(|before| &*before.snapshot.services);
-        let services = Arc::new(Services::build(config, previous, &self.platform).map_err(|errors| (errors,))?);
+        let services = Arc::new(Services::build(config, previous, &self.platform).map_err(unbuilt)?);
         let snapshot = Snapshot {
             trial: trial.as_ref().map(|trial| trial.trial.clone()),
             permits: self.permits(before, config),

@@ -53,7 +53,7 @@ pub struct Serve {
     #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADDR", value_delimiter = ',')]
     addr: Option<Vec<Listen>>,
 
-    /// Where to serve operators: GET /metrics, /livez, /readyz, /status, POST /reload; nowhere by default.
+    /// Where to serve operators: GET /metrics, /livez, /readyz, /status, POST /reload, and KV stores under /kv; nowhere by default.
     #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN")]
     admin: Option<Listen>,
 
@@ -129,8 +129,8 @@ pub struct Serve {
 
     /// A server that speaks Redis's protocol, for state that replicas share (KV stores, rate counters, penalty boxes):
     /// redis://[USER:PASSWORD@]HOST:PORT[/DB], rediss:// for TLS; several nodes of a cluster with commas.
-    #[arg(long, value_name = "URL", env = "SIDELIGHT_REDIS", value_parser = Redis::parse, hide_env_values = true)]
-    redis: Option<Redis>,
+    #[arg(long, value_name = "URL", env = "SIDELIGHT_REDIS", hide_env_values = true)]
+    redis: Option<String>,
 
     /// Compile at every start.
     #[arg(long, conflicts_with = "cache_dir")]
@@ -235,7 +235,7 @@ struct LimitArgs {
     queue_timeout: Option<Duration>,
 
     /// Which limits of production are enforced: those that protect the host, the others being reported; or all (CPU time,
-    /// requests to backends, dynamic backends, header fields) [default: staging].
+    /// requests to backends, dynamic backends, header fields, config lookups, KV writes) [default: staging].
     #[arg(long, value_enum, env = "SIDELIGHT_LIMITS")]
     limits: Option<PresetName>,
 
@@ -412,6 +412,12 @@ fn network(text: &str) -> Result<IpNet, String> {
     network.map_err(|_| format!("`{text}` is no address and no network (10.0.0.0/8, 2001:db8::/32)"))
 }
 
+/// A server's URL, of which an error shows nothing: it may have a password. Empty is none.
+pub fn redis(url: Option<&str>) -> Result<Option<Redis>, Exit> {
+    let url = url.filter(|url| !url.is_empty());
+    url.map(Redis::parse).transpose().map_err(|error| Exit::Usage(format!("--redis, or SIDELIGHT_REDIS: {error}")))
+}
+
 impl Serve {
     /// What all this asks for.
     pub fn launch(&self) -> Result<Launch, Exit> {
@@ -470,8 +476,8 @@ impl Serve {
             threads: self.limits.threads.map(usize::from),
             cache_dir: if self.no_cache { Some(None) } else { self.cache_dir.clone().map(Some) },
             registry_auth: self.registry_auth.clone(),
-            data_dir: self.data_dir.clone(),
-            redis: self.redis.clone(),
+            data_dir: self.data_dir.clone().filter(|folder| !folder.as_os_str().is_empty()),
+            redis: redis(self.redis.as_deref())?,
             drain_timeout: self.limits.drain_timeout,
             limits: self.limits.settings(),
             environment: EnvironmentSettings {

@@ -8,21 +8,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 
-use super::args::machine;
+use super::args::{machine, redis};
 use super::{end, print};
 use crate::app::Exit;
 use crate::app::kv::{self, Refused, Wish};
 use crate::app::load::{Launch, ServicePlan};
 use crate::config::ModuleSource;
 use crate::config::settings::Settings;
-use crate::config::state::Redis;
 use crate::services::Platform;
-use crate::services::kv_store::{Insert, MAX_PAGE, Page, Store};
+use crate::services::kv_store::{Error, Insert, MAX_PAGE, Page, Store};
 use crate::telemetry::{Telemetry, logs};
 
 /// Read and write KV stores. With --admin HOST:PORT of a running host, through it: stores in memory and on disk are its own
 /// while it runs. Without, directly, as the configuration (-C, --data-dir, --redis) says where they are.
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 the store or the host cannot be used, 2 it cannot be asked for, 3 bad manifest, 7 there is no such service, store or key."
+)]
 pub struct Kv {
     /// The service; may be left out if there is only one.
     #[arg(long, value_name = "NAME")]
@@ -41,8 +43,8 @@ pub struct Kv {
     data_dir: Option<PathBuf>,
 
     /// As in serve.
-    #[arg(long, value_name = "URL", env = "SIDELIGHT_REDIS", value_parser = Redis::parse, hide_env_values = true)]
-    redis: Option<Redis>,
+    #[arg(long, value_name = "URL", env = "SIDELIGHT_REDIS", hide_env_values = true)]
+    redis: Option<String>,
 
     /// What to do.
     #[command(subcommand)]
@@ -140,6 +142,7 @@ fn work(asked: &Kv) -> Result<(), Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(internal)?;
     let store = match &asked.admin {
         Some(admin) => {
+            let admin = admin.trim_start_matches("http://").trim_end_matches('/');
             let service = match &asked.service {
                 Some(service) => service.clone(),
                 None => runtime.block_on(only_service(admin))?,
@@ -169,7 +172,7 @@ impl Kv {
             };
             documents.push(found);
         }
-        let settings = Settings { data_dir: self.data_dir.clone(), redis: self.redis.clone(), ..Settings::default() };
+        let settings = Settings { data_dir: self.data_dir.clone(), redis: redis(self.redis.as_deref())?, ..Settings::default() };
         let launch = Launch { settings, documents, ..machine() };
         // Services have programs, whether or not anybody looks at them; a single one takes any.
         let program = Some(ModuleSource::File(PathBuf::new()));
@@ -180,8 +183,9 @@ impl Kv {
 /// What operators get for a wish that was not done.
 fn refused(refused: Refused) -> Exit {
     match refused {
-        Refused::NotFound(text) | Refused::Bad(text) => Exit::Usage(text),
-        Refused::Store(error) => Exit::Internal(error.to_string()),
+        Refused::NotFound(text) => Exit::NotFound(text),
+        Refused::Store(error @ Error::Unavailable(_)) => Exit::Internal(error.to_string()),
+        Refused::Bad(_) | Refused::Store(_) => Exit::Usage(refused.to_string()),
     }
 }
 
@@ -192,13 +196,22 @@ fn choose<'p>(services: &'p [ServicePlan], name: Option<&str>) -> Result<&'p Ser
         (None, _) => Err(Exit::Usage(format!("which service? --service NAME: {}", names()))),
         (Some(name), _) => {
             let found = services.iter().find(|service| service.config.name == name);
-            found.ok_or_else(|| Exit::Usage(format!("there is no service `{name}`; there is: {}", names())))
+            found.ok_or_else(|| Exit::NotFound(format!("there is no service `{name}`; there is: {}", names())))
         }
     }
 }
 
+/// The cause of an error that is behind all others.
+fn behind(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
 async fn only_service(admin: &str) -> Result<String, Exit> {
-    let fail = |error: reqwest::Error| Exit::Internal(format!("the host at {admin}: {error}"));
+    let fail = |error: reqwest::Error| Exit::Internal(format!("the host at {admin}: {}", behind(&error)));
     let text = reqwest::get(format!("http://{admin}/status")).await.map_err(fail)?.text().await.map_err(fail)?;
     let status: serde_json::Value = serde_json::from_str(&text).map_err(internal)?;
     let names: Vec<&str> = status["services"].as_array().into_iter().flatten().filter_map(|service| service["name"].as_str()).collect();
@@ -263,20 +276,24 @@ impl Place {
                 serde_json::from_slice(&text).map_err(internal)?
             }
         };
-        let keys = json["keys"].as_array().into_iter().flatten().filter_map(|key| key.as_str().map(str::to_owned)).collect();
-        Ok((keys, json["next"].as_str().map(str::to_owned)))
+        let keys = json["data"].as_array().into_iter().flatten().filter_map(|key| key.as_str().map(str::to_owned)).collect();
+        Ok((keys, json["meta"]["next_cursor"].as_str().map(str::to_owned)))
     }
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Result<Bytes, Exit> {
-    let response = request.send().await.map_err(internal)?;
+    let response = request.send().await.map_err(|error| Exit::Internal(format!("the host: {}", behind(&error))))?;
     let status = response.status();
     let body = response.bytes().await.map_err(internal)?;
     if status.is_success() {
         return Ok(body);
     }
     let text = String::from_utf8_lossy(&body).trim_end().to_owned();
-    Err(if status.is_client_error() { Exit::Usage(text) } else { Exit::Internal(text) })
+    Err(match status.as_u16() {
+        404 => Exit::NotFound(text),
+        400..500 => Exit::Usage(text),
+        _ => Exit::Internal(text),
+    })
 }
 
 async fn act(place: &Place, what: &What) -> Result<(), Exit> {

@@ -92,6 +92,9 @@ impl ConfigError {
     /// Faults of documents; `problems` must not be empty. They are told in the order of their places.
     pub fn new(sources: Sources, mut problems: Vec<Problem>) -> Self {
         debug_assert!(!problems.is_empty());
+        for problem in &mut problems {
+            problem.message = without_passwords(&problem.message);
+        }
         problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
         Self { sources, problems }
     }
@@ -160,6 +163,7 @@ impl fmt::Display for ConfigError {
             let (file, span) = (file.display(), span.start - base..span.end - base);
             let (line, column) = place(text, span.start);
             let source = text.lines().nth(line - 1).unwrap_or_default();
+            let source = if is_private(text, line - 1) { mask(source) } else { source.to_owned() };
             let margin = line.to_string().len();
             // The mark stays on the first line of what it marks.
             let length = text.get(span.clone()).map_or(1, |s| s.lines().next().unwrap_or_default().chars().count());
@@ -176,9 +180,98 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// Words near which values are nobody's business.
+const PRIVATE: [&str; 7] = ["secret", "redis", "password", "authorization", "headers", "client_certificate", "fastly_keys"];
+
+/// Whether values of a line, counted from 0, may be secrets: it, or a line between it and the head of its table, has such
+/// a word, or it has a URL with a password.
+fn is_private(text: &str, line: usize) -> bool {
+    let lines: Vec<&str> = text.lines().take(line + 1).collect();
+    let Some(own) = lines.last() else { return false };
+    if own.contains("://") && own.contains('@') {
+        return true;
+    }
+    for line in lines.iter().rev() {
+        let lower = line.to_ascii_lowercase();
+        if PRIVATE.iter().any(|word| lower.contains(word)) {
+            return true;
+        }
+        if lower.trim_start().starts_with('[') && !lower.contains('=') {
+            return false;
+        }
+    }
+    false
+}
+
+/// A line of a document with stars for what is between quotes, and for numbers.
+fn mask(line: &str) -> String {
+    let mut masked = String::with_capacity(line.len());
+    let (mut quote, mut word) = (None, false);
+    for character in line.chars() {
+        match quote {
+            Some(open) if character == open => {
+                quote = None;
+                masked.push(character);
+            }
+            Some(_) => masked.push('*'),
+            None => {
+                if matches!(character, '"' | '\'') {
+                    quote = Some(character);
+                }
+                masked.push(if character.is_ascii_digit() && !word { '*' } else { character });
+                word = character.is_alphabetic() || matches!(character, '_' | '-') || (word && character.is_ascii_digit());
+            }
+        }
+    }
+    masked
+}
+
+/// A text whose URLs have no user and password.
+fn without_passwords(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        shown.push_str(before);
+        let end = after.find(|c: char| c.is_whitespace() || matches!(c, '`' | '"' | '\'' | '/')).unwrap_or(after.len());
+        rest = match after[..end].rfind('@') {
+            Some(at) => {
+                shown.push('…');
+                &after[at..]
+            }
+            None => after,
+        };
+    }
+    shown.push_str(rest);
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let shown = |text: &str, mark: &str| {
+            let at = text.find(mark).expect("is there");
+            let message = format!("`{mark}` is no URL");
+            ConfigError::of(Path::new("f.toml"), text, vec![Problem::at(at..at + 1, if mark.contains("://") { &message } else { "bad" })])
+                .to_string()
+        };
+        for (text, mark) in [
+            ("[[local_server.secret_stores.x]]\nkey = \"k\"\ndat = \"hunter2\"\n", "dat"),
+            ("[local_server]\nsecret_stores.x = [\n  { key = \"k\", dat = 'hunter2' },\n]\n", "dat"),
+            ("redis = \"redis://u:hunter2@h\"\n", "redis://u:hunter2@h"),
+            ("[sidelight.logs.a]\nurl = \"ftp://u:hunter2@h\"\n", "ftp://u:hunter2@h"),
+            ("headers = { authorization = \"hunter2\" }\n", "authorization"),
+            ("[[local_server.secret_stores.x]]\ndata = \"hunter2\n", "data"),
+        ] {
+            let shown = shown(text, mark);
+            assert!(!shown.contains("hunter2") && shown.contains("f.toml:"), "{shown}");
+        }
+        assert!(!shown("[local_server.secret_stores]\nx = 1234567\n", "x").contains("1234567"));
+        assert!(shown("[local_server.secret_stores]\n[other]\nx = 1234567\n", "x =").contains("1234567"));
+    }
 
     #[test]
     fn draws_the_place_and_the_hint() {

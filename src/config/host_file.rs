@@ -573,7 +573,7 @@ impl Decide<'_> {
             threads: file.threads.map(usize::from),
             cache_dir: file.cache_dir.as_ref().map(|folder| Some(self.path(folder)).filter(|_| !folder.get_ref().is_empty())),
             registry_auth: file.registry_auth.as_ref().map(|file| self.path(file)),
-            data_dir: file.data_dir.as_ref().map(|folder| self.path(folder)),
+            data_dir: file.data_dir.as_ref().filter(|folder| !folder.get_ref().is_empty()).map(|folder| self.path(folder)),
             redis: file.redis.as_ref().and_then(|redis| self.redis(redis)),
             drain_timeout: self.time(file.drain_timeout.as_ref()),
             limits: self.limits(&file.limits),

@@ -113,7 +113,10 @@ impl ServeHttp for Admin {
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         let query = head.uri.query().unwrap_or_default().to_owned();
-        let from_browser = head.headers.contains_key(header::ORIGIN) || head.headers.contains_key("sec-fetch-mode");
+        // Pages of a name that leads here send no Origin for what they read, and some browsers nothing else, either.
+        let agent = head.headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));
+        let marks = ["origin", "referer", "sec-fetch-mode", "sec-fetch-site"];
+        let from_browser = agent || marks.iter().any(|mark| head.headers.contains_key(*mark));
         if path.starts_with("/kv/") {
             if from_browser {
                 return told(StatusCode::FORBIDDEN, "stores are not for browsers\n");

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// It cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), self.remedy())]
     Read {
         /// The file.
         path: PathBuf,
@@ -45,6 +45,20 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// What to do about it, where that is not in its text.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Read { error, .. } if error.kind() == std::io::ErrorKind::NotFound => {
+                Some("it is looked for beside the file that names it")
+            }
+            Self::Read { .. } | Self::Form { .. } | Self::Content { .. } | Self::Variable(_) | Self::Setting(_) => None,
+        }
+    }
+
+    fn remedy(&self) -> String {
+        self.hint().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default()
+    }
+
     /// What `path` says cannot be.
     pub fn content(path: &Path, message: impl Into<String>) -> Self {
         Self::Content { path: path.to_owned(), message: message.into() }
@@ -65,6 +79,29 @@ pub fn json<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
         let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message).to_owned();
         DataError::Form { path: path.to_owned(), line: error.line(), column: error.column(), message }
     })
+}
+
+/// Whether a file could be written to, as far as that can be found out without doing it.
+pub fn can_write(path: &Path) -> Result<(), DataError> {
+    let fail = |error| DataError::Read { path: path.to_owned(), error };
+    match std::fs::File::options().append(true).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            can_make_files(folder)
+        }
+        Err(error) => Err(fail(error)),
+    }
+}
+
+/// Whether files could be made in a folder, or in the one that it would be made in.
+pub fn can_make_files(folder: &Path) -> Result<(), DataError> {
+    let fail = |error: std::io::Error| DataError::Read { path: folder.to_owned(), error };
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    if !there.is_dir() {
+        return Err(fail(std::io::ErrorKind::NotADirectory.into()));
+    }
+    rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).map_err(|error| fail(error.into()))
 }
 
 /// The files of a folder, with their paths in it, sorted; those in folders below it, too, if `deep`. Hidden ones are

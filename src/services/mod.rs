@@ -17,6 +17,7 @@ pub mod shielding;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::config::Config;
@@ -48,6 +49,10 @@ pub struct Services {
     pub kv_stores: BTreeMap<String, kv_store::Store>,
     /// Those of them that are in memory: the next generation takes them over.
     in_memory: HashMap<String, Arc<Memory>>,
+    /// What some of them are kept with.
+    redis: Option<Arc<redis::Redis>>,
+    /// Whether its returns are followed.
+    followed: AtomicBool,
     /// Rate counters and penalty boxes.
     pub rates: Arc<dyn erl::Rates>,
     /// The ones in memory, if they are: taken over likewise.
@@ -99,14 +104,16 @@ impl Services {
         let devices = devices.map_err(|source| errors.push(BuildError::Data { what: "device detection".to_owned(), source }));
         let mut in_memory = HashMap::new();
         let kv_stores = kv_stores(config, previous, platform, &mut in_memory, &mut errors);
+        let mut redis = None;
+        if let Some(settings) = &config.state.redis {
+            let link = if platform.is_trial() { platform.check_redis(settings).map(|()| None) } else { platform.redis(settings).map(Some) };
+            redis = link.map_err(|source| errors.push(BuildError::Data { what: "state".to_owned(), source })).unwrap_or_default();
+        }
         let rates_in_memory = previous.map(|previous| previous.rates_in_memory.clone()).unwrap_or_default();
         let rates: Arc<dyn erl::Rates> = match (stores.rates.unwrap_or_else(|| config.state.rates()), &config.state.redis) {
-            (KeepRates::Redis, Some(settings)) if !platform.is_trial() => match platform.redis(settings) {
-                Ok(redis) => Arc::new(erl::redis::Shared::new(redis, &config.name)),
-                Err(source) => {
-                    errors.push(BuildError::Data { what: "rate counters".to_owned(), source });
-                    rates_in_memory.clone()
-                }
+            (KeepRates::Redis, Some(_)) if redis.is_some() => match &redis {
+                Some(redis) => Arc::new(erl::redis::Shared::new(redis.clone(), &config.name)),
+                None => rates_in_memory.clone(),
             },
             (KeepRates::Redis, None) => {
                 let source = DataError::Setting(NO_REDIS.to_owned());
@@ -134,6 +141,8 @@ impl Services {
                 devices,
                 kv_stores,
                 in_memory,
+                redis,
+                followed: AtomicBool::new(false),
                 rates,
                 rates_in_memory,
                 shields: shielding::Shields::new(&stores.shields),
@@ -168,6 +177,22 @@ impl Services {
                 match result {
                     Ok(0) | Err(_) => {}
                     Ok(changed) => tracing::info!(target: "sidelight::state", store = name, changed, "seeds put in"),
+                }
+            });
+        }
+        if let Some(redis) = &self.redis
+            && !self.followed.swap(true, Ordering::Relaxed)
+        {
+            // It may come back with nothing in it.
+            let (mut returns, services) = (redis.returns(), Arc::downgrade(self));
+            platform.background().spawn(async move {
+                while returns.changed().await.is_ok() {
+                    let Some(services) = services.upgrade() else { return };
+                    for store in services.kv_stores.values() {
+                        if let Err(error) = store.seed_missing().await {
+                            tracing::warn!(target: "sidelight::state", %error, "seeds could not be looked at");
+                        }
+                    }
                 }
             });
         }
@@ -206,7 +231,8 @@ fn kv_stores(
     errors: &mut Vec<BuildError>,
 ) -> BTreeMap<String, kv_store::Store> {
     let mut opened = BTreeMap::new();
-    let in_memory_only = |settings: &crate::config::stores::KvStore| settings.keep.unwrap_or_else(|| config.state.kv()) == Keep::Memory;
+    // Where that is not what the manifest asks for.
+    let in_memory_only = |settings: &crate::config::stores::KvStore| settings.keep.is_none() && config.state.kv() == Keep::Memory;
     if previous.is_none() && !platform.is_trial() && config.stores.kv.values().any(in_memory_only) {
         tracing::info!(
             target: "sidelight::state",
@@ -226,6 +252,14 @@ fn kv_stores(
             }
         };
         let keep = settings.keep.unwrap_or_else(|| config.state.kv());
+        if let (Keep::Embedded, Some(folder), true) = (keep, &config.state.data_dir, platform.is_trial()) {
+            if let Err(source) = data::can_make_files(folder) {
+                fail(source);
+            }
+            if let Err(error) = kv_store::embedded::check(folder, &config.name) {
+                file.get_or_insert(Err(error));
+            }
+        }
         let inner: Arc<dyn kv_store::KvStore> = match (keep, &config.state.data_dir, &config.state.redis) {
             (Keep::Embedded, None, _) => {
                 fail(DataError::Setting(NO_FOLDER.to_owned()));
@@ -244,10 +278,8 @@ fn kv_stores(
             }
             (Keep::Redis, _, Some(redis)) if !platform.is_trial() => match platform.redis(redis) {
                 Ok(redis) => Arc::new(kv_store::redis::Shared::new(redis, &config.name, name)),
-                Err(source) => {
-                    fail(source);
-                    continue;
-                }
+                // It is told once, for all that is kept there.
+                Err(_) => continue,
             },
             (Keep::Memory | Keep::Embedded | Keep::Redis, _, _) => {
                 let kept = previous.and_then(|previous| previous.in_memory.get(name)).cloned();

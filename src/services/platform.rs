@@ -72,6 +72,11 @@ impl Platform {
         self.runtime.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
     }
 
+    /// Whether these settings can be used, as far as that can be found out without connecting.
+    pub fn check_redis(&self, settings: &RedisSettings) -> Result<(), DataError> {
+        redis::nodes(settings, redis::password(settings)?.as_ref()).map(drop)
+    }
+
     /// The link of these settings, made now or before.
     pub fn redis(&self, settings: &RedisSettings) -> Result<Arc<Redis>, DataError> {
         let password = redis::password(settings)?;
@@ -105,7 +110,7 @@ impl Platform {
     pub fn degraded(&self) -> Vec<String> {
         let links = self.links.lock();
         let away = links.values().filter_map(Weak::upgrade).filter(|link| !link.is_up());
-        away.map(|link| format!("{} cannot be reached", link.place())).collect()
+        away.map(|link| format!("{} cannot be used: {}", link.place(), link.loss())).collect()
     }
 }
 

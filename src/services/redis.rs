@@ -11,7 +11,7 @@ use ::redis::cluster_async::ClusterConnection;
 use ::redis::{Client, Cmd, ConnectionInfo, IntoConnectionInfo as _, Pipeline, RedisError, RedisFuture, ScriptInvocation, Value, cmd};
 use prometheus::IntGauge;
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::data::{self, DataError};
 use crate::config::Secret;
@@ -38,6 +38,10 @@ pub struct Redis {
     /// Where its connections live: it outlives every request.
     background: Handle,
     up: AtomicBool,
+    /// What went wrong when it went away.
+    last: parking_lot::Mutex<String>,
+    /// Counts its returns.
+    returns: watch::Sender<u64>,
     gauge: IntGauge,
 }
 
@@ -112,22 +116,33 @@ pub fn password(settings: &Settings) -> Result<Option<Secret>, DataError> {
     Ok(Some(Secret::new(bytes)))
 }
 
+/// Where the servers are, and who asks.
+pub fn nodes(settings: &Settings, password: Option<&Secret>) -> Result<Vec<ConnectionInfo>, DataError> {
+    let fail = |error| unusable(settings, &error);
+    let text = |secret: &Secret| String::from_utf8_lossy(secret.as_ref()).into_owned();
+    let nodes = settings.urls.iter().map(|url| {
+        let info: ConnectionInfo = text(url).as_str().into_connection_info().map_err(fail)?;
+        Ok(match password {
+            Some(password) => {
+                let redis = info.redis_settings().clone().set_password(text(password));
+                info.set_redis_settings(redis)
+            }
+            None => info,
+        })
+    });
+    nodes.collect()
+}
+
+fn unusable(settings: &Settings, error: &RedisError) -> DataError {
+    let hint = "a user or a password with / # ? @ : in it is percent-encoded; password_file takes it as it is";
+    DataError::Setting(format!("redis.url {}: {error}\n  hint: {hint}", settings.shown))
+}
+
 impl Redis {
     /// Nothing is connected yet.
     pub fn new(settings: &Settings, password: Option<&Secret>, background: &Handle, telemetry: &Telemetry) -> Result<Arc<Self>, DataError> {
-        let fail = |error: RedisError| DataError::Setting(format!("redis.url {}: {error}", settings.shown));
-        let text = |secret: &Secret| String::from_utf8_lossy(secret.as_ref()).into_owned();
-        let nodes = settings.urls.iter().map(|url| {
-            let info: ConnectionInfo = text(url).as_str().into_connection_info().map_err(fail)?;
-            Ok(match password {
-                Some(password) => {
-                    let redis = info.redis_settings().clone().set_password(text(password));
-                    info.set_redis_settings(redis)
-                }
-                None => info,
-            })
-        });
-        let nodes = nodes.collect::<Result<Vec<_>, DataError>>()?;
+        let fail = |error| unusable(settings, &error);
+        let nodes = nodes(settings, password)?;
         let link = match nodes.as_slice() {
             [node] if !settings.cluster => {
                 let client = Client::open(node.clone()).map_err(fail)?;
@@ -156,6 +171,8 @@ impl Redis {
             link,
             background: background.clone(),
             up: AtomicBool::new(true),
+            last: parking_lot::Mutex::default(),
+            returns: watch::Sender::new(0),
             gauge: telemetry.metrics.state_up.with_label_values(&["redis"]),
         });
         redis.gauge.set(1);
@@ -183,6 +200,16 @@ impl Redis {
         &self.shown
     }
 
+    /// What went wrong when it was last lost.
+    pub fn loss(&self) -> String {
+        self.last.lock().clone()
+    }
+
+    /// Tells when it is there again after it was away.
+    pub fn returns(&self) -> watch::Receiver<u64> {
+        self.returns.subscribe()
+    }
+
     /// Whether the server was there when it was last asked.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
@@ -195,8 +222,14 @@ impl Redis {
         }
         self.gauge.set(well.into());
         match error {
-            Some(error) => tracing::error!(target: "sidelight::state", place = self.shown, %error, "shared state cannot be reached"),
-            None => tracing::info!(target: "sidelight::state", place = self.shown, "shared state can be reached again"),
+            Some(error) => {
+                tracing::error!(target: "sidelight::state", place = self.shown, %error, "shared state cannot be used");
+                *self.last.lock() = error.to_string();
+            }
+            None => {
+                tracing::info!(target: "sidelight::state", place = self.shown, "shared state can be used again");
+                self.returns.send_modify(|returns| *returns += 1);
+            }
         }
     }
 

@@ -47,7 +47,13 @@ impl SecretStore {
                 }
             }
             Settings::File(path) => {
-                let entries: HashMap<String, Zeroizing<String>> = data::json(path)?;
+                let entries: HashMap<String, Zeroizing<String>> = data::json(path).map_err(|error| match error {
+                    // What serde found there may be a secret.
+                    DataError::Form { path, line, column, .. } => {
+                        DataError::Form { path, line, column, message: "expected an object of texts: { \"name\": \"secret\" }".to_owned() }
+                    }
+                    other => other,
+                })?;
                 for (name, text) in entries {
                     named(path, &name)?;
                     secrets.insert(name.into(), checked(path, text.as_bytes().to_vec())?);

@@ -352,13 +352,20 @@ fn redis_away() {
     // At the start.
     let sidelight = setup("rust").arg(&format!("--redis {url}")).start();
     sidelight.wait_until("the loss", |it| it.operate("GET", "/readyz").text().starts_with("degraded\n"));
-    assert!(sidelight.operate("GET", "/readyz").text().contains(&format!("{url} cannot be reached")));
+    assert!(sidelight.operate("GET", "/readyz").text().contains(&format!("{url} cannot be used: ")));
     let answer = sidelight.get("/kv?store=catalog&key=apple");
     assert_eq!((answer.status, answer.text()), (500, "Unexpected(FastlyStatus::ERROR)".to_owned()), "the guest decides");
     assert_eq!(sidelight.get("/check?counter=c&entry=e&box=b").text(), "Unexpected");
     redis.again();
     sidelight.wait_until("the seeds", |it| it.get("/kv?store=catalog&key=apple").text() == "red");
     sidelight.wait_until("readiness", |it| it.operate("GET", "/readyz").text() == "ok\n");
+    assert_eq!(put(&sidelight, "/kv?store=empty&key=k", "v"), ok());
+
+    // It lost everything: whoever asks for a reload gets the seeds back.
+    assert!(redis.say("FLUSHALL").contains("OK"));
+    assert_eq!(sidelight.get("/kv?store=catalog&key=apple").status, 404);
+    assert_eq!(sidelight.reload()["result"], "unchanged");
+    assert_eq!(sidelight.get("/kv?store=catalog&key=apple").text(), "red");
     assert_eq!(put(&sidelight, "/kv?store=empty&key=k", "v"), ok());
 
     // In the middle.
@@ -493,9 +500,19 @@ fn operators_read_and_write() {
     };
     all(through_host);
     assert_eq!(sidelight.get("/kv?store=empty&key=two").text(), "2", "the program sees it");
-    let forged =
-        client::send(sidelight.admin, "GET /kv/it/empty/keys HTTP/1.1\r\nHost: a\r\nOrigin: http://evil\r\nConnection: close\r\n\r\n");
-    assert_eq!(forged.status, 403);
+    let listed = sidelight.operate("GET", "/kv/it/empty/keys?prefix=t&limit=1").json();
+    assert_eq!(listed, serde_json::json!({ "data": ["three"], "meta": { "limit": 1, "prefix": "t", "next_cursor": "three" } }));
+    assert_eq!(sidelight.operate("GET", "/kv/it/empty/keys?limit=0").status, 400);
+    for mark in ["Origin: http://evil", "User-Agent: Mozilla/5.0", "Sec-Fetch-Site: same-origin"] {
+        let forged = format!("GET /kv/it/empty/keys HTTP/1.1\r\nHost: evil\r\n{mark}\r\nConnection: close\r\n\r\n");
+        assert_eq!(client::send(sidelight.admin, &forged).status, 403, "{mark}");
+    }
+    let code = |args: &[&str]| Command::new(binary()).arg("kv").args(args).output().expect("runs").status.code();
+    assert_eq!(code(&["--admin", &format!("http://{admin}/"), "get", "empty", "none"]), Some(7));
+    assert_eq!(code(&["--admin", &admin, "put", "empty", "two", "x", "--mode", "add"]), Some(2));
+    assert_eq!(code(&["--admin", "127.0.0.1:1", "get", "empty", "none"]), Some(1));
+    assert_eq!(code(&["-C", &manifest, "put", "empty", "two", "x"]), Some(2), "into a memory that is another process's");
+    assert_eq!(code(&["-C", &manifest, "--data-dir", "/nowhere/at/all", "list", "empty"]), Some(2));
     sidelight.signal(Signal::SIGTERM);
     sidelight.wait_until("the end", |it| it.log.text().contains("stopped"));
     std::thread::sleep(Duration::from_millis(200));

@@ -215,6 +215,30 @@ fn what_cannot_be() {
     fails("[sidelight.logs.stdout]\nkind = \"stdout\"\n", ("x", ""), &["no name of a log endpoint"]);
 }
 
+/// What is wrong is said without the secrets that it is near to.
+#[test]
+fn errors_show_no_secret() {
+    let secret = "[[local_server.secret_stores.x]]\nkey = \"k\"\n";
+    for manifest in [
+        format!("{secret}dat = \"hunter2\"\n"),
+        format!("{secret}data = \"hunter2\n"),
+        format!("{secret}data = [\"hunter2\"]\n"),
+        "[local_server]\nsecret_stores.x = [{ key = \"k\", dat = \"hunter2\" }]\n".to_owned(),
+        "[sidelight.logs.a]\nkind = \"http\"\nurl = \"ftp://u:hunter2@h\"\n".to_owned(),
+        "[local_server.secret_stores]\nx = { file = \"data.json\", format = \"json\" }\n".to_owned(),
+    ] {
+        let (status, text) = Setup::new(guest("rust", "stores")).manifest(&manifest).file("data.json", "\"hunter2\"").fails();
+        assert_eq!(status.code(), Some(3), "{text}");
+        assert!(!text.contains("hunter2") && text.contains("FOLDER/"), "{text}");
+    }
+    for url in ["http://u:hunter2@h", "hunter2@127.0.0.1:1", "redis://u:hunter2@127.0.0.1:99999"] {
+        let (status, text) =
+            Setup::new(guest("rust", "stores")).arg(&format!("--redis {url}")).manifest("[sidelight.kv_stores.a]\n").fails();
+        assert!(matches!(status.code(), Some(2 | 3)), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
 /// Rules like uap-core's.
 const RULES: &str = r#"
 user_agent_parsers:

@@ -207,7 +207,8 @@ impl Resolve<'_> {
                 (None, Some(file), None) => SecretText::File(self.path(file)),
                 (None, None, Some(variable)) => SecretText::Variable(variable.get_ref().clone()),
                 _ => {
-                    self.problem(&entry.key, "a secret needs exactly one of `data`, `file` and `env`", "leave out the others");
+                    let hint = "data = \"text\", file = \"name\" or env = \"VARIABLE\"";
+                    self.problem(&entry.key, "a secret needs exactly one of `data`, `file` and `env`", hint);
                     continue;
                 }
             };

@@ -70,9 +70,9 @@ pub enum OpenError {
         error: String,
     },
     /// Its folder cannot be had.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}\n  hint: the folder has to be writable to this process, and the file its own", path.display())]
     Folder {
-        /// The folder.
+        /// The folder, or the file.
         path: PathBuf,
         /// What the system said.
         error: std::io::Error,
@@ -108,6 +108,35 @@ impl Files {
     }
 }
 
+/// Whether the file of a service can be used, without changing it; one that another process has open is taken for good.
+pub fn check(folder: &Path, service: &str) -> Result<(), OpenError> {
+    let path = folder.join(file_name(service));
+    // One of no bytes is a new one.
+    if std::fs::metadata(&path).map_or(true, |found| found.len() == 0) {
+        return Ok(());
+    }
+    match redb::ReadOnlyDatabase::open(&path) {
+        Ok(_) | Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch | DatabaseError::RepairAborted) => Ok(()),
+        Err(error) => Err(unopened(&path, error)),
+    }
+}
+
+fn unopened(path: &Path, error: DatabaseError) -> OpenError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::InUse(path.to_owned()),
+        DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            OpenError::Folder { path: path.to_owned(), error }
+        }
+        error => OpenError::Damaged { path: path.to_owned(), error: error.to_string() },
+    }
+}
+
+/// Device and inode of a file: another one may have taken its place.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
 /// A name that every file system takes, different for different services.
 fn file_name(service: &str) -> String {
     use std::fmt::Write as _;
@@ -129,6 +158,8 @@ pub struct File {
     path: PathBuf,
     /// `None` while it is opened anew after a failure.
     database: RwLock<Option<Arc<Database>>>,
+    /// Of the file when it was opened.
+    identity: Mutex<Option<(u64, u64)>>,
     writes: mpsc::SyncSender<Write>,
     readers: Handle,
 }
@@ -223,7 +254,13 @@ impl File {
     fn open(path: &Path, readers: &Handle) -> Result<Arc<Self>, OpenError> {
         let database = Arc::new(open(path)?);
         let (writes, queue) = mpsc::sync_channel(QUEUE);
-        let file = Arc::new(Self { path: path.to_owned(), database: RwLock::new(Some(database)), writes, readers: readers.clone() });
+        let file = Arc::new(Self {
+            path: path.to_owned(),
+            database: RwLock::new(Some(database)),
+            identity: Mutex::new(identity(path)),
+            writes,
+            readers: readers.clone(),
+        });
         let this = Arc::downgrade(&file);
         let thread = std::thread::Builder::new().name("sidelight-store".to_owned());
         thread.spawn(move || write(&this, &queue)).map_err(|error| OpenError::Folder { path: path.to_owned(), error })?;
@@ -238,9 +275,15 @@ impl File {
         let mut slot = self.database.write();
         if slot.is_none() {
             *slot = Some(Arc::new(open(&self.path).map_err(unavailable)?));
+            *self.identity.lock() = identity(&self.path);
             tracing::info!(target: "sidelight::state", file = %self.path.display(), "the store can be used again");
         }
         slot.clone().ok_or_else(|| unavailable("it is closed"))
+    }
+
+    /// Whether its path still leads to it: what is written to a file that has been deleted is lost.
+    fn is_there(&self) -> bool {
+        identity(&self.path) == *self.identity.lock()
     }
 
     /// After a failure redb wants the file opened anew.
@@ -252,10 +295,10 @@ impl File {
 
 fn open(path: &Path) -> Result<Database, OpenError> {
     let damaged = |error: &dyn std::fmt::Display| OpenError::Damaged { path: path.to_owned(), error: error.to_string() };
-    let database = redb::Builder::new().set_cache_size(CACHE).create(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::InUse(path.to_owned()),
-        error => damaged(&error),
-    })?;
+    if std::fs::metadata(path).is_ok_and(|found| found.len() == 0) {
+        tracing::warn!(target: "sidelight::state", file = %path.display(), "this file has no bytes and is taken for a new one");
+    }
+    let database = redb::Builder::new().set_cache_size(CACHE).create(path).map_err(|error| unopened(path, error))?;
     let found = || -> Result<u64, redb::Error> {
         let transaction = database.begin_write()?;
         let found = {
@@ -307,6 +350,13 @@ fn write(file: &Weak<File>, queue: &mpsc::Receiver<Write>) {
                 continue;
             }
         };
+        if !file.is_there() {
+            let error = unavailable(format!("{} has been deleted or replaced", file.path.display()));
+            drop(database);
+            file.failed(&error);
+            batch.into_iter().for_each(|write| drop(write.reply.send(Err(error.clone()))));
+            continue;
+        }
         let done = apply(&database, &batch);
         drop(database);
         match done {
@@ -635,6 +685,17 @@ mod tests {
         let error = open_in(folder.path(), &Files::default()).map(drop).expect_err("is no database");
         assert!(error.to_string().contains("the file is left as it is"), "{error}");
         assert_eq!(std::fs::read(&path).expect("reads").len(), 1000);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_deleted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open_in(folder.path(), &Files::default()).expect("opens");
+        store.insert("k", "v".into(), &Insert::default()).await.expect("writes");
+        std::fs::remove_file(folder.path().join("shop.redb")).expect("deletes");
+        assert!(matches!(store.insert("k", "w".into(), &Insert::default()).await, Err(Error::Unavailable(_))), "not into nowhere");
+        store.insert("k", "x".into(), &Insert::default()).await.expect("into a new one");
+        assert!(folder.path().join("shop.redb").exists());
     }
 
     #[test]

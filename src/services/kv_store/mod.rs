@@ -263,6 +263,11 @@ impl Store {
         self.timed(3, self.inner.list(page)).await
     }
 
+    /// Puts those of its seeds in that are not there and never were.
+    pub async fn seed_missing(&self) -> Result<usize, Error> {
+        self.inner.seed(&self.seeds, Reseed::Changed).await
+    }
+
     /// Puts its seeds in.
     pub async fn seed(&self) -> Result<usize, Error> {
         self.inner.seed(&self.seeds, self.reseed).await

@@ -63,6 +63,7 @@ impl Queue {
         platform: &Platform,
     ) -> Result<Arc<Self>, DataError> {
         let ca = ca(settings).map(data::bytes).transpose()?;
+        Outlet::check(settings)?;
         if let Some(before) = before.filter(|before| before.settings == *settings && before.ca == ca) {
             return Ok(before.clone());
         }
@@ -173,6 +174,9 @@ impl Deliveries {
                 Ok(()) => return Ok(()),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Passing(error)) if tried == TRIES => return Err(error),
+                Err(Failure::Passing(error)) if tried == 1 => {
+                    tracing::warn!(target: "sidelight::state", endpoint = self.name, %error, "a log endpoint takes nothing; tried again");
+                }
                 Err(Failure::Passing(_)) => {}
             }
             tokio::time::sleep(pause).await;

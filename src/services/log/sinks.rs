@@ -65,9 +65,6 @@ impl Http {
             }
             builder = builder.tls_certs_only(roots);
         }
-        if let Some(path) = &settings.authorization {
-            authorization(path)?;
-        }
         let client = builder.build().map_err(|error| DataError::Setting(format!("{}: {error}", settings.url)))?;
         Ok(Self { client, settings: settings.clone() })
     }
@@ -80,7 +77,7 @@ impl Http {
         if let Some(path) = &self.settings.authorization {
             request = request.header("authorization", authorization(path)?);
         }
-        let answer = request.send().await.map_err(|error| Failure::Passing(error.without_url().to_string()))?;
+        let answer = request.send().await.map_err(|error| Failure::Passing(whole(&error.without_url())))?;
         let status = answer.status();
         if status.is_success() {
             return Ok(());
@@ -94,9 +91,24 @@ impl Http {
     }
 }
 
+/// An error with what is behind it.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(behind) = source {
+        text.push_str(": ");
+        text.push_str(&behind.to_string());
+        source = behind.source();
+    }
+    text
+}
+
 /// Read again for every batch: it may be renewed.
 fn authorization(path: &std::path::Path) -> Result<reqwest::header::HeaderValue, DataError> {
     let bytes = data::bytes(path)?;
+    if bytes.trim_ascii().is_empty() {
+        return Err(DataError::content(path, "there is nothing in it"));
+    }
     let mut value = reqwest::header::HeaderValue::from_bytes(bytes.trim_ascii())
         .map_err(|_| DataError::content(path, "this cannot be the value of a header field"))?;
     value.set_sensitive(true);
@@ -155,6 +167,14 @@ impl Rotated {
 }
 
 impl Outlet {
+    /// Whether what changes without the settings can be used.
+    pub(super) fn check(settings: &LogEndpoint) -> Result<(), DataError> {
+        match &settings.sink {
+            Sink::Http(http) | Sink::Otlp(http) => http.authorization.as_deref().map(authorization).transpose().map(drop),
+            Sink::Log | Sink::Stdout | Sink::Stderr | Sink::File(_) | Sink::Syslog(_) | Sink::Redis { .. } => Ok(()),
+        }
+    }
+
     /// Opens it; `None` where nothing may be opened.
     pub(super) fn open(
         service: &Arc<str>,
@@ -169,7 +189,9 @@ impl Outlet {
             Sink::Stderr => Kind::Stderr,
             Sink::File(file) => {
                 let mut rotated = Rotated { settings: file.clone(), open: None };
-                if !platform.is_trial() {
+                if platform.is_trial() {
+                    data::can_write(&file.path)?;
+                } else {
                     rotated.write(b"").map_err(|error| DataError::Read { path: file.path.clone(), error })?;
                 }
                 Kind::File(rotated)
