@@ -126,8 +126,11 @@ pub struct Status {
     pub version: &'static str,
     /// Counts what came into force.
     pub generation: u64,
-    /// Whether the last attempt is in force.
+    /// Whether the last attempt is not in force.
     pub degraded: bool,
+    /// What state is kept in and cannot be used now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub away: Vec<String>,
     /// Seconds since the start.
     pub uptime: u64,
     /// What is served.
@@ -336,6 +339,7 @@ impl Reloader {
             version: env!("CARGO_PKG_VERSION"),
             generation: state.generation,
             degraded: state.history.last().is_some_and(|last| last.result == Outcome::Failed || !last.rejected.is_empty()),
+            away: self.platform.degraded(),
             uptime: clock::now().duration_since(self.begun).as_secs(),
             services: state.loaded.iter().map(service).collect(),
             reloads: state.history.iter().rev().cloned().collect(),

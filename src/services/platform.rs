@@ -100,10 +100,13 @@ impl Platform {
     /// Waits, for `limit` at most, until the records that wait for log endpoints have been delivered.
     pub async fn flush_logs(&self, limit: Duration) {
         let queues: Vec<_> = self.queues.lock().iter().filter_map(Weak::upgrade).collect();
-        let flush = futures_util::future::join_all(queues.iter().map(|queue| queue.flush()));
-        if tokio::time::timeout(limit, flush).await.is_err() {
-            tracing::warn!(target: "sidelight::state", "records that wait for log endpoints are lost");
-        }
+        let flush = queues.iter().map(|queue| async {
+            if tokio::time::timeout(limit, queue.flush()).await.is_err() {
+                let (endpoint, records) = (queue.name(), queue.waiting());
+                tracing::warn!(target: "sidelight::state", endpoint, records, "records that wait for a log endpoint are lost");
+            }
+        });
+        futures_util::future::join_all(flush).await;
     }
 
     /// What cannot be used now, each with its place.

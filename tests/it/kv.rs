@@ -353,6 +353,7 @@ fn redis_away() {
     let sidelight = setup("rust").arg(&format!("--redis {url}")).start();
     sidelight.wait_until("the loss", |it| it.operate("GET", "/readyz").text().starts_with("degraded\n"));
     assert!(sidelight.operate("GET", "/readyz").text().contains(&format!("{url} cannot be used: ")));
+    assert_eq!(sidelight.operate("GET", "/status").json()["away"].as_array().map(Vec::len), Some(1));
     let answer = sidelight.get("/kv?store=catalog&key=apple");
     assert_eq!((answer.status, answer.text()), (500, "Unexpected(FastlyStatus::ERROR)".to_owned()), "the guest decides");
     assert_eq!(sidelight.get("/check?counter=c&entry=e&box=b").text(), "Unexpected");

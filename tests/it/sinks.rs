@@ -227,6 +227,10 @@ fn batches_by_http() {
     sidelight.write("token", "Bearer two");
     say(&sidelight, "four");
     sidelight.wait_until("the new token", |_| origin.last().values("authorization") == ["Bearer two"]);
+    sidelight.write("token", "Bea\nrer");
+    sidelight.log.wait_for(&["log endpoint `events`", "token: this cannot be the value of a header field"]);
+    sidelight.write("token", "Bearer two");
+    sidelight.wait_until("the good one", |it| it.operate("GET", "/status").json()["degraded"] == false);
     assert!(!sidelight.log.text().contains("Bearer"));
     // At the end nothing is lost that is still being gathered.
     say(&sidelight, "last");

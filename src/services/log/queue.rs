@@ -31,6 +31,7 @@ enum Item {
 
 /// The queue of an endpoint.
 pub struct Queue {
+    name: String,
     settings: LogEndpoint,
     /// What its roots were read from.
     ca: Option<Vec<u8>>,
@@ -64,13 +65,15 @@ impl Queue {
     ) -> Result<Arc<Self>, DataError> {
         let ca = ca(settings).map(data::bytes).transpose()?;
         Outlet::check(settings)?;
-        if let Some(before) = before.filter(|before| before.settings == *settings && before.ca == ca) {
+        // The link to Redis may be another; what waits for the one before is delivered all the same.
+        let same = |before: &&Arc<Self>| before.settings == *settings && before.ca == ca && !matches!(settings.sink, Sink::Redis { .. });
+        if let Some(before) = before.filter(same) {
             return Ok(before.clone());
         }
         let outlet = Outlet::open(service, settings, ca.as_deref(), config, platform)?;
         let (sender, receiver) = mpsc::channel(settings.queue);
         let count = |result: &str| platform.telemetry.metrics.log_records.with_label_values(&[result]);
-        let queue = Arc::new(Self { settings: settings.clone(), ca, sender, dropped: count("dropped") });
+        let queue = Arc::new(Self { name: name.to_owned(), settings: settings.clone(), ca, sender, dropped: count("dropped") });
         if let Some(outlet) = outlet {
             let deliveries = Deliveries {
                 outlet,
@@ -92,6 +95,16 @@ impl Queue {
         if self.sender.try_send(Item::Record(record)).is_err() {
             self.dropped.inc();
         }
+    }
+
+    /// Its endpoint.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How many records wait, beside those that are being delivered.
+    pub fn waiting(&self) -> usize {
+        self.sender.max_capacity() - self.sender.capacity()
     }
 
     /// Waits until what is in it now has been delivered, or given up.

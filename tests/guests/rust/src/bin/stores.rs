@@ -1,6 +1,8 @@
 //! Stores and edge data, by path and query; tests/guests/README.md is the contract that this program shares with its
 //! JavaScript and Go twins.
 
+#![allow(deprecated, reason = "older interfaces are what is asked for, too")]
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -245,7 +247,6 @@ fn kv(query: &mut Query, store: &str, key: &str) -> Answer {
 }
 
 /// The older interface, which the SDK has left.
-#[allow(deprecated, reason = "it is what is asked for")]
 fn kv_old(store: &str, key: &str) -> Answer {
     use fastly_sys::fastly_kv_store as sys;
     let mut handle = 0;
