@@ -240,7 +240,16 @@ fn unbuilt(errors: Vec<BuildError>) -> Refusal {
 
 /// A fault of data, for programs.
 fn report(error: &BuildError) -> Option<Report> {
-    let BuildError::Data { what, source } = error else { return None };
+    let (what, source) = match error {
+        BuildError::Data { what, source } => (what, source),
+        BuildError::File(error) => {
+            let text = error.to_string();
+            let (message, hint) =
+                text.split_once("\n  hint: ").map_or((text.as_str(), None), |(message, hint)| (message, Some(hint.to_owned())));
+            return Some(Report { file: error.path().to_owned(), line: None, column: None, message: message.to_owned(), hint });
+        }
+        BuildError::Backend { .. } => return None,
+    };
     let (file, line, column, text) = match source {
         DataError::Read { path, error } => (path.clone(), None, None, error.to_string()),
         DataError::Form { path, line, column, message } => (path.clone(), Some(*line), Some(*column), message.clone()),

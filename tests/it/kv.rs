@@ -424,6 +424,23 @@ fn a_check_leaves_stores_alone() {
         .output()
         .expect("runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // What is damaged is seen, and left as it is.
+    let data = folder.path().join("other");
+    std::fs::create_dir(&data).expect("a folder");
+    std::fs::write(data.join("it.redb"), "no database").expect("a file");
+    let output = Command::new(binary())
+        .args(["check", "--json", "--data-dir"])
+        .arg(&data)
+        .arg("--cache-dir")
+        .arg(folder.path().join("modules"))
+        .arg(sidelight.path("fastly.toml"))
+        .arg(guest("rust", "stores"))
+        .output()
+        .expect("runs");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert!(told["problems"][0]["file"].as_str().is_some_and(|file| file.ends_with("other/it.redb")), "{told}");
+    assert_eq!(std::fs::read_to_string(data.join("it.redb")).expect("reads"), "no database");
 }
 
 #[test]

@@ -79,6 +79,15 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// The file, or its folder.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::InUse(path) | Self::Newer { path, .. } | Self::Damaged { path, .. } | Self::Folder { path, .. } => path,
+        }
+    }
+}
+
 /// The files this process has open. A file is open once, however many generations of a service use it.
 #[derive(Default)]
 pub struct Files(Mutex<HashMap<PathBuf, Weak<File>>>);
