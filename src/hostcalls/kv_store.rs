@@ -20,7 +20,7 @@ fn open(sandbox: &mut Sandbox, name: Str) -> HostResult<Handle<Store>> {
 
 fn lookup(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, _: KvOptions) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    let pending = PendingKv::lookup(sandbox.kv_room(), store, kv_key(&key)?);
+    let pending = PendingKv::lookup(sandbox.kv_room(0)?, store, kv_key(&key)?);
     Ok(sandbox.add_kv(pending)?)
 }
 
@@ -70,15 +70,13 @@ fn insert(
     let value = sandbox.take_body(body)?;
     let mut how = options.0?;
     how.interval = interval(sandbox.config.limits.kv_writes_per_second);
-    let pending = PendingKv::insert(sandbox.kv_room(), store, kv_key(&key)?, value, how);
+    let pending = PendingKv::insert(sandbox.kv_room(value.held(0))?, store, kv_key(&key)?, value, how);
     Ok(sandbox.add_kv(pending)?)
 }
 
 /// Some SDKs have no error for a key that is written too often: for them it is a status.
 async fn insert_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostResult<KvAnswer<()>> {
-    let done = sandbox.kv(pending, KvOperation::Insert).await?.result().cloned();
-    sandbox.end_kv(pending)?;
-    match done {
+    match sandbox.take_kv(pending, KvOperation::Insert).await? {
         Some(KvDone::Insert(Ok(_))) => Ok(KvAnswer::ok(())),
         Some(KvDone::Insert(Err(error @ Error::TooMany))) => Err(error.into()),
         Some(KvDone::Insert(Err(error))) => Ok(KvAnswer::failed(&error)),
@@ -88,14 +86,12 @@ async fn insert_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostR
 
 fn delete(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, _: KvOptions) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    let pending = PendingKv::delete(sandbox.kv_room(), store, kv_key(&key)?);
+    let pending = PendingKv::delete(sandbox.kv_room(0)?, store, kv_key(&key)?);
     Ok(sandbox.add_kv(pending)?)
 }
 
 async fn delete_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostResult<KvAnswer<()>> {
-    let done = sandbox.kv(pending, KvOperation::Delete).await?.result().cloned();
-    sandbox.end_kv(pending)?;
-    match done {
+    match sandbox.take_kv(pending, KvOperation::Delete).await? {
         Some(KvDone::Delete(Ok(true))) => Ok(KvAnswer::ok(())),
         Some(KvDone::Delete(Ok(false))) => Ok(KvAnswer::not_found()),
         Some(KvDone::Delete(Err(error))) => Ok(KvAnswer::failed(&error)),
@@ -120,7 +116,7 @@ fn page(options: &KvListOptions) -> Result<Page, Error> {
 
 fn list(sandbox: &mut Sandbox, store: Handle<Store>, options: KvListOptions) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    let pending = PendingKv::list(sandbox.kv_room(), store, page(&options), options.eventual);
+    let pending = PendingKv::list(sandbox.kv_room(0)?, store, page(&options), options.eventual);
     Ok(sandbox.add_kv(pending)?)
 }
 

@@ -15,15 +15,13 @@ fn open(sandbox: &mut Sandbox, name: Str) -> HostResult<Handle<Store>> {
 
 fn lookup_async(sandbox: &mut Sandbox, store: Handle<Store>, key: Str) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    let pending = PendingKv::lookup(sandbox.kv_room(), store, kv_key(&key)?);
+    let pending = PendingKv::lookup(sandbox.kv_room(0)?, store, kv_key(&key)?);
     Ok(sandbox.add_kv(pending)?)
 }
 
 /// The value; no handle is a key that is not there.
 async fn pending_lookup_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostResult<Handle<Body>> {
-    let done = sandbox.kv(pending, KvOperation::Lookup).await?.result().cloned();
-    sandbox.end_kv(pending)?;
-    match done {
+    match sandbox.take_kv(pending, KvOperation::Lookup).await? {
         Some(KvDone::Lookup(Ok(Some(entry)))) => {
             sandbox.hold(entry.value.len())?;
             Ok(sandbox.add_body(Body::from(entry.value))?)
@@ -43,14 +41,12 @@ fn insert_async(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, body: Han
     let store = sandbox.kv_stores.get(store)?.clone();
     let value = sandbox.take_body(body)?;
     let how = Insert { interval: interval(sandbox.config.limits.kv_writes_per_second), ..Insert::default() };
-    let pending = PendingKv::insert(sandbox.kv_room(), store, kv_key(&key)?, value, how);
+    let pending = PendingKv::insert(sandbox.kv_room(value.held(0))?, store, kv_key(&key)?, value, how);
     Ok(sandbox.add_kv(pending)?)
 }
 
 async fn pending_insert_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostResult<()> {
-    let done = sandbox.kv(pending, KvOperation::Insert).await?.result().cloned();
-    sandbox.end_kv(pending)?;
-    match done {
+    match sandbox.take_kv(pending, KvOperation::Insert).await? {
         Some(KvDone::Insert(result)) => Ok(result.map(drop)?),
         _ => Err(HostError::inval("no insert")),
     }
@@ -63,15 +59,13 @@ async fn insert(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, body: Han
 
 fn delete_async(sandbox: &mut Sandbox, store: Handle<Store>, key: Str) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    let pending = PendingKv::delete(sandbox.kv_room(), store, kv_key(&key)?);
+    let pending = PendingKv::delete(sandbox.kv_room(0)?, store, kv_key(&key)?);
     Ok(sandbox.add_kv(pending)?)
 }
 
 /// A key that is not there is an error.
 async fn pending_delete_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostResult<()> {
-    let done = sandbox.kv(pending, KvOperation::Delete).await?.result().cloned();
-    sandbox.end_kv(pending)?;
-    match done {
+    match sandbox.take_kv(pending, KvOperation::Delete).await? {
         Some(KvDone::Delete(Ok(true))) => Ok(()),
         Some(KvDone::Delete(Ok(false))) => Err(HostError::none()),
         Some(KvDone::Delete(Err(error))) => Err(error.into()),

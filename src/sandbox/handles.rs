@@ -150,6 +150,11 @@ impl<T> Table<T> {
         self.slots.iter_mut().filter_map(|slot| slot.value.as_mut())
     }
 
+    /// Whether one more can be kept.
+    pub fn has_room(&self) -> Result<(), TableFull> {
+        if self.len() < CAPACITY { Ok(()) } else { Err(TableFull) }
+    }
+
     /// Things held now.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()

@@ -164,15 +164,18 @@ pub fn interval(per_second: u32) -> Duration {
 }
 
 impl Sandbox {
-    /// Keeps an operation.
-    pub fn add_kv(&mut self, mut pending: PendingKv) -> Result<Handle<PendingKv>, AddError> {
-        self.hold(pending.held())?;
+    /// Keeps an operation that there was room for.
+    pub fn add_kv(&mut self, mut pending: PendingKv) -> Result<Handle<PendingKv>, TableFull> {
+        self.unaudited += pending.held();
         Ok(Handle::from_raw(self.items.insert(AsyncItem::Kv(pending))?.raw()))
     }
 
-    /// Room for operations of this sandbox: more than so many wait for each other.
-    pub fn kv_room(&mut self) -> Arc<Semaphore> {
-        self.kv_room.get_or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone()
+    /// Room for an operation that holds `size` bytes, or why there is none: asked for before it begins, so that nothing is
+    /// written that the guest is told was not. More than so many wait for each other.
+    pub fn kv_room(&mut self, size: usize) -> Result<Arc<Semaphore>, AddError> {
+        self.items.has_room()?;
+        self.hold(size)?;
+        Ok(self.kv_room.get_or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone())
     }
 
     /// Waits for an operation of this kind; it stays where it is.
@@ -186,6 +189,13 @@ impl Sandbox {
                 Err(BadHandle)
             }
         }
+    }
+
+    /// Waits for an operation of this kind and takes its result; the handle is dead.
+    pub async fn take_kv(&mut self, handle: Handle<PendingKv>, operation: KvOperation) -> Result<Option<KvDone>, BadHandle> {
+        let done = self.kv(handle, operation).await?.arrived.take();
+        self.end_kv(handle)?;
+        Ok(done)
     }
 
     /// Gives up an operation whose result has been told; the handle is dead.

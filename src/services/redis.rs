@@ -253,18 +253,15 @@ impl Redis {
         match tokio::time::timeout(self.timeout * 2, work).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
-                let away = error.is_io_error() || error.is_timeout() || error.is_connection_refusal() || error.is_connection_dropped();
+                // One slow answer is no reason to fail all others: whether it is away then, the next probe finds out.
+                let away = error.is_io_error() && !error.is_timeout();
                 let unavailable = Unavailable(error.to_string());
                 if away {
                     self.note(Some(unavailable.clone()));
                 }
                 Err(unavailable)
             }
-            Err(_) => {
-                let unavailable = Unavailable(format!("no answer within {:?}", self.timeout * 2));
-                self.note(Some(unavailable.clone()));
-                Err(unavailable)
-            }
+            Err(_) => Err(Unavailable(format!("no answer within {:?}", self.timeout * 2))),
         }
     }
 

@@ -240,9 +240,9 @@ fn all_there(sidelight: &Sidelight, acknowledged: &BTreeMap<String, u32>) {
         connection.write(&request("GET", &format!("/kv?store=empty&key={key}"), b""));
         let answer = connection.answer();
         let found: u32 = answer.text().parse().unwrap_or_else(|_| panic!("{key}: {} {}", answer.status, answer.text()));
-        // One more write may have happened without anybody being told.
-        let next = value + if key.starts_with("other") { OTHERS } else { KEYS };
-        assert!(found == *value || found == next, "{key}: {found} instead of {value}");
+        // Later writes may have happened without anybody being told; an older value is a loss.
+        let step = if key.starts_with("other") { OTHERS } else { KEYS };
+        assert!(found >= *value && (found - value).is_multiple_of(step), "{key}: {found} instead of {value}");
     }
 }
 
@@ -296,8 +296,10 @@ fn what_one_replica_acknowledged_the_other_has() {
                         return;
                     }
                     let key = format!("other-{}", i % OTHERS);
-                    assert_eq!(put(&other, &format!("/kv?store=empty&key={key}"), &i.to_string()), ok());
-                    acknowledged.lock().expect("a lock").insert(key, i);
+                    // On a busy machine Redis may be late; what is not acknowledged may be there or not.
+                    if put(&other, &format!("/kv?store=empty&key={key}"), &i.to_string()) == ok() {
+                        acknowledged.lock().expect("a lock").insert(key, i);
+                    }
                 }
             });
             let deadline = Instant::now() + PATIENCE * 5;
