@@ -8,5 +8,5 @@ fn lookup(sandbox: &mut Sandbox, user_agent: Str) -> HostResult<Buf<String>> {
 }
 
 pub(super) fn module(m: &mut Registrar<'_>) {
-    m.call("lookup", lookup);
+    m.call_partial("lookup", "the manifest's table, and the rules of uap-core that the operator gives", lookup);
 }

@@ -148,7 +148,7 @@ async fn list_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostRes
 pub(super) fn module(m: &mut Registrar<'_>) {
     m.call("delete", delete);
     m.wait("delete_wait", delete_wait);
-    m.call("insert", insert);
+    m.call_partial("insert", "background fetch has no effect: what is written is there at once", insert);
     m.wait("insert_wait", insert_wait);
     m.call("list", list);
     m.wait("list_wait", list_wait);
