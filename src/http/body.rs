@@ -120,7 +120,7 @@ impl Body {
     pub fn open(&mut self) -> BodyWriter {
         let (sender, receiver) = mpsc::channel(CHANNEL_DEPTH);
         self.parts.push_back(Part::Channel(receiver));
-        BodyWriter { sender, trailers: self.trailers.take() }
+        BodyWriter { to: To::Reader(sender), trailers: self.trailers.take() }
     }
 
     /// Whether it has ended before its end.
@@ -303,12 +303,43 @@ impl Body {
     }
 }
 
+/// Where a body goes that nobody takes bit by bit: a place that keeps it.
+#[async_trait]
+pub trait BodySink: Send + Sync {
+    /// Takes the next bytes, never empty. An error: no more of them are wanted. Only with `may_wait` may it take its time
+    /// until there is room.
+    async fn push(&mut self, bytes: Bytes, may_wait: bool) -> Result<(), ReaderGone>;
+
+    /// The proper end, and the trailers behind it.
+    fn end(self: Box<Self>, trailers: Option<Box<HeaderMap>>);
+
+    /// The end before the end. So is dropping it.
+    fn fail(self: Box<Self>, error: BodyError);
+}
+
 /// The end of a body that a writer holds while the other end is being read. Dropping it without
 /// [`finish`](Self::finish) abandons the body: its reader gets an error.
-#[derive(Debug)]
 pub struct BodyWriter {
-    sender: mpsc::Sender<Piece>,
+    to: To,
     trailers: Option<Box<HeaderMap>>,
+}
+
+enum To {
+    Reader(mpsc::Sender<Piece>),
+    Sink(Box<dyn BodySink>),
+    /// What was to be spliced in has failed, and so has the whole.
+    Nowhere,
+}
+
+impl std::fmt::Debug for BodyWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let to = match &self.to {
+            To::Reader(_) => "reader",
+            To::Sink(_) => "sink",
+            To::Nowhere => "nowhere",
+        };
+        f.debug_struct("BodyWriter").field("to", &to).finish_non_exhaustive()
+    }
 }
 
 /// Nobody reads the body any more.
@@ -317,17 +348,60 @@ pub struct BodyWriter {
 pub struct ReaderGone;
 
 impl BodyWriter {
+    /// A writer into a place that keeps what is written.
+    pub fn into_sink(sink: Box<dyn BodySink>) -> Self {
+        Self { to: To::Sink(sink), trailers: None }
+    }
+
     /// Writes, waiting while the reader is behind.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), ReaderGone> {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.sender.send(Piece::Bytes(bytes)).await.map_err(|_| ReaderGone)
+        match &mut self.to {
+            To::Reader(sender) => sender.send(Piece::Bytes(bytes)).await.map_err(|_| ReaderGone),
+            To::Sink(sink) => sink.push(bytes, false).await,
+            To::Nowhere => Err(ReaderGone),
+        }
     }
 
     /// Splices a whole body in; it flows as the reader takes it.
-    pub async fn append(&mut self, body: Body) -> Result<(), ReaderGone> {
-        self.sender.send(Piece::Body(body)).await.map_err(|_| ReaderGone)
+    pub async fn append(&mut self, mut body: Body) -> Result<(), ReaderGone> {
+        let mut sink = match std::mem::replace(&mut self.to, To::Nowhere) {
+            To::Reader(sender) => {
+                let sent = sender.send(Piece::Body(body)).await.map_err(|_| ReaderGone);
+                self.to = To::Reader(sender);
+                return sent;
+            }
+            To::Sink(sink) => sink,
+            To::Nowhere => return Err(ReaderGone),
+        };
+        // What is here goes in at once, so that who looks next sees it.
+        loop {
+            match body.try_chunk() {
+                Poll::Ready(Ok(Some(bytes))) => sink.push(bytes, false).await?,
+                Poll::Ready(Ok(None)) => {
+                    if let Some(more) = body.take_trailers() {
+                        self.trailers_mut().extend(*more);
+                    }
+                    self.to = To::Sink(sink);
+                    return Ok(());
+                }
+                Poll::Ready(Err(error)) => {
+                    sink.fail(error);
+                    return Ok(());
+                }
+                Poll::Pending => break,
+            }
+        }
+        // The rest comes when it comes; what is written behind it waits for it.
+        let writer = body.open();
+        self.to = writer.to;
+        if let Some(more) = writer.trailers {
+            self.trailers_mut().extend(*more);
+        }
+        tokio::spawn(pour(body, sink));
+        Ok(())
     }
 
     /// The trailers that will follow the end, to be added to.
@@ -337,18 +411,45 @@ impl BodyWriter {
 
     /// The proper end.
     pub async fn finish(self) -> Result<(), ReaderGone> {
-        self.sender.send(Piece::End(self.trailers)).await.map_err(|_| ReaderGone)
+        match self.to {
+            To::Reader(sender) => sender.send(Piece::End(self.trailers)).await.map_err(|_| ReaderGone),
+            To::Sink(sink) => {
+                sink.end(self.trailers);
+                Ok(())
+            }
+            To::Nowhere => Err(ReaderGone),
+        }
     }
 
     /// Whether a write would be taken at once.
     pub fn is_ready(&self) -> bool {
-        self.sender.capacity() > 0 || self.sender.is_closed()
+        match &self.to {
+            To::Reader(sender) => sender.capacity() > 0 || sender.is_closed(),
+            To::Sink(_) | To::Nowhere => true,
+        }
     }
 
     /// Waits until a write would be taken at once. Cancel-safe.
     pub async fn ready(&self) {
-        // An error means nobody reads: a write would return at once.
-        let _ = self.sender.reserve().await;
+        if let To::Reader(sender) = &self.to {
+            // An error means nobody reads: a write would return at once.
+            let _ = sender.reserve().await;
+        }
+    }
+}
+
+/// Moves all of a body into a place that keeps it.
+pub async fn pour(mut body: Body, mut sink: Box<dyn BodySink>) {
+    loop {
+        match body.chunk().await {
+            Ok(Some(bytes)) => {
+                if sink.push(bytes, true).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return sink.end(body.take_trailers()),
+            Err(error) => return sink.fail(error),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod acl;
 pub mod backend;
+pub mod cache;
 pub mod config_store;
 pub mod data;
 pub mod device;

@@ -75,6 +75,18 @@ pub struct Metrics {
     pub state_up: IntGaugeVec,
     /// Requests that looked up more entries of config stores than production allows.
     pub guest_lookups_over: IntCounter,
+    /// Lookups in the cache: `face` is `core` or `http`, `result` is `hit`, `stale`, `miss` or `pass`.
+    pub cache_lookups: IntCounterVec,
+    /// Objects that left the cache's memory for want of room.
+    pub cache_evictions: IntCounter,
+    /// Objects that were too large to be cached.
+    pub cache_refusals: IntCounter,
+    /// Purges: `kind` is `hard`, `soft`, `url` or `all`.
+    pub cache_purges: IntCounterVec,
+    /// Bytes of the cache: `tier` is `memory` or `disk`.
+    pub cache_bytes: IntGaugeVec,
+    /// Objects in the cache, likewise.
+    pub cache_objects: IntGaugeVec,
 }
 
 /// Seconds, from what a hit costs to production's wall limit.
@@ -184,6 +196,12 @@ impl Metrics {
                 "sidelight_guest_config_lookups_over_production_total",
                 "Requests that looked up more entries of config stores than production allows.",
             ),
+            cache_lookups: counters(r, "sidelight_cache_lookups_total", "Lookups in the cache.", &["face", "result"]),
+            cache_evictions: counter(r, "sidelight_cache_evictions_total", "Objects that left the cache's memory for want of room."),
+            cache_refusals: counter(r, "sidelight_cache_too_large_total", "Objects that were too large to be cached."),
+            cache_purges: counters(r, "sidelight_cache_purges_total", "Purges of cached objects.", &["kind"]),
+            cache_bytes: register(r, IntGaugeVec::new(Opts::new("sidelight_cache_bytes", "Bytes of cached objects."), &["tier"])),
+            cache_objects: register(r, IntGaugeVec::new(Opts::new("sidelight_cache_objects", "Objects in the cache."), &["tier"])),
             registry,
         }
     }

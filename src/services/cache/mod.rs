@@ -1,0 +1,186 @@
+//! The cache: one store for all services of a process, with two faces. The core cache is used as it is; what HTTP makes
+//! of it is in [`http_cache`](super::http_cache).
+//!
+//! ```text
+//! Cache (a service's part) ──▶ Store: entries by key ──▶ Object: options, age, hits ──▶ Content: bytes, readers
+//!        │ lookup                │ waiters, flights                                       ▲
+//!        ▼                       │                                                        │
+//!   Lookup ─▶ Outcome ─▶ Found, Obligation ─────── insert ──▶ Filler (a BodySink) ────────┘
+//! ```
+//!
+//! [`bounds`] decides what stays in memory, [`disk`] keeps what has to outlive the process, [`space`] finds what a purge
+//! names.
+
+mod bounds;
+mod content;
+pub mod disk;
+pub mod key;
+mod lookup;
+mod object;
+mod space;
+mod store;
+mod write;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::HeaderMap;
+
+use crate::http::body::BodyWriter;
+
+pub use key::{Face, Key, MAX_KEY, SurrogateKeys, VaryRule};
+pub use lookup::{Found, Lookup, Obligation, Outcome};
+pub use object::{Object, Phase, StoredHead, WriteOptions};
+pub use space::Space;
+pub use store::{Limits, MAX_RULES, MAX_VARIANTS, Store};
+
+use object::Place;
+use store::Asked;
+
+/// Something cannot be done with the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// What was given is not valid.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// Nobody has asked for that.
+    #[error("the lookup did not ask for an object to be written")]
+    NotAsked,
+    /// There is no object to do it with.
+    #[error("no object was found")]
+    NotFound,
+    /// A body of the same lookup is still open.
+    #[error("a body of this lookup is still open")]
+    BodyOpen,
+    /// The process ends.
+    #[error("the cache is gone")]
+    Gone,
+}
+
+/// How an object is replaced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Replace {
+    /// At once, whoever else is about to.
+    #[default]
+    Immediate,
+    /// At once, and until then there is none.
+    ImmediateForceMiss,
+    /// After all who are about to.
+    Wait,
+}
+
+/// One service's part of the cache.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    store: Arc<Store>,
+    space: Arc<Space>,
+}
+
+impl Cache {
+    /// The part of the service `name`.
+    pub fn new(store: &Arc<Store>, name: &str) -> Self {
+        Self { store: store.clone(), space: store.space(name) }
+    }
+
+    /// The part of another service.
+    pub fn of(&self, service: &str) -> Self {
+        Self::new(&self.store, service)
+    }
+
+    /// The service's part.
+    pub fn space(&self) -> &Arc<Space> {
+        &self.space
+    }
+
+    /// The store that all share.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Most bytes of an object.
+    pub fn largest(&self) -> u64 {
+        self.store.limits.object
+    }
+
+    /// The key of an entry.
+    pub fn key(&self, face: Face, key: &[u8]) -> Key {
+        Key::new(self.space.name(), face, key)
+    }
+
+    fn asked(&self, stale: bool, replaces: bool) -> Asked {
+        Asked { space: self.space.clone(), stale, replaces }
+    }
+
+    /// What is usable now. Nobody waits, and nobody is asked to write.
+    pub fn lookup(&self, key: &Key, headers: &HeaderMap) -> Option<Found> {
+        self.store.look(key, headers)
+    }
+
+    /// What is usable, or the duty to write it, or the wait for whoever has that. `stale`: what is past its time is of
+    /// use.
+    pub fn transaction(&self, key: Key, headers: &HeaderMap, stale: bool, about: &dyn Fn() -> Arc<str>) -> Lookup {
+        self.store.ask(key, headers, self.asked(stale, false), about).into()
+    }
+
+    /// Begins an object, whoever else is about to.
+    pub fn insert(&self, key: Key, headers: &HeaderMap, about: Arc<str>, options: WriteOptions) -> Result<(BodyWriter, Found), Error> {
+        let variant = options.vary.variant(headers);
+        let place = Place { key, variant, space: self.space.clone(), generation: self.space.generation(), about };
+        let (filler, object) = self.store.begin(place, options, None).ok_or(Error::Gone)?;
+        let found = Found::new(object, Phase::Fresh, 0, self.store.now());
+        Ok((BodyWriter::into_sink(Box::new(filler)), found))
+    }
+
+    /// What there is, and the duty to replace it.
+    pub fn replace(&self, key: Key, headers: &HeaderMap, how: Replace, about: Arc<str>) -> Lookup {
+        let asked = self.asked(false, true);
+        match how {
+            Replace::Wait => self.store.ask(key, headers, asked, &|| about.clone()).into(),
+            Replace::Immediate => {
+                // No flight: others go on as if nobody had asked.
+                let found = self.store.look(&key, headers);
+                Outcome { found, ..Outcome::default() }.into()
+            }
+            Replace::ImmediateForceMiss => {
+                let found = self.store.look(&key, headers);
+                let mut outcome = self.store.take_off(key, headers, &asked, about);
+                if let Some(found) = &found {
+                    self.store.drop_object(&found.object);
+                }
+                outcome.found = found;
+                outcome.into()
+            }
+        }
+    }
+
+    /// Makes what a surrogate key names not to be found, or stale; how many objects.
+    pub fn purge(&self, key: &str, soft: bool) -> usize {
+        self.store.telemetry.metrics.cache_purges.with_label_values(&[if soft { "soft" } else { "hard" }]).inc();
+        self.store.purge(&self.space, key, soft)
+    }
+
+    /// Makes what an entry has not to be found, or stale; how many objects.
+    pub fn purge_entry(&self, key: &Key, soft: bool) -> usize {
+        self.store.telemetry.metrics.cache_purges.with_label_values(&["url"]).inc();
+        self.store.purge_entry(key, soft)
+    }
+
+    /// Makes everything not to be found; how often that has been done.
+    pub fn purge_all(&self) -> u64 {
+        self.store.telemetry.metrics.cache_purges.with_label_values(&["all"]).inc();
+        self.store.purge_all(&self.space)
+    }
+
+    /// What there is under a key that is past its time, or not.
+    pub fn stale(&self, key: &Key, headers: &HeaderMap) -> Option<Arc<Object>> {
+        self.store.look_stale(key, headers)
+    }
+}
+
+/// For how long requests do without the cache, if nothing is said.
+pub const PASS_TIME: Duration = Duration::from_secs(120);

@@ -1,0 +1,701 @@
+//! The one store behind all faces of the cache: entries by key, variants in them, and who waits for whom.
+//!
+//! An entry is changed under the lock of its shard only, and nothing waits while it holds one. Whoever has to wait leaves
+//! a [`Waiter`] in the entry; whoever changes the entry gives each waiter its outcome ([`Store::settle`]). That is all
+//! there is to request collapsing.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasherDefault;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use ::http::HeaderMap;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::bounds::Bounds;
+use super::content::{Content, InFlight, Whole};
+use super::disk::Disk;
+use super::key::{Key, KeyHasher, SurrogateKeys, Variant, VaryRule};
+use super::lookup::{Found, Obligation, Outcome};
+use super::object::{Object, Phase, Place, WriteOptions};
+use super::space::Space;
+use super::write::Filler;
+use crate::telemetry::Telemetry;
+use crate::telemetry::clock;
+
+/// Shards of the table, each with a lock of its own. A power of two.
+const SHARDS: usize = 64;
+
+/// Vary rules that one entry remembers, the latest first.
+pub const MAX_RULES: usize = 8;
+
+/// Variants that one entry has; the oldest makes room.
+pub const MAX_VARIANTS: usize = 128;
+
+type Shard = HashMap<Key, Slot, BuildHasherDefault<KeyHasher>>;
+
+/// A store for all services of a process.
+pub struct Store {
+    shards: Box<[Mutex<Shard>]>,
+    bounds: Bounds,
+    pub(super) in_flight: Arc<InFlight>,
+    pub(super) limits: Limits,
+    clock: Clock,
+    ids: AtomicU64,
+    spaces: Mutex<HashMap<String, Arc<Space>>>,
+    pub(super) disk: Option<Disk>,
+    pub(super) telemetry: Telemetry,
+    this: Weak<Store>,
+}
+
+/// How much a store takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory, for all objects.
+    pub memory: u64,
+    /// Bytes of one object.
+    pub object: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: 256 << 20, object: 100 << 20 }
+    }
+}
+
+/// The store's time: nanoseconds since it was made, and how far somebody has moved it on.
+struct Clock {
+    base: Instant,
+    /// Since the Unix epoch.
+    base_unix: Duration,
+    moved: AtomicU64,
+    /// Moves only when it is moved.
+    still: bool,
+}
+
+/// An entry: objects of one key.
+#[derive(Default)]
+struct Slot {
+    /// The latest first.
+    rules: SmallVec<[VaryRule; 1]>,
+    objects: SmallVec<[Arc<Object>; 1]>,
+    /// Who has been asked to write an object.
+    flights: SmallVec<[Flight; 1]>,
+    waiters: VecDeque<Waiter>,
+}
+
+struct Flight {
+    id: u64,
+    variant: Variant,
+}
+
+struct Waiter {
+    headers: Arc<HeaderMap>,
+    asked: Asked,
+    about: Arc<str>,
+    outcome: oneshot::Sender<Outcome>,
+}
+
+/// What somebody wants of an entry.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) space: Arc<Space>,
+    /// Whether what is past its time is of use: to be revalidated, or if there is an error.
+    pub(super) stale: bool,
+    /// Whether an object is to be replaced, however fresh it is.
+    pub(super) replaces: bool,
+}
+
+/// What an entry says to a request.
+enum Verdict {
+    /// Use this; `leads`: and get a new one.
+    Found { object: Arc<Object>, leads: bool },
+    /// Get one. What there is: to be revalidated, replaced, or used if that fails.
+    Lead { stale: Option<Arc<Object>> },
+    /// Do without the cache.
+    Pass,
+    /// Somebody is getting one.
+    Wait,
+}
+
+impl Slot {
+    fn is_empty(&self) -> bool {
+        self.objects.is_empty() && self.flights.is_empty() && self.waiters.is_empty()
+    }
+
+    /// The variants that would do for a request, of the latest rule first.
+    fn variants(&self, headers: &HeaderMap) -> SmallVec<[Variant; 2]> {
+        if self.rules.is_empty() {
+            return SmallVec::from_elem(VaryRule::default().variant(headers), 1);
+        }
+        self.rules.iter().map(|rule| rule.variant(headers)).collect()
+    }
+
+    /// The youngest object that would do for a request.
+    fn youngest(&self, variants: &[Variant], now: u64) -> Option<&Arc<Object>> {
+        let fitting = self.objects.iter().filter(|object| variants.contains(&object.variant) && !object.is_gone());
+        fitting.min_by_key(|object| object.age_at(now))
+    }
+
+    fn verdict(&self, headers: &HeaderMap, asked: &Asked, now: u64) -> Verdict {
+        let variants = self.variants(headers);
+        let best = self.youngest(&variants, now);
+        let phase = best.map_or(Phase::Stale, |object| object.phase_at(now));
+        let in_flight = || self.flights.iter().any(|flight| variants.contains(&flight.variant));
+        if asked.replaces {
+            let usable = best.filter(|object| !object.pass && phase <= Phase::WhileRevalidating);
+            return if in_flight() { Verdict::Wait } else { Verdict::Lead { stale: usable.cloned() } };
+        }
+        match (best, phase) {
+            (Some(object), Phase::Fresh) if object.pass => Verdict::Pass,
+            (Some(object), Phase::Fresh) => Verdict::Found { object: object.clone(), leads: false },
+            (Some(object), Phase::WhileRevalidating) if !object.pass => Verdict::Found { object: object.clone(), leads: !in_flight() },
+            _ if in_flight() => Verdict::Wait,
+            (Some(object), _) if asked.stale && !object.pass => Verdict::Lead { stale: Some(object.clone()) },
+            _ => Verdict::Lead { stale: None },
+        }
+    }
+
+    /// A rule that objects follow is the latest from now on. What no rule leads to any more is given.
+    fn remember(&mut self, rule: &VaryRule) -> Vec<Arc<Object>> {
+        if let Some(at) = self.rules.iter().position(|known| known == rule) {
+            self.rules[..=at].rotate_right(1);
+            return Vec::new();
+        }
+        self.rules.insert(0, rule.clone());
+        if self.rules.len() <= MAX_RULES {
+            return Vec::new();
+        }
+        let Some(forgotten) = self.rules.pop() else { return Vec::new() };
+        let (lost, kept): (Vec<_>, Vec<_>) = self.objects.drain(..).partition(|object| object.options.vary == forgotten);
+        self.objects = kept.into();
+        lost
+    }
+}
+
+impl Clock {
+    fn now(&self) -> u64 {
+        let moved = self.moved.load(Ordering::Relaxed);
+        if self.still {
+            return moved;
+        }
+        let run = clock::now().saturating_duration_since(self.base);
+        u64::try_from(run.as_nanos()).unwrap_or(u64::MAX).saturating_add(moved)
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// An empty one, in memory only.
+    pub fn new(limits: Limits, telemetry: &Telemetry) -> Arc<Self> {
+        Self::build(limits, telemetry, None, false)
+    }
+
+    /// One whose objects are on disk, too: those that are there already are found.
+    pub fn with_disk(limits: Limits, telemetry: &Telemetry, disk: Disk) -> Arc<Self> {
+        Self::build(limits, telemetry, Some(disk), false)
+    }
+
+    /// One whose time moves only when it is moved.
+    #[cfg(test)]
+    pub(super) fn still(limits: Limits) -> Arc<Self> {
+        Self::build(limits, &Telemetry::new(), None, true)
+    }
+
+    fn build(mut limits: Limits, telemetry: &Telemetry, disk: Option<Disk>, still: bool) -> Arc<Self> {
+        limits.object = limits.object.min(limits.memory);
+        let clock = Clock { base: clock::now(), base_unix: clock::unix(), moved: AtomicU64::new(0), still };
+        Arc::new_cyclic(|this| Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            bounds: Bounds::new(limits.memory, limits.object),
+            in_flight: Arc::default(),
+            limits,
+            clock,
+            ids: AtomicU64::new(1),
+            spaces: Mutex::default(),
+            disk,
+            telemetry: telemetry.clone(),
+            this: this.clone(),
+        })
+    }
+
+    pub(super) fn arc(&self) -> Option<Arc<Self>> {
+        self.this.upgrade()
+    }
+
+    /// The part of a service.
+    pub fn space(&self, service: &str) -> Arc<Space> {
+        let mut spaces = self.spaces.lock();
+        if let Some(space) = spaces.get(service) {
+            return space.clone();
+        }
+        let space = Arc::new(Space::new(service));
+        if let Some(disk) = &self.disk {
+            space.set_generation(disk.generation(service));
+        }
+        spaces.insert(service.to_owned(), space.clone());
+        space
+    }
+
+    /// Its time, in nanoseconds.
+    pub(super) fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// Its time as others tell it: since the Unix epoch.
+    pub(super) fn unix_of(&self, at: u64) -> Duration {
+        self.clock.base_unix + Duration::from_nanos(at)
+    }
+
+    /// The store's time of what others have told; before its own beginning: how much before.
+    pub(super) fn at_unix(&self, unix: Duration) -> Result<u64, Duration> {
+        match unix.checked_sub(self.clock.base_unix) {
+            Some(after) => Ok(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)),
+            None => Err(self.clock.base_unix - unix),
+        }
+    }
+
+    /// Makes everything in it older.
+    pub fn move_on(&self, by: Duration) {
+        self.clock.moved.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX / 2), Ordering::Relaxed);
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn shard(&self, key: &Key) -> &Mutex<Shard> {
+        &self.shards[key.spread(SHARDS)]
+    }
+
+    /// What is usable now, without waiting and without being asked to write.
+    pub(super) fn look(&self, key: &Key, headers: &HeaderMap) -> Option<Found> {
+        let now = self.now();
+        let object = {
+            let shard = self.shard(key).lock();
+            let slot = shard.get(key)?;
+            slot.youngest(&slot.variants(headers), now)?.clone()
+        };
+        let phase = object.phase_at(now);
+        (!object.pass && phase <= Phase::WhileRevalidating).then(|| self.found(object, phase))
+    }
+
+    /// As [`look`](Self::look), and what is past its time, too.
+    pub(super) fn look_stale(&self, key: &Key, headers: &HeaderMap) -> Option<Arc<Object>> {
+        let now = self.now();
+        let shard = self.shard(key).lock();
+        let slot = shard.get(key)?;
+        slot.youngest(&slot.variants(headers), now).filter(|object| !object.pass).cloned()
+    }
+
+    /// Something found, which counts as a use of it.
+    fn found(&self, object: Arc<Object>, phase: Phase) -> Found {
+        self.bounds.touch(&object);
+        let hits = object.hit();
+        Found::new(object, phase, hits, self.now())
+    }
+
+    /// An outcome at once, or later.
+    pub(super) fn ask(
+        &self,
+        key: Key,
+        headers: &HeaderMap,
+        asked: Asked,
+        about: &dyn Fn() -> Arc<str>,
+    ) -> Result<Outcome, oneshot::Receiver<Outcome>> {
+        let now = self.now();
+        let mut shard = self.shard(&key).lock();
+        let slot = shard.entry(key).or_default();
+        match slot.verdict(headers, &asked, now) {
+            Verdict::Found { object, leads: false } => {
+                drop(shard);
+                let phase = object.phase_at(now);
+                Ok(Outcome { found: Some(self.found(object, phase)), ..Outcome::default() })
+            }
+            Verdict::Wait => {
+                let (outcome, receiver) = oneshot::channel();
+                if slot.waiters.len().is_power_of_two() && slot.waiters.len() >= 64 {
+                    slot.waiters.retain(|waiter| !waiter.outcome.is_closed());
+                }
+                slot.waiters.push_back(Waiter { headers: Arc::new(headers.clone()), asked, about: about(), outcome });
+                Err(receiver)
+            }
+            verdict => Ok(self.outcome(key, slot, verdict, &Arc::new(headers.clone()), &asked, about(), now)),
+        }
+    }
+
+    /// What a verdict means to whoever asked. A leader's flight begins.
+    #[expect(clippy::too_many_arguments, reason = "all of a waiter, and where it waits")]
+    fn outcome(
+        &self,
+        key: Key,
+        slot: &mut Slot,
+        verdict: Verdict,
+        headers: &Arc<HeaderMap>,
+        asked: &Asked,
+        about: Arc<str>,
+        now: u64,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        let leads = match verdict {
+            Verdict::Found { object, leads } => {
+                let phase = object.phase_at(now);
+                outcome.found = Some(self.found(object, phase));
+                leads
+            }
+            Verdict::Lead { stale } => {
+                outcome.stale_if_error = stale.as_ref().is_some_and(|object| object.phase_at(now) == Phase::IfError);
+                if asked.replaces
+                    && let Some(object) = stale
+                {
+                    let phase = object.phase_at(now);
+                    outcome.found = Some(self.found(object, phase));
+                } else {
+                    outcome.stale = stale;
+                }
+                true
+            }
+            Verdict::Pass => {
+                outcome.pass = true;
+                false
+            }
+            Verdict::Wait => false,
+        };
+        if leads {
+            let variant = slot.variants(headers).first().copied().unwrap_or_else(|| VaryRule::default().variant(headers));
+            let flight = self.next_id();
+            slot.flights.push(Flight { id: flight, variant });
+            outcome.obligation = self.arc().map(|store| Obligation::new(store, key, flight, headers.clone(), asked.space.clone(), about));
+        }
+        outcome
+    }
+
+    /// A flight that begins whatever others do: they wait for it.
+    pub(super) fn take_off(&self, key: Key, headers: &HeaderMap, asked: &Asked, about: Arc<str>) -> Outcome {
+        let now = self.now();
+        let mut shard = self.shard(&key).lock();
+        let slot = shard.entry(key).or_default();
+        self.outcome(key, slot, Verdict::Lead { stale: None }, &Arc::new(headers.clone()), asked, about, now)
+    }
+
+    /// Gives everybody who waits for an entry what there is for them now.
+    fn settle(&self, key: Key, slot: &mut Slot, now: u64) {
+        let mut waiting = std::mem::take(&mut slot.waiters);
+        while let Some(waiter) = waiting.pop_front() {
+            if waiter.outcome.is_closed() {
+                continue;
+            }
+            match slot.verdict(&waiter.headers, &waiter.asked, now) {
+                Verdict::Wait => slot.waiters.push_back(waiter),
+                verdict => {
+                    let Waiter { headers, asked, about, outcome } = waiter;
+                    let given = self.outcome(key, slot, verdict, &headers, &asked, about, now);
+                    if let Err(mut unwanted) = outcome.send(given)
+                        && let Some(mut obligation) = unwanted.obligation.take()
+                    {
+                        // It must not lock this shard again.
+                        let flight = obligation.disarm();
+                        slot.flights.retain(|other| other.id != flight);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The flight is over without an object.
+    pub(super) fn cancel(&self, key: &Key, flight: u64) {
+        let now = self.now();
+        let mut shard = self.shard(key).lock();
+        let Some(slot) = shard.get_mut(key) else { return };
+        slot.flights.retain(|other| other.id != flight);
+        self.settle(*key, slot, now);
+        if slot.is_empty() {
+            shard.remove(key);
+        }
+    }
+
+    /// The flight is over, and all who waited for it get what there was before.
+    pub(super) fn choose(&self, key: &Key, flight: u64, object: &Arc<Object>) -> Found {
+        let mut shard = self.shard(key).lock();
+        let now = self.now();
+        let chosen = || Found::new(object.clone(), Phase::IfError, object.hit(), now);
+        if let Some(slot) = shard.get_mut(key) {
+            let over = slot.flights.iter().position(|other| other.id == flight).map(|at| slot.flights.remove(at));
+            let waiting = std::mem::take(&mut slot.waiters);
+            for waiter in waiting {
+                let fits = over.as_ref().is_some_and(|over| slot.variants(&waiter.headers).contains(&over.variant));
+                if fits && slot.variants(&waiter.headers).contains(&object.variant) && waiter.asked.stale {
+                    let outcome = Outcome { found: Some(chosen()), stale_if_error: true, ..Outcome::default() };
+                    // One that is gone needs nothing.
+                    drop(waiter.outcome.send(outcome));
+                } else {
+                    slot.waiters.push_back(waiter);
+                }
+            }
+            self.settle(*key, slot, now);
+            if slot.is_empty() {
+                shard.remove(key);
+            }
+        }
+        chosen()
+    }
+
+    /// Puts an object where it belongs; the flight that was for it is over.
+    pub(super) fn put(&self, object: &Arc<Object>, flight: Option<u64>) {
+        let now = self.now();
+        let mut left;
+        {
+            let mut shard = self.shard(&object.key).lock();
+            let slot = shard.entry(object.key).or_default();
+            left = slot.remember(&object.options.vary);
+            let before = slot.objects.iter().position(|other| other.variant == object.variant).map(|at| slot.objects.swap_remove(at));
+            if let Some(before) = before {
+                let same = Arc::ptr_eq(&before.content, &object.content);
+                if object.content.get().is_none() && !same && !before.is_gone() && !before.pass {
+                    *object.previous.lock() = Some(before);
+                } else {
+                    left.push(before);
+                }
+            }
+            if slot.objects.len() >= MAX_VARIANTS
+                && let Some(oldest) = (0..slot.objects.len()).min_by_key(|index| slot.objects[*index].inserted)
+            {
+                left.push(slot.objects.swap_remove(oldest));
+            }
+            slot.objects.push(object.clone());
+            if let Some(flight) = flight {
+                slot.flights.retain(|other| other.id != flight);
+            }
+            object.space.tag(object);
+            self.settle(object.key, slot, now);
+        }
+        if object.content.get().is_some() {
+            self.keep(object);
+        }
+        for object in left {
+            self.forget(&object);
+        }
+    }
+
+    /// An object is whole: it counts from now on.
+    pub(super) fn keep(&self, object: &Arc<Object>) {
+        if let Some(previous) = object.previous.lock().take() {
+            self.forget(&previous);
+        }
+        if object.is_gone() {
+            return;
+        }
+        if let Some(disk) = &self.disk {
+            disk.write(self, object);
+        }
+        for left in self.bounds.keep(object.clone(), object.weight()) {
+            self.leave_memory(&left);
+        }
+    }
+
+    /// There is no room for it any more.
+    fn leave_memory(&self, object: &Arc<Object>) {
+        self.telemetry.metrics.cache_evictions.inc();
+        if !object.is_gone()
+            && let Some(disk) = &self.disk
+            && disk.take_over(self, object)
+        {
+            return;
+        }
+        self.drop_object(object);
+    }
+
+    /// An object is not to be found any more, and nothing takes its place.
+    pub(super) fn drop_object(&self, object: &Arc<Object>) {
+        object.go();
+        let mut shard = self.shard(&object.key).lock();
+        if let Some(slot) = shard.get_mut(&object.key) {
+            slot.objects.retain(|other| !Arc::ptr_eq(other, object));
+            if slot.is_empty() {
+                shard.remove(&object.key);
+            }
+        }
+        drop(shard);
+        self.forget(object);
+    }
+
+    /// An object could not be written to its end: what was there before is there again.
+    pub(super) fn fail(&self, object: &Arc<Object>) {
+        let previous = object.previous.lock().take();
+        object.go();
+        let now = self.now();
+        let mut lost = None;
+        {
+            let mut shard = self.shard(&object.key).lock();
+            if let Some(slot) = shard.get_mut(&object.key) {
+                let at = slot.objects.iter().position(|other| Arc::ptr_eq(other, object));
+                match (at, previous) {
+                    (Some(at), Some(previous)) if !previous.is_gone() => slot.objects[at] = previous,
+                    (Some(at), previous) => {
+                        slot.objects.swap_remove(at);
+                        lost = previous;
+                    }
+                    (None, previous) => lost = previous,
+                }
+                self.settle(object.key, slot, now);
+                if slot.is_empty() {
+                    shard.remove(&object.key);
+                }
+            } else {
+                lost = previous;
+            }
+        }
+        if let Some(lost) = lost {
+            self.forget(&lost);
+        }
+        object.space.untag(object);
+    }
+
+    /// What else knows an object that is in no entry any more.
+    pub(super) fn forget(&self, object: &Arc<Object>) {
+        object.go();
+        object.space.untag(object);
+        self.bounds.remove(object);
+        if let Some(disk) = &self.disk {
+            disk.remove(object);
+        }
+        let previous = object.previous.lock().take();
+        if let Some(previous) = previous {
+            self.forget(&previous);
+        }
+    }
+
+    /// What may go on while nobody asks for it: objects that are purged leave tables and memory.
+    pub(super) fn forget_later(&self, objects: Vec<Arc<Object>>) {
+        const AT_ONCE: usize = 256;
+        let Some(store) = self.arc() else { return };
+        let work = move || {
+            for (index, object) in objects.iter().enumerate() {
+                store.drop_object(object);
+                if index % AT_ONCE == AT_ONCE - 1 {
+                    std::thread::yield_now();
+                }
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(work)),
+            Err(_) => work(),
+        }
+    }
+
+    /// Makes all objects that a surrogate key names not to be found, or stale; how many.
+    pub fn purge(&self, space: &Space, key: &str, soft: bool) -> usize {
+        if soft {
+            let now = self.now();
+            let objects = space.tagged(key);
+            let hit = objects.iter().filter(|object| !object.is_gone() && object.soften(now)).inspect(|object| self.note_soft(object));
+            return hit.count();
+        }
+        let objects = space.take_tagged(key);
+        let hit = objects.iter().filter(|object| object.generation == space.generation() && object.go()).count();
+        self.forget_later(objects);
+        hit
+    }
+
+    fn note_soft(&self, object: &Object) {
+        if let Some(disk) = &self.disk {
+            disk.note_soft(object);
+        }
+    }
+
+    /// Makes all objects of an entry not to be found, or stale; how many.
+    pub fn purge_entry(&self, key: &Key, soft: bool) -> usize {
+        let objects: Vec<_> = match self.shard(key).lock().get(key) {
+            Some(slot) => slot.objects.iter().cloned().collect(),
+            None => return 0,
+        };
+        let now = self.now();
+        if soft {
+            let hit = objects.iter().filter(|object| !object.is_gone() && object.soften(now)).inspect(|object| self.note_soft(object));
+            return hit.count();
+        }
+        let hit = objects.iter().filter(|object| !object.is_gone() && object.go()).count();
+        for object in &objects {
+            self.drop_object(object);
+        }
+        hit
+    }
+
+    /// Makes all objects of a service not to be found.
+    pub fn purge_all(&self, space: &Arc<Space>) -> u64 {
+        let generation = space.next_generation();
+        if let Some(disk) = &self.disk {
+            disk.set_generation(space.name(), generation);
+        }
+        let mut objects = Vec::new();
+        self.bounds.each(|object| {
+            if Arc::ptr_eq(&object.space, space) && object.generation < generation {
+                objects.push(object.clone());
+            }
+        });
+        if let Some(disk) = &self.disk {
+            disk.each(|object| {
+                if Arc::ptr_eq(&object.space, space) && object.generation < generation {
+                    objects.push(object.clone());
+                }
+            });
+        }
+        self.forget_later(objects);
+        generation
+    }
+
+    /// Bytes of memory in use, by whole objects and by those that are being written, and how many whole ones there are.
+    pub fn used(&self) -> (u64, u64, usize) {
+        (self.bounds.used(), self.in_flight.get(), self.bounds.count())
+    }
+
+    /// Looks at every object that can be found, in no order.
+    pub(super) fn each(&self, mut look: impl FnMut(&Arc<Object>)) {
+        for shard in &self.shards {
+            let objects: Vec<_> = shard.lock().values().flat_map(|slot| slot.objects.iter().cloned()).collect();
+            objects.iter().filter(|object| !object.is_gone()).for_each(&mut look);
+        }
+    }
+
+    /// The objects of one entry.
+    pub(super) fn entry(&self, key: &Key) -> Vec<Arc<Object>> {
+        let shard = self.shard(key).lock();
+        let objects = shard.get(key).map(|slot| slot.objects.iter().filter(|object| !object.is_gone()).cloned().collect());
+        objects.unwrap_or_default()
+    }
+
+    /// An object that is written from now on, and who writes it.
+    pub(super) fn begin(&self, place: Place, options: WriteOptions, flight: Option<u64>) -> Option<(Filler, Arc<Object>)> {
+        let store = self.arc()?;
+        let content = Content::open(options.length, self.in_flight.clone());
+        let object = Arc::new(Object::new(self.next_id(), place, options, self.now(), false, content));
+        object.content.belongs_to(&object);
+        self.put(&object, flight);
+        Some((Filler::new(store, object.content.clone()), object))
+    }
+
+    /// A mark that requests like this are not to be cached.
+    pub(super) fn mark(&self, place: Place, max_age: Duration, vary: VaryRule, flight: u64) {
+        let options = WriteOptions { max_age, vary, surrogate_keys: SurrogateKeys::default(), ..WriteOptions::default() };
+        let content = Content::whole(Whole::of(bytes::Bytes::new()));
+        let object = Object::new(self.next_id(), place, options, self.now(), true, content);
+        self.put(&Arc::new(object), Some(flight));
+    }
+
+    /// An object that is as `base` and has been written anew but for its bytes.
+    pub(super) fn renew(&self, base: &Arc<Object>, place: Place, options: WriteOptions, flight: u64) -> Arc<Object> {
+        let object = Arc::new(Object::new(self.next_id(), place, options, self.now(), false, base.content.clone()));
+        // If it is still being written, it is this one that is whole in the end.
+        object.content.belongs_to(&object);
+        self.put(&object, Some(flight));
+        object
+    }
+}
