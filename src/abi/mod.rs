@@ -5,6 +5,7 @@
 //! [`register`] turns it into a wasm import. Guest pointers exist in this module only.
 
 pub mod backend;
+pub mod cache;
 pub mod fields;
 pub mod legacy;
 pub mod memory;

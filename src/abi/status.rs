@@ -9,7 +9,7 @@ use crate::sandbox::downstream::ClientGone;
 use crate::sandbox::kv::AddError;
 use crate::sandbox::{BadHandle, NextError, RegisterError, TableFull, TooMuchHeld};
 use crate::services::backend::SendError;
-use crate::services::{erl, kv_store, log};
+use crate::services::{cache, erl, kv_store, log};
 
 /// `fastly_status`, as a hostcall returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,6 +208,18 @@ impl From<kv_store::Error> for HostError {
             E::BadRequest(_) | E::Precondition | E::TooLarge => Status::Inval,
             E::TooMany => Status::LimitExceeded,
             E::Unavailable(_) => Status::Error,
+        };
+        Self::Status(status, error.to_string().into())
+    }
+}
+
+impl From<cache::Error> for HostError {
+    fn from(error: cache::Error) -> Self {
+        let status = match error {
+            cache::Error::Invalid(_) => Status::Inval,
+            // What SDKs take for an operation that is not one in this state.
+            cache::Error::NotAsked | cache::Error::NotFound | cache::Error::BodyOpen => Status::BadHandle,
+            cache::Error::Gone => Status::Error,
         };
         Self::Status(status, error.to_string().into())
     }

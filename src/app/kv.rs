@@ -197,7 +197,7 @@ pub fn mode(name: Option<&str>) -> Result<crate::services::kv_store::Mode, Refus
 }
 
 /// Percent-decoded (RFC 3986 §2.1).
-fn decode(text: &str) -> Result<String, Refused> {
+pub fn decode(text: &str) -> Result<String, Refused> {
     let bad = || Refused::Bad("a name or a key is not percent-encoded UTF-8".to_owned());
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

@@ -3,6 +3,7 @@
 //! [`load`] reads files into a plan, [`reload`] builds it and puts it in force, [`watch`] says when to, [`drain`] ends
 //! the process.
 
+pub mod cache;
 pub mod drain;
 pub mod kv;
 pub mod load;
@@ -26,7 +27,7 @@ use crate::config::host::Listen;
 use crate::config::{ConfigError, HostConfig};
 use crate::runtime::source::Store;
 use crate::runtime::{Current, LoadError, Outcome, Runtime, Snapshot};
-use crate::server::admin::{Admin, KvRequest, KvResponse, Operate};
+use crate::server::admin::{Admin, AdminRequest, AdminResponse, Operate};
 use crate::server::certificates::{Certificates, Renewal, TlsError};
 use crate::server::listener::Bound;
 use crate::server::tls::Secure;
@@ -189,7 +190,8 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     let files = listeners.iter().chain(secure.as_ref().map(|(_, bound)| bound)).chain(&admin).filter_map(Bound::file).collect();
     let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
     let current: Arc<Current> = Arc::default();
-    let platform = Arc::new(Platform::new(&telemetry).map_err(|error| internal(&error))?);
+    let platform = Platform::for_host(&telemetry, &host).map_err(|error| Exit::Manifest(error.to_string()))?;
+    let platform = Arc::new(platform);
     let reloader = Arc::new(Reloader::new(launch, host.clone(), runtime.clone(), platform.clone(), current.clone()));
     reloader.start()?;
     // Before anybody is told that it serves.
@@ -249,8 +251,8 @@ impl Operate for Control {
         self.platform.degraded()
     }
 
-    async fn kv(&self, asked: KvRequest) -> KvResponse {
-        let KvRequest { method, path, query, headers, body } = asked;
+    async fn kv(&self, asked: AdminRequest) -> AdminResponse {
+        let AdminRequest { method, path, query, headers, body } = asked;
         let work = async {
             let (service, store, wish) = kv::parse(&method, &path, &query, &headers, body)?;
             let services = self.reloader.current().routes().services().iter().find(|found| found.config.name == service).cloned();
@@ -261,11 +263,11 @@ impl Operate for Control {
             Ok(kv::Given::Entry(entry)) => {
                 let metadata = String::from_utf8_lossy(&entry.metadata).into_owned();
                 let fields = vec![("generation", entry.generation.to_string()), ("metadata", metadata)];
-                KvResponse { status: StatusCode::OK, json: false, fields, body: entry.value }
+                AdminResponse { status: StatusCode::OK, json: false, fields, body: entry.value }
             }
-            Ok(kv::Given::Done) => KvResponse { status: StatusCode::NO_CONTENT, json: false, fields: Vec::new(), body: Bytes::new() },
+            Ok(kv::Given::Done) => AdminResponse { status: StatusCode::NO_CONTENT, json: false, fields: Vec::new(), body: Bytes::new() },
             Ok(kv::Given::Keys(keys)) => {
-                KvResponse { status: StatusCode::OK, json: true, fields: Vec::new(), body: keys.to_string().into() }
+                AdminResponse { status: StatusCode::OK, json: true, fields: Vec::new(), body: keys.to_string().into() }
             }
             Err(refused) => {
                 let status = match &refused {
@@ -276,9 +278,27 @@ impl Operate for Control {
                     kv::Refused::Store(StoreError::TooMany) => StatusCode::TOO_MANY_REQUESTS,
                     kv::Refused::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
                 };
-                KvResponse { status, json: false, fields: Vec::new(), body: format!("{refused}\n").into() }
+                AdminResponse { status, json: false, fields: Vec::new(), body: format!("{refused}\n").into() }
             }
         }
+    }
+
+    async fn cache(&self, asked: AdminRequest) -> AdminResponse {
+        let AdminRequest { method, path, query, headers, .. } = asked;
+        let named = |found: &Arc<Snapshot>| cache::Named {
+            name: found.config.name.clone(),
+            id: found.config.service_id.clone(),
+            cache: found.services.cache.clone(),
+        };
+        let services: Vec<_> = self.reloader.current().routes().services().iter().map(named).collect();
+        let work = async { cache::fulfil(cache::parse(&method, &path, &query, &headers)?, &self.platform, &services).await };
+        let (status, body) = match work.await {
+            Ok(json) => (StatusCode::OK, format!("{json:#}\n")),
+            Err(error @ cache::Failed::Unheard(_)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+            Err(cache::Failed::Refused(refused @ kv::Refused::NotFound(_))) => (StatusCode::NOT_FOUND, format!("{refused}\n")),
+            Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
+        };
+        AdminResponse { status, json: status == StatusCode::OK, fields: Vec::new(), body: body.into() }
     }
 
     async fn reload(&self) -> Option<(bool, String)> {

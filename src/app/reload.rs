@@ -730,6 +730,7 @@ fn needs_restart(now: &HostConfig, wanted: &HostConfig) -> Vec<&'static str> {
         ("tls", now.tls != wanted.tls),
         ("admin", now.admin != wanted.admin),
         ("threads", now.threads != wanted.threads),
+        ("cache", now.cache != wanted.cache || (now.cache.disk > 0 && now.state.data_dir != wanted.state.data_dir)),
         ("cache_dir", now.cache_dir != wanted.cache_dir),
         ("registry_auth", now.registry_auth != wanted.registry_auth),
         ("drain_timeout", now.drain_timeout != wanted.drain_timeout),

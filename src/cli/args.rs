@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use crate::app::Exit;
 use crate::app::load::Launch;
 use crate::config::host::{ClientCertificates, Listen, Profile, TlsListener, UnknownImports};
-use crate::config::settings::{EnvironmentSettings, LimitSettings, Machine, Preset, Settings};
+use crate::config::settings::{CacheSettings, EnvironmentSettings, LimitSettings, Machine, Preset, Settings};
 use crate::config::state::Redis;
 use crate::config::{ModuleSource, Targets};
 use crate::telemetry::logs;
@@ -131,6 +131,18 @@ pub struct Serve {
     /// redis://[USER:PASSWORD@]HOST:PORT[/DB], rediss:// for TLS; several nodes of a cluster with commas.
     #[arg(long, value_name = "URL", env = "SIDELIGHT_REDIS", hide_env_values = true)]
     redis: Option<String>,
+
+    /// Memory for cached objects, of all services, in MiB; default: 256.
+    #[arg(long, value_name = "MIB", env = "SIDELIGHT_CACHE_MEMORY", value_parser = clap::value_parser!(u32).range(1..))]
+    cache_memory: Option<u32>,
+
+    /// Largest cached object, in MiB; larger ones are passed on; default: 100.
+    #[arg(long, value_name = "MIB", env = "SIDELIGHT_CACHE_OBJECT", value_parser = clap::value_parser!(u32).range(1..))]
+    cache_object: Option<u32>,
+
+    /// Room in the data folder for cached objects that are to be there after a restart, in MiB; default: 0, none are.
+    #[arg(long, value_name = "MIB", env = "SIDELIGHT_CACHE_DISK")]
+    cache_disk: Option<u32>,
 
     /// Compile at every start.
     #[arg(long, conflicts_with = "cache_dir")]
@@ -469,6 +481,7 @@ impl Serve {
 
     fn settings(&self) -> Result<Settings, Exit> {
         let given = |flag: bool| flag.then_some(true);
+        let mib = |given: Option<u32>| given.map(|mib| u64::from(mib) << 20);
         Ok(Settings {
             listen: self.addr.clone(),
             tls: self.tls.listener()?,
@@ -478,6 +491,7 @@ impl Serve {
             registry_auth: self.registry_auth.clone(),
             data_dir: self.data_dir.clone().filter(|folder| !folder.as_os_str().is_empty()),
             redis: redis(self.redis.as_deref())?,
+            cache: CacheSettings { memory: mib(self.cache_memory), object: mib(self.cache_object), disk: mib(self.cache_disk) },
             drain_timeout: self.limits.drain_timeout,
             limits: self.limits.settings(),
             environment: EnvironmentSettings {

@@ -133,7 +133,7 @@ pub fn run(asked: &Kv) -> ExitCode {
     }
 }
 
-fn internal(error: impl std::fmt::Display) -> Exit {
+pub(super) fn internal(error: impl std::fmt::Display) -> Exit {
     Exit::Internal(error.to_string())
 }
 
@@ -210,7 +210,7 @@ fn behind(error: &dyn std::error::Error) -> String {
     last.to_string()
 }
 
-async fn only_service(admin: &str) -> Result<String, Exit> {
+pub(super) async fn only_service(admin: &str) -> Result<String, Exit> {
     let fail = |error: reqwest::Error| Exit::Internal(format!("the host at {admin}: {}", behind(&error)));
     let text = reqwest::get(format!("http://{admin}/status")).await.map_err(fail)?.text().await.map_err(fail)?;
     let status: serde_json::Value = serde_json::from_str(&text).map_err(internal)?;
@@ -281,7 +281,7 @@ impl Place {
     }
 }
 
-async fn answer(request: reqwest::RequestBuilder) -> Result<Bytes, Exit> {
+pub(super) async fn answer(request: reqwest::RequestBuilder) -> Result<Bytes, Exit> {
     let response = request.send().await.map_err(|error| Exit::Internal(format!("the host: {}", behind(&error))))?;
     let status = response.status();
     let body = response.bytes().await.map_err(internal)?;

@@ -7,6 +7,7 @@
 mod args;
 mod fastlike;
 mod kv;
+mod purge;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Command {
     },
     /// Read and write KV stores.
     Kv(Box<kv::Kv>),
+    /// Forget cached objects: by surrogate key, by address, or all of a service.
+    Purge(purge::Purge),
     /// Run a program once, by itself: its arguments follow, its output and exit code are this process's.
     Run(Run),
     /// Viceroy's: makes a component of a module. There are no components here.
@@ -152,6 +155,7 @@ pub fn run() -> ExitCode {
         }
         Some(Command::Check(asked)) => check(&asked),
         Some(Command::Kv(asked)) => kv::run(&asked),
+        Some(Command::Purge(asked)) => purge::run(&asked),
         Some(Command::Run(run)) => once(run),
         Some(Command::Serve(asked)) => serve(&asked),
         None => serve(&cli.serve),

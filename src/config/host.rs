@@ -29,6 +29,8 @@ pub struct HostConfig {
     pub registry_auth: Option<PathBuf>,
     /// What there is to keep the state of services in.
     pub state: State,
+    /// How much the cache of all services takes.
+    pub cache: CacheSize,
     /// How long requests in flight may take to end after SIGTERM.
     pub drain_timeout: Duration,
     /// Limits of clients and guests.
@@ -51,6 +53,23 @@ pub struct HostConfig {
     pub unknown_imports: UnknownImports,
     /// What is recorded of where guests spend their CPU time.
     pub profile: Option<Profile>,
+}
+
+/// How much the cache takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSize {
+    /// Of memory, for all objects.
+    pub memory: u64,
+    /// Of one object; larger ones are passed on.
+    pub object: u64,
+    /// Of the data folder, for objects that are to be there after a restart; 0: none are.
+    pub disk: u64,
+}
+
+impl Default for CacheSize {
+    fn default() -> Self {
+        Self { memory: 256 << 20, object: 100 << 20, disk: 0 }
+    }
 }
 
 /// What is recorded of where guests spend their CPU time.

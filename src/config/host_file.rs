@@ -16,7 +16,7 @@ use toml::Spanned;
 use super::diagnostics::{Problem, Sources};
 use super::document::{Node, Value};
 use super::host::{ClientCertificates, Listen, TlsListener, UnknownImports};
-use super::settings::{EnvironmentSettings, LimitSettings, Preset, Settings};
+use super::settings::{CacheSettings, EnvironmentSettings, LimitSettings, Preset, Settings};
 use super::{ModuleSource, Targets, manifest, shape, state};
 
 /// The host file. What is left out is as the command line's defaults have it; the command line and `SIDELIGHT_…` variables
@@ -51,6 +51,8 @@ pub struct HostFile {
     data_dir: Option<Spanned<String>>,
     /// A server that speaks Redis's protocol, for state that replicas share.
     redis: Option<Redis>,
+    /// How much the cache of all services takes.
+    cache: CacheTable,
     /// How long requests in flight may take to end after SIGTERM.
     #[schemars(with = "Option<String>")]
     drain_timeout: Option<Spanned<String>>,
@@ -71,6 +73,27 @@ pub struct HostFile {
     /// Services by name.
     #[schemars(with = "BTreeMap<String, Service>")]
     services: BTreeMap<Spanned<String>, Service>,
+}
+
+/// `[cache]`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct CacheTable {
+    /// Memory for objects; default: 256.
+    #[schemars(range(min = 1))]
+    memory_mib: Option<u32>,
+    /// Largest object; larger ones are passed on; default: 100.
+    #[schemars(range(min = 1))]
+    object_mib: Option<u32>,
+    /// Room in `data_dir` for objects that are to be there after a restart; default: 0, none.
+    disk_mib: Option<u32>,
+}
+
+impl CacheTable {
+    fn settings(self) -> CacheSettings {
+        let mib = |given: Option<u32>| given.map(|mib| u64::from(mib) << 20);
+        CacheSettings { memory: mib(self.memory_mib), object: mib(self.object_mib), disk: mib(self.disk_mib) }
+    }
 }
 
 /// `[redis]`.
@@ -575,6 +598,7 @@ impl Decide<'_> {
             registry_auth: file.registry_auth.as_ref().map(|file| self.path(file)),
             data_dir: file.data_dir.as_ref().filter(|folder| !folder.get_ref().is_empty()).map(|folder| self.path(folder)),
             redis: file.redis.as_ref().and_then(|redis| self.redis(redis)),
+            cache: file.cache.settings(),
             drain_timeout: self.time(file.drain_timeout.as_ref()),
             limits: self.limits(&file.limits),
             environment: environment(&file.environment),

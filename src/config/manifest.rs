@@ -18,7 +18,7 @@ use toml::Spanned;
 use super::diagnostics::Problem;
 use super::document::{Node, Value};
 use super::facts::{ClientFacts, ComplianceRegion, Inspect, Product};
-use super::options::{GeoOptions, KvOptions, LogOptions, RateOptions, SecretOptions};
+use super::options::{CacheOptions, GeoOptions, KvOptions, LogOptions, RateOptions, SecretOptions};
 use super::shape;
 
 /// Reads a type that may be text, a list or a table, whichever is there. (What serde calls untagged would forget the
@@ -141,6 +141,9 @@ pub struct Sidelight {
     /// `[sidelight.rate_limits]`.
     #[serde(default)]
     pub rate_limits: RateOptions,
+    /// `[sidelight.cache]`.
+    #[serde(default)]
+    pub cache: CacheOptions,
     /// `[sidelight.logs.NAME]`.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, LogOptions>")]

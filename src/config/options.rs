@@ -54,6 +54,14 @@ pub struct RateOptions {
     pub keep: Option<KeepRates>,
 }
 
+/// `[sidelight.cache]`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheOptions {
+    /// Names of other services of this process whose programs may use this one's core cache, by its service id; `*`: all.
+    pub open_to: Vec<String>,
+}
+
 /// `[sidelight.logs.NAME]`: where the records of a log endpoint go; `*` is for every endpoint that is not named.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::host::{Environment, GuestLimits, HostConfig, Limits, Listen, Profile, ReuseLimits, TlsListener, UnknownImports};
+use super::host::{CacheSize, Environment, GuestLimits, HostConfig, Limits, Listen, Profile, ReuseLimits, TlsListener, UnknownImports};
 use super::{State, Targets, state};
 
 /// Sets of limits.
@@ -33,6 +33,30 @@ pub struct Machine {
     pub registry_auth: Option<PathBuf>,
 }
 
+/// How much the cache takes, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "as the fields of CacheSize")]
+pub struct CacheSettings {
+    pub memory: Option<u64>,
+    pub object: Option<u64>,
+    pub disk: Option<u64>,
+}
+
+impl CacheSettings {
+    fn or(self, other: Self) -> Self {
+        Self { memory: self.memory.or(other.memory), object: self.object.or(other.object), disk: self.disk.or(other.disk) }
+    }
+
+    fn decide(self) -> CacheSize {
+        let default = CacheSize::default();
+        CacheSize {
+            memory: self.memory.unwrap_or(default.memory),
+            object: self.object.unwrap_or(default.object),
+            disk: self.disk.unwrap_or(default.disk),
+        }
+    }
+}
+
 /// Everything that can be given.
 #[derive(Clone, Debug, Default)]
 #[expect(missing_docs, reason = "as the fields of HostConfig")]
@@ -46,6 +70,7 @@ pub struct Settings {
     pub registry_auth: Option<PathBuf>,
     pub data_dir: Option<PathBuf>,
     pub redis: Option<state::Redis>,
+    pub cache: CacheSettings,
     pub drain_timeout: Option<Duration>,
     pub limits: LimitSettings,
     pub environment: EnvironmentSettings,
@@ -204,6 +229,7 @@ impl Settings {
             registry_auth: self.registry_auth.or(other.registry_auth),
             data_dir: self.data_dir.or(other.data_dir),
             redis: self.redis.or(other.redis),
+            cache: self.cache.or(other.cache),
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
             limits,
             environment,
@@ -227,6 +253,7 @@ impl Settings {
             cache_dir: self.cache_dir.unwrap_or_else(|| machine.cache_dir.clone()),
             registry_auth: self.registry_auth.or_else(|| machine.registry_auth.clone()),
             state: State { data_dir: self.data_dir, redis: self.redis },
+            cache: self.cache.decide(),
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(30)),
             limits: self.limits.host(),
             environment: self.environment.decide(&Environment::default()),

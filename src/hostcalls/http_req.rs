@@ -17,9 +17,10 @@ use crate::config::{self, resolve};
 use crate::http::head::field_names;
 use crate::http::{Body, framing};
 use crate::sandbox::{
-    BadHandle, CacheOverride, Edit, EditTarget, GuestRequest, GuestResponse, HandOff, Handle, PendingRequest, Reply, Sandbox,
+    BadHandle, Edit, EditTarget, GuestRequest, GuestResponse, HandOff, Handle, PendingRequest, Reply, Sandbox,
 };
 use crate::services::backend::{self, Backend, SendError};
+use crate::services::http_cache::readthrough::{self, Override, Sender};
 
 type Request = Handle<GuestRequest>;
 type BodyHandle = Handle<Body>;
@@ -78,9 +79,26 @@ fn auto_decompress_response_set(sandbox: &mut Sandbox, request: Request, encodin
     Ok(())
 }
 
+/// What `cache_override_*` says: PASS 1, TTL 2, stale-while-revalidate 4, PCI 8, lookup timeout 16. Times are seconds, the
+/// timeout milliseconds.
+fn cache_override(mask: u32, record: CacheOverrideRecord) -> HostResult<Override> {
+    if mask & !0x1f != 0 {
+        return Err(HostError::inval("an unknown way to override caching"));
+    }
+    let given = |bit: u32, time: Duration| (mask & bit != 0).then_some(time);
+    Ok(Override {
+        pass: mask & 1 != 0,
+        ttl: given(2, Duration::from_secs(record.ttl.into())),
+        stale_while_revalidate: given(4, Duration::from_secs(record.stale_while_revalidate.into())),
+        sensitive: mask & 8 != 0,
+        lookup_timeout: given(16, Duration::from_millis(record.lookup_timeout.into())),
+        surrogate_keys: record.surrogate_keys,
+    })
+}
+
 fn cache_override_set(sandbox: &mut Sandbox, request: Request, mask: u32, ttl: u32, stale_while_revalidate: u32) -> HostResult<()> {
-    sandbox.requests.get_mut(request)?.cache = CacheOverride { mask, ttl, stale_while_revalidate, ..CacheOverride::default() };
-    Ok(())
+    let record = CacheOverrideRecord { ttl, stale_while_revalidate, surrogate_keys: Vec::new(), lookup_timeout: 0 };
+    cache_override_v3_set(sandbox, request, mask, record)
 }
 
 fn cache_override_v2_set(
@@ -91,21 +109,12 @@ fn cache_override_v2_set(
     stale_while_revalidate: u32,
     keys: Str,
 ) -> HostResult<()> {
-    let surrogate_keys = keys.to_vec();
-    sandbox.requests.get_mut(request)?.cache =
-        CacheOverride { mask, ttl, stale_while_revalidate, surrogate_keys, ..CacheOverride::default() };
-    Ok(())
+    let record = CacheOverrideRecord { ttl, stale_while_revalidate, surrogate_keys: keys.to_vec(), lookup_timeout: 0 };
+    cache_override_v3_set(sandbox, request, mask, record)
 }
 
 fn cache_override_v3_set(sandbox: &mut Sandbox, request: Request, mask: u32, record: CacheOverrideRecord) -> HostResult<()> {
-    let request = sandbox.requests.get_mut(request)?;
-    request.cache = CacheOverride {
-        mask,
-        ttl: record.ttl,
-        stale_while_revalidate: record.stale_while_revalidate,
-        surrogate_keys: record.surrogate_keys,
-        lookup_timeout: record.lookup_timeout,
-    };
+    sandbox.requests.get_mut(request)?.cache = cache_override(mask, record)?;
     Ok(())
 }
 
@@ -114,12 +123,17 @@ fn cache_override_v3_set(sandbox: &mut Sandbox, request: Request, mask: u32, rec
 struct Outgoing {
     backend: Result<Arc<Backend>, SendError>,
     request: backend::Request,
+    /// What the guest says about the cache; `None`: it is not asked.
+    cache: Option<Override>,
 }
 
-fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, streaming: bool) -> HostResult<Outgoing> {
+fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, streaming: bool, cached: bool) -> HostResult<Outgoing> {
     sandbox.requests.get(request)?;
     sandbox.body(body)?;
-    let GuestRequest { head, decompress, .. } = sandbox.requests.take(request)?;
+    let GuestRequest { mut head, decompress, cache, .. } = sandbox.requests.take(request)?;
+    if !cached {
+        head.headers.remove(readthrough::KEY_FIELD);
+    }
     let body = if streaming { sandbox.stream_body(body)? } else { sandbox.take_body(body)? };
     let name = String::from_utf8_lossy(name);
     let backend = sandbox.backend(&name).cloned().ok_or_else(|| SendError::DestinationNotFound(name.into_owned()));
@@ -127,19 +141,32 @@ fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, s
         let text = format!("more than {} requests to backends", sandbox.bounds.sends);
         return Err(HostError::Status(Status::LimitExceeded, text.into()));
     }
-    Ok(Outgoing { backend, request: backend::Request { head, body, decompress, upgrade: None } })
+    let request = backend::Request { head, body, decompress, upgrade: None };
+    Ok(Outgoing { backend, request, cache: cached.then_some(cache) })
 }
 
 /// Sends and waits for the response.
 async fn exchange(sandbox: &mut Sandbox, outgoing: Outgoing) -> Result<backend::Response, SendError> {
-    let Outgoing { backend, request } = outgoing;
+    let Outgoing { backend, request, cache } = outgoing;
     match backend {
         // In a box: the call's own future is moved about, and this one is large.
         Ok(backend) => {
-            let sent = Box::pin(backend.clone().send(request)).await;
+            let sent = Box::pin(sent(sandbox.sender(), backend.clone(), request, cache)).await;
             received(sandbox, Some(&backend), sent)
         }
         Err(error) => received(sandbox, None, Err(error)),
+    }
+}
+
+async fn sent(
+    sender: Sender,
+    backend: Arc<Backend>,
+    request: backend::Request,
+    cache: Option<Override>,
+) -> Result<backend::Response, SendError> {
+    match cache {
+        Some(how) => sender.send(backend, request, how).await,
+        None => sender.direct(backend, request).await,
     }
 }
 
@@ -184,33 +211,42 @@ fn answer(sandbox: &mut Sandbox, sent: Result<backend::Response, SendError>) -> 
 }
 
 async fn send(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str) -> HostResult<Answer> {
-    let outgoing = take(sandbox, request, body, &backend, false)?;
+    let outgoing = take(sandbox, request, body, &backend, false, true)?;
     let response = exchange(sandbox, outgoing).await?;
     keep(sandbox, response)
 }
 
-/// `send_v2` and `send_v3`: they differ in whether the cache is asked.
-async fn send_detailed(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str) -> HostResult<WithDetail<Answer>> {
-    let outgoing = take(sandbox, request, body, &backend, false)?;
+async fn send_v2(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str) -> HostResult<WithDetail<Answer>> {
+    let outgoing = take(sandbox, request, body, &backend, false, true)?;
+    let sent = exchange(sandbox, outgoing).await;
+    Ok(answer(sandbox, sent))
+}
+
+/// Past the cache.
+async fn send_v3(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str) -> HostResult<WithDetail<Answer>> {
+    let outgoing = take(sandbox, request, body, &backend, false, false)?;
     let sent = exchange(sandbox, outgoing).await;
     Ok(answer(sandbox, sent))
 }
 
 fn start(sandbox: &mut Sandbox, outgoing: Outgoing) -> HostResult<Handle<PendingRequest>> {
-    let pending = PendingRequest::start(outgoing.backend?, outgoing.request);
-    Ok(sandbox.add_pending(pending)?)
+    let Outgoing { backend, request, cache } = outgoing;
+    let backend = backend?;
+    let work = sent(sandbox.sender(), backend.clone(), request, cache);
+    Ok(sandbox.add_pending(PendingRequest::start(backend, work))?)
 }
 
 fn send_async(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str) -> HostResult<Handle<PendingRequest>> {
-    let outgoing = take(sandbox, request, body, &backend, false)?;
+    let outgoing = take(sandbox, request, body, &backend, false, true)?;
     start(sandbox, outgoing)
 }
 
 fn send_async_streaming(sandbox: &mut Sandbox, request: Request, body: BodyHandle, backend: Str) -> HostResult<Handle<PendingRequest>> {
-    let outgoing = take(sandbox, request, body, &backend, true)?;
+    let outgoing = take(sandbox, request, body, &backend, true, true)?;
     start(sandbox, outgoing)
 }
 
+/// Past the cache.
 fn send_async_v2(
     sandbox: &mut Sandbox,
     request: Request,
@@ -218,7 +254,7 @@ fn send_async_v2(
     backend: Str,
     streaming: u32,
 ) -> HostResult<Handle<PendingRequest>> {
-    let outgoing = take(sandbox, request, body, &backend, streaming != 0)?;
+    let outgoing = take(sandbox, request, body, &backend, streaming != 0, false)?;
     start(sandbox, outgoing)
 }
 
@@ -522,23 +558,21 @@ fn inspect(sandbox: &mut Sandbox, request: Request, body: BodyHandle, info: Insp
 
 pub(super) fn module(m: &mut Registrar<'_>) {
     heads::declare::<GuestRequest>(m);
-    const NO_CACHE: &str = "kept, but there is no cache yet that heeds it";
-    const UNCACHED: &str = "there is no cache yet: always asks the backend";
     m.call("body_downstream_get", body_downstream_get);
     m.call("method_get", method_get);
     m.call("method_set", method_set);
     m.call("uri_get", uri_get);
     m.call("uri_set", uri_set);
     m.call("auto_decompress_response_set", auto_decompress_response_set);
-    m.call_partial("cache_override_set", NO_CACHE, cache_override_set);
-    m.call_partial("cache_override_v2_set", NO_CACHE, cache_override_v2_set);
-    m.call_partial("cache_override_v3_set", NO_CACHE, cache_override_v3_set);
+    m.call("cache_override_set", cache_override_set);
+    m.call("cache_override_v2_set", cache_override_v2_set);
+    m.call("cache_override_v3_set", cache_override_v3_set);
 
-    m.wait_partial("send", UNCACHED, send);
-    m.wait_partial("send_v2", UNCACHED, send_detailed);
-    m.wait("send_v3", send_detailed);
-    m.call_partial("send_async", UNCACHED, send_async);
-    m.call_partial("send_async_streaming", UNCACHED, send_async_streaming);
+    m.wait("send", send);
+    m.wait("send_v2", send_v2);
+    m.wait("send_v3", send_v3);
+    m.call("send_async", send_async);
+    m.call("send_async_streaming", send_async_streaming);
     m.call("send_async_v2", send_async_v2);
     m.wait("pending_req_wait", pending_req_wait);
     m.wait("pending_req_wait_v2", pending_req_wait_v2);
@@ -571,7 +605,7 @@ pub(super) fn module(m: &mut Registrar<'_>) {
 
     m.call("register_dynamic_backend", register_dynamic_backend);
     m.call("inspect", inspect);
-    m.unsupported("on_behalf_of", 3, "uses the cache of another service: there is no cache yet, and no SDK calls it");
+    m.unsupported("on_behalf_of", 3, "uses the cache of another service, which no SDK asks for; the core cache has an option for that");
     m.call("redirect_to_grip_proxy", redirect_to_grip_proxy);
     m.call("redirect_to_grip_proxy_v2", redirect_to_grip_proxy_v2);
     m.call("redirect_to_websocket_proxy", redirect_to_websocket_proxy);

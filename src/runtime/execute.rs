@@ -268,7 +268,9 @@ impl Runtime {
     /// The host state of an execution.
     pub fn state(self: &Arc<Self>, snapshot: &Arc<Snapshot>, parcel: Parcel, execution: &Arc<Execution>) -> GuestState {
         let Execution { meter, current, .. } = &**execution;
-        let wasi = wasi::context(&snapshot.guest.variables, &parcel.request.received.id, current, self.arguments.as_deref());
+        // Counts from 1, as in production.
+        let generation = snapshot.services.cache.space().generation() + 1;
+        let wasi = wasi::context(&snapshot.guest.variables, generation, &parcel.request.received.id, current, self.arguments.as_deref());
         let limits = &snapshot.config.limits;
         let limiter = MemoryLimiter::new(limits.memory, TABLE_ELEMENTS, meter.clone());
         let next = Arc::new(Source::new(self, snapshot.clone(), execution.clone()));

@@ -148,7 +148,7 @@ impl Runtime {
     /// again.
     pub fn load_bytes(&self, wasm: &[u8], path: &Path, config: &Config) -> Result<Guest, LoadError> {
         let digest = code_cache::digest(wasm);
-        let variables = wasi::variables(&config.environment, config, 1);
+        let variables = wasi::variables(&config.environment, config);
         let known = self.programs.lock().get(&digest).and_then(Weak::upgrade);
         let program = match known {
             Some(program) => program,

@@ -28,10 +28,9 @@ pub fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
 }
 
 /// The `FASTLY_*` variables that are the same for every request of a service.
-pub fn variables(environment: &Environment, config: &Config, cache_generation: u64) -> Arc<[(String, String)]> {
+pub fn variables(environment: &Environment, config: &Config) -> Arc<[(String, String)]> {
     let text = |value: &str| value.to_owned();
     [
-        ("FASTLY_CACHE_GENERATION", cache_generation.to_string()),
         ("FASTLY_CUSTOMER_ID", text(&environment.customer_id)),
         ("FASTLY_HOSTNAME", text(&environment.hostname)),
         ("FASTLY_IS_STAGING", text(if environment.staging { "1" } else { "0" })),
@@ -48,9 +47,15 @@ pub fn variables(environment: &Environment, config: &Config, cache_generation: u
 
 /// WASI for a sandbox whose first request is `id`, and which works on `current`. With `arguments` the program is
 /// run by itself: its output is the process's.
-pub fn context(variables: &[(String, String)], id: &str, current: &CurrentId, arguments: Option<&[String]>) -> WasiP1Ctx {
+pub fn context(
+    variables: &[(String, String)],
+    generation: u64,
+    id: &str,
+    current: &CurrentId,
+    arguments: Option<&[String]>,
+) -> WasiP1Ctx {
     let mut builder = WasiCtxBuilder::new();
-    builder.envs(variables).env("FASTLY_TRACE_ID", id.replace('-', ""));
+    builder.envs(variables).env("FASTLY_TRACE_ID", id.replace('-', "")).env("FASTLY_CACHE_GENERATION", generation.to_string());
     match arguments {
         None => builder.arg(PROGRAM).stdout(LogLines::new("stdout", current)).stderr(LogLines::new("stderr", current)),
         Some(arguments) => builder.args(arguments).inherit_stdout().inherit_stderr(),

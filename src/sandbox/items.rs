@@ -8,11 +8,13 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::handles::{BadHandle, Handle, TableFull};
+use super::cache::CacheEntry;
 use super::kv::PendingKv;
 use super::{DownstreamResponse, GuestRequest, Reply, RequestPromise, Responder, Sandbox};
 use crate::http::Body;
 use crate::http::body::BodyWriter;
-use crate::services::backend::{Backend, Request, Response, SendError};
+use crate::services::backend::{Backend, Response, SendError};
+use crate::services::http_cache::Transaction;
 
 /// An entry of the shared table.
 #[derive(Debug)]
@@ -27,6 +29,10 @@ pub enum AsyncItem {
     Promise(RequestPromise),
     /// An operation of a KV store.
     Kv(PendingKv),
+    /// A lookup in the core cache.
+    Cache(Box<CacheEntry>),
+    /// A lookup of a response.
+    HttpCache(Box<Transaction>),
 }
 
 /// A request on its way to a backend, worked on by a task of its own.
@@ -102,12 +108,11 @@ impl Edits {
 
 impl PendingRequest {
     /// Starts sending. The work goes on, within the backend's timeouts, even if nobody waits for it.
-    pub fn start(backend: Arc<Backend>, request: Request) -> Self {
+    pub fn start(backend: Arc<Backend>, work: impl Future<Output = Result<Response, SendError>> + Send + 'static) -> Self {
         let (sender, arriving) = oneshot::channel();
-        let to = backend.clone();
         tokio::spawn(async move {
             // A receiver that is gone means that the guest lost interest.
-            let _ = sender.send(to.send(request).await);
+            let _ = sender.send(work.await);
         });
         Self { backend, arriving, arrived: None, edits: Edits::default() }
     }
@@ -159,6 +164,8 @@ impl AsyncItem {
             Self::Pending(pending) => pending.ready().await,
             Self::Promise(promise) => promise.ready(free).await,
             Self::Kv(pending) => pending.ready().await,
+            Self::Cache(entry) => entry.lookup.ready().await,
+            Self::HttpCache(transaction) => transaction.ready().await,
         }
     }
 }
@@ -189,7 +196,7 @@ impl Sandbox {
     pub fn body(&mut self, handle: Handle<Body>) -> Result<&mut Body, BadHandle> {
         match self.items.get_mut(handle)? {
             AsyncItem::Body(body) => Ok(body),
-            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) => Err(BadHandle),
+            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => Err(BadHandle),
         }
     }
 
@@ -198,7 +205,7 @@ impl Sandbox {
         self.body(handle)?;
         match self.items.take(handle)? {
             AsyncItem::Body(body) => Ok(body),
-            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) => Err(BadHandle),
+            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => Err(BadHandle),
         }
     }
 
@@ -220,7 +227,7 @@ impl Sandbox {
     pub fn pending(&mut self, handle: Handle<PendingRequest>) -> Result<&mut PendingRequest, BadHandle> {
         match self.items.get_mut(handle)? {
             AsyncItem::Pending(pending) => Ok(pending),
-            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) => Err(BadHandle),
+            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => Err(BadHandle),
         }
     }
 
@@ -229,7 +236,7 @@ impl Sandbox {
         self.pending(handle)?;
         match self.items.take(handle)? {
             AsyncItem::Pending(pending) => Ok(pending),
-            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) => Err(BadHandle),
+            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => Err(BadHandle),
         }
     }
 

@@ -4,6 +4,7 @@
 //! from above it names in [`downstream`].
 
 pub mod backends;
+pub mod cache;
 pub mod downstream;
 pub mod handles;
 pub mod items;
@@ -22,6 +23,8 @@ use crate::services::Services;
 use crate::services::acl::Acl;
 use crate::services::backend::Backend;
 use crate::services::config_store::ConfigStore;
+use crate::services::http_cache::decisions::Asker;
+use crate::services::http_cache::readthrough::{Override, Sender};
 use crate::services::kv_store;
 use crate::services::log::Endpoint;
 use crate::services::secret_store::SecretStore;
@@ -54,27 +57,11 @@ pub struct GuestRequest {
     /// The head the guest edits.
     pub head: RequestHead,
     /// What the guest said about caching it.
-    pub cache: CacheOverride,
+    pub cache: Override,
     /// Whether a gzip-coded response is to be decoded.
     pub decompress: bool,
     /// For a request from a client: where it came from.
     pub received: Option<Arc<Received>>,
-}
-
-/// `cache_override_*`: kept for the cache; until there is one, every request goes to its backend,
-/// as a miss would.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CacheOverride {
-    /// The guest's mask: PASS 1, TTL 2, SWR 4, PCI 8, lookup timeout 16.
-    pub mask: u32,
-    /// Seconds.
-    pub ttl: u32,
-    /// Seconds.
-    pub stale_while_revalidate: u32,
-    /// Space separated.
-    pub surrogate_keys: Vec<u8>,
-    /// Milliseconds.
-    pub lookup_timeout: u32,
 }
 
 /// The state of one execution of a guest.
@@ -205,6 +192,16 @@ impl Sandbox {
         &self.received.id
     }
 
+    /// Whose decisions about caching are remembered.
+    pub fn asker(&self) -> Asker {
+        self.services.asker(&self.received.id)
+    }
+
+    /// Who sends the guest's requests, through the cache if that may be.
+    pub fn sender(&self) -> Sender {
+        self.services.sender(&self.received.id)
+    }
+
     /// Notes that the guest has put `length` more bytes into a body that nobody reads yet, or has got them from a store. Too
     /// much of it is an error: that memory is the host's.
     pub fn hold(&mut self, length: usize) -> Result<(), TooMuchHeld> {
@@ -218,7 +215,11 @@ impl Sandbox {
             .map(|item| match item {
                 AsyncItem::Body(body) => body.held(PIECE_COST),
                 AsyncItem::Kv(pending) => pending.held(),
-                AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) => 0,
+                AsyncItem::Streaming(_)
+                | AsyncItem::Pending(_)
+                | AsyncItem::Promise(_)
+                | AsyncItem::Cache(_)
+                | AsyncItem::HttpCache(_) => 0,
             })
             .sum();
         if held > MAX_HELD {

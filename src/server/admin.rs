@@ -21,15 +21,18 @@ pub trait Operate: Send + Sync {
     fn degraded(&self) -> Vec<String>;
 
     /// Reads or writes a KV store.
-    async fn kv(&self, asked: KvRequest) -> KvResponse;
+    async fn kv(&self, asked: AdminRequest) -> AdminResponse;
+
+    /// Purges, and looks into the cache.
+    async fn cache(&self, asked: AdminRequest) -> AdminResponse;
 
     /// Reads the configuration again; whether what is in force is what was read, and the verdict as JSON. `None`: nobody
     /// is there to do it.
     async fn reload(&self) -> Option<(bool, String)>;
 }
 
-/// A request for KV stores.
-pub struct KvRequest {
+/// A request for stores or the cache.
+pub struct AdminRequest {
     /// Its method.
     pub method: String,
     /// Its path, still encoded.
@@ -43,7 +46,7 @@ pub struct KvRequest {
 }
 
 /// What comes of one.
-pub struct KvResponse {
+pub struct AdminResponse {
     /// Its status.
     pub status: StatusCode,
     /// Whether the body is JSON.
@@ -101,7 +104,9 @@ impl Admin {
             _ => (
                 StatusCode::NOT_FOUND,
                 TEXT,
-                "there is GET /metrics, /healthz, /livez, /readyz, /status, POST /reload, and /kv/SERVICE/STORE/keys\n".to_owned(),
+                "there is GET /metrics, /healthz, /livez, /readyz, /status, POST /reload, /kv/SERVICE/STORE/keys, POST /purge/HOST/PATH, \
+                 POST /service/ID/purge/KEY and /service/ID/purge_all, and GET /cache\n"
+                    .to_owned(),
             ),
         }
     }
@@ -117,9 +122,11 @@ impl ServeHttp for Admin {
         let agent = head.headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));
         let marks = ["origin", "referer", "sec-fetch-mode", "sec-fetch-site"];
         let from_browser = agent || marks.iter().any(|mark| head.headers.contains_key(*mark));
-        if path.starts_with("/kv/") {
+        let of_the_cache = matches!(path.as_str(), "/cache" | "/purge")
+            || ["/cache/", "/purge/", "/service/"].iter().any(|start| path.starts_with(start));
+        if of_the_cache || path.starts_with("/kv/") {
             if from_browser {
-                return told(StatusCode::FORBIDDEN, "stores are not for browsers\n");
+                return told(StatusCode::FORBIDDEN, "stores and the cache are not for browsers\n");
             }
             let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
             let headers = head.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
@@ -127,8 +134,8 @@ impl ServeHttp for Admin {
                 Ok(body) => body,
                 Err(response) => return response,
             };
-            let given = self.control.kv(KvRequest { method: method.as_str().to_owned(), path, query, headers, body }).await;
-            return kv_response(given);
+            let asked = AdminRequest { method: method.as_str().to_owned(), path, query, headers, body };
+            return admin_response(if of_the_cache { self.control.cache(asked).await } else { self.control.kv(asked).await });
         }
         let (status, kind, body) = self.page(&method, &path, from_browser).await;
         let length = body.len();
@@ -148,8 +155,8 @@ fn told(status: StatusCode, text: &'static str) -> Response<Vec<u8>> {
     response
 }
 
-fn kv_response(given: KvResponse) -> Response<Vec<u8>> {
-    let KvResponse { status, json, fields, body } = given;
+fn admin_response(given: AdminResponse) -> Response<Vec<u8>> {
+    let AdminResponse { status, json, fields, body } = given;
     let kind = match (json, status.is_success()) {
         (true, _) => JSON,
         (false, true) => "application/octet-stream",

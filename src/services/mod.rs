@@ -9,6 +9,7 @@ pub mod data;
 pub mod device;
 pub mod erl;
 pub mod geo;
+pub mod http_cache;
 pub mod kv_store;
 pub mod log;
 pub mod platform;
@@ -24,7 +25,10 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::config::state::{Keep, KeepRates};
 
+use ::http::HeaderValue;
 use data::DataError;
+use http_cache::decisions::Asker;
+use http_cache::readthrough::Sender;
 use kv_store::memory::Memory;
 
 pub use backend::Backends;
@@ -60,6 +64,14 @@ pub struct Services {
     rates_in_memory: Arc<erl::memory::Memory>,
     /// Other places.
     pub shields: shielding::Shields,
+    /// The cache.
+    pub cache: cache::Cache,
+    /// Why responses are in it or not.
+    pub decisions: Arc<http_cache::decisions::Decisions>,
+    /// Its name.
+    name: Arc<str>,
+    /// This host's name in `X-Served-By`.
+    served_by: HeaderValue,
 }
 
 /// A part could not be built.
@@ -110,6 +122,14 @@ impl Services {
             let link = if platform.is_trial() { platform.check_redis(settings).map(|()| None) } else { platform.redis(settings).map(Some) };
             redis = link.map_err(|source| errors.push(BuildError::Data { what: "state".to_owned(), source })).unwrap_or_default();
         }
+        let cache = cache::Cache::new(&platform.cache, &config.name);
+        if !platform.is_trial() {
+            cache.space().is_of(&config.service_id, &config.cache_open_to);
+        }
+        let fanout = match (&config.state.redis, &redis) {
+            (Some(settings), Some(redis)) => Some(platform.fanout(settings, redis)),
+            _ => None,
+        };
         let rates_in_memory = previous.map(|previous| previous.rates_in_memory.clone()).unwrap_or_default();
         let rates: Arc<dyn erl::Rates> = match (stores.rates.unwrap_or_else(|| config.state.rates()), &config.state.redis) {
             (KeepRates::Redis, Some(_)) if redis.is_some() => match &redis {
@@ -147,12 +167,26 @@ impl Services {
                 rates,
                 rates_in_memory,
                 shields: shielding::Shields::new(&stores.shields),
+                cache: cache.with_fanout(fanout),
+                decisions: platform.decisions.clone(),
+                name: config.name.as_str().into(),
+                served_by: served_by(&config.environment),
             }),
             (backends, _, _) => {
                 errors.extend(backends.err().unwrap_or_default());
                 Err(errors)
             }
         }
+    }
+
+    /// Whose decisions about caching are remembered.
+    pub fn asker(&self, request_id: &Arc<str>) -> Asker {
+        Asker { service: self.name.clone(), request_id: request_id.clone(), decisions: self.decisions.clone() }
+    }
+
+    /// Who sends requests that a request of a client leads to.
+    pub fn sender(&self, request_id: &Arc<str>) -> Sender {
+        Sender { cache: self.cache.clone(), asker: self.asker(request_id), served_by: self.served_by.clone() }
     }
 
     /// Puts the seeds of its KV stores in. Those of a store that cannot be used now are tried again in the background.
@@ -201,6 +235,12 @@ impl Services {
         // Ends when the last of them is dropped.
         let _: Result<(), _> = wait.recv();
     }
+}
+
+/// As production's hosts name themselves: `cache-HOST-POP`.
+fn served_by(environment: &crate::config::Environment) -> HeaderValue {
+    let name = format!("cache-{}-{}", environment.hostname, environment.pop);
+    HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("cache"))
 }
 
 const NO_REDIS: &str = "it is to be kept with Redis, and there is none\n  hint: --redis URL, or [redis] in the host file";

@@ -8,16 +8,21 @@ use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::backend::Connector;
+use super::cache::fanout::Fanout;
+use super::cache::{Limits, Store};
 use super::data::DataError;
+use super::http_cache::decisions::Decisions;
 use super::kv_store::embedded::Files;
 use super::log::Queue;
 use super::redis::{self, Redis};
-use crate::config::Secret;
+use crate::config::{HostConfig, Secret};
 use crate::config::state::Redis as RedisSettings;
 use crate::telemetry::Telemetry;
 
 /// Settings, and the password that their file has.
 type LinkKey = (RedisSettings, Option<Secret>);
+
+const NO_FOLDER: &str = "the cache is to be kept on disk, too, and there is no folder for that\n  hint: --data-dir FOLDER, or data_dir in the host file";
 
 /// What outlives every generation of every service.
 pub struct Platform {
@@ -27,6 +32,11 @@ pub struct Platform {
     pub files: Files,
     /// What everything counts into.
     pub telemetry: Telemetry,
+    /// Of all services.
+    pub cache: Arc<Store>,
+    /// Why responses are in it or not.
+    pub decisions: Arc<Decisions>,
+    fanouts: Mutex<HashMap<RedisSettings, Weak<Fanout>>>,
     /// Of log endpoints.
     queues: Mutex<Vec<Weak<Queue>>>,
     links: Mutex<HashMap<LinkKey, Weak<Redis>>>,
@@ -39,21 +49,36 @@ pub struct Platform {
 impl Platform {
     /// One to serve with.
     pub fn new(telemetry: &Telemetry) -> std::io::Result<Self> {
-        Self::build(telemetry, false)
+        Self::build(telemetry, Store::new(Limits::default(), telemetry), false)
+    }
+
+    /// One to serve with, with a cache of that size.
+    pub fn for_host(telemetry: &Telemetry, host: &HostConfig) -> Result<Self, DataError> {
+        let internal = |error: std::io::Error| DataError::Setting(error.to_string());
+        let limits = Limits { memory: host.cache.memory, object: host.cache.object };
+        let cache = match (host.cache.disk, &host.state.data_dir) {
+            (0, _) => Store::new(limits, telemetry),
+            (_, None) => return Err(DataError::Setting(NO_FOLDER.to_owned())),
+            (bytes, Some(folder)) => Store::with_disk(limits, telemetry, folder, bytes)?,
+        };
+        Self::build(telemetry, cache, false).map_err(internal)
     }
 
     /// One to find out with whether a configuration is right: no store is opened, and nobody is connected to.
     pub fn for_trial(telemetry: &Telemetry) -> std::io::Result<Self> {
-        Self::build(telemetry, true)
+        Self::build(telemetry, Store::new(Limits::default(), telemetry), true)
     }
 
-    fn build(telemetry: &Telemetry, trial: bool) -> std::io::Result<Self> {
+    fn build(telemetry: &Telemetry, cache: Arc<Store>, trial: bool) -> std::io::Result<Self> {
         let runtime =
             Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).thread_name("sidelight-state").enable_all().build()?;
         Ok(Self {
             connector: Arc::new(Connector::new()),
             files: Files::default(),
             telemetry: telemetry.clone(),
+            cache,
+            decisions: Arc::default(),
+            fanouts: Mutex::default(),
             queues: Mutex::default(),
             links: Mutex::default(),
             runtime: Some(runtime),
@@ -89,6 +114,18 @@ impl Platform {
         links.retain(|_, link| link.strong_count() > 0);
         links.insert(key, Arc::downgrade(&link));
         Ok(link)
+    }
+
+    /// The log of purges that is kept there.
+    pub(super) fn fanout(&self, settings: &RedisSettings, redis: &Arc<Redis>) -> Arc<Fanout> {
+        let mut fanouts = self.fanouts.lock();
+        if let Some(fanout) = fanouts.get(settings).and_then(Weak::upgrade) {
+            return fanout;
+        }
+        let fanout = Fanout::start(redis.clone(), &self.cache, &self.background());
+        fanouts.retain(|_, fanout| fanout.strong_count() > 0);
+        fanouts.insert(settings.clone(), Arc::downgrade(&fanout));
+        fanout
     }
 
     pub(super) fn add_queue(&self, queue: &Arc<Queue>) {

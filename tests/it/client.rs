@@ -53,6 +53,13 @@ pub fn send(addr: SocketAddr, request: &str) -> Answer {
     connection.answer()
 }
 
+/// The same for a request of any method.
+pub fn send_as(addr: SocketAddr, request: &str, method: &str) -> Answer {
+    let mut connection = Connection::open(addr);
+    connection.write(request.as_bytes());
+    if method == "HEAD" { Answer { whole: true, ..connection.head() } } else { connection.answer() }
+}
+
 impl Connection {
     pub fn open(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).expect("connects");
@@ -178,7 +185,9 @@ impl Connection {
     /// The next response to a GET or POST.
     pub fn answer(&mut self) -> Answer {
         let mut answer = self.head();
-        if answer.header("transfer-encoding") == Some("chunked") {
+        if matches!(answer.status, 204 | 304) {
+            answer.whole = true;
+        } else if answer.header("transfer-encoding") == Some("chunked") {
             while let Some(chunk) = self.chunk() {
                 if chunk.is_empty() {
                     answer.trailers = std::mem::take(&mut self.trailers);
@@ -196,7 +205,7 @@ impl Connection {
             } else {
                 answer.body = std::mem::take(&mut self.buffer);
             }
-        } else if answer.status != 204 && answer.status != 304 {
+        } else {
             while self.fill() {}
             answer.body = std::mem::take(&mut self.buffer);
             answer.whole = true;

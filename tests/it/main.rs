@@ -12,6 +12,7 @@
 mod abi;
 mod backends;
 mod bad_input;
+mod caching;
 mod checks;
 mod client;
 mod drop_in;

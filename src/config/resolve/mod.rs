@@ -110,6 +110,7 @@ impl Config {
             service_id: manifest.service_id.filter(|id| !id.is_empty()).unwrap_or_else(|| DEFAULT_ID.to_owned()),
             backends,
             catch_all: more.catch_all_backend.map(Spanned::into_inner),
+            cache_open_to: more.cache.open_to,
             stores,
             logs,
             grip_proxy: local.pushpin.filter(|pushpin| pushpin.enable).map(|pushpin| {
@@ -132,6 +133,7 @@ impl Config {
             catch_all: None,
             stores: Stores::default(),
             state: State::default(),
+            cache_open_to: Vec::new(),
             logs: BTreeMap::new(),
             limits: GuestLimits::default(),
             environment: Environment::default(),

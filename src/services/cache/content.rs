@@ -309,6 +309,21 @@ impl Content {
         matches!(&*self.state.lock(), State::Open(open) if open.detached)
     }
 
+    /// Its length at its end, waiting for that; `None`: it has failed.
+    pub(super) async fn ended(&self) -> Option<u64> {
+        loop {
+            let changed = self.changed.notified();
+            let mut changed = std::pin::pin!(changed);
+            changed.as_mut().enable();
+            match &*self.state.lock() {
+                State::Whole(whole) => return Some(whole.length),
+                State::Failed(_) => return None,
+                State::Open(_) => {}
+            }
+            changed.await;
+        }
+    }
+
     /// Waits until readers of what is not kept have caught up; `false`: nobody reads.
     pub(super) async fn room(&self) -> bool {
         loop {

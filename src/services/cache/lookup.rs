@@ -37,6 +37,11 @@ impl Found {
         Self { object, phase, hits, age, place: Mutex::new(place) }
     }
 
+    /// The object.
+    pub fn object(&self) -> Arc<Object> {
+        self.object.clone()
+    }
+
     /// How it was written.
     pub fn options(&self) -> &WriteOptions {
         &self.object.options
@@ -50,6 +55,11 @@ impl Found {
     /// How many bytes it has, if that is known by now.
     pub fn length(&self) -> Option<u64> {
         self.object.content.length()
+    }
+
+    /// Its length once all of it is there; `None`: it has failed. Waits.
+    pub async fn whole(&self) -> Option<u64> {
+        self.object.content.ended().await
     }
 
     /// Whether all of it is there.

@@ -14,6 +14,8 @@
 mod bounds;
 mod content;
 pub mod disk;
+pub mod fanout;
+pub mod inspect;
 pub mod key;
 mod lookup;
 mod object;
@@ -27,11 +29,14 @@ mod model;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::http::HeaderMap;
 
 use crate::http::body::BodyWriter;
+use crate::services::redis::Unavailable;
+use crate::telemetry::clock;
 
 pub use key::{Face, Key, MAX_KEY, SurrogateKeys, VaryRule};
 pub use lookup::{Found, Lookup, Obligation, Outcome};
@@ -39,6 +44,7 @@ pub use object::{Object, Phase, StoredHead, WriteOptions};
 pub use space::Space;
 pub use store::{Limits, MAX_RULES, MAX_VARIANTS, Store};
 
+use fanout::Fanout;
 use object::Place;
 use store::Asked;
 
@@ -79,17 +85,65 @@ pub enum Replace {
 pub struct Cache {
     store: Arc<Store>,
     space: Arc<Space>,
+    fanout: Option<Arc<Fanout>>,
+}
+
+/// What is to be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purge {
+    /// Objects with a surrogate key.
+    Key {
+        /// The key.
+        key: String,
+        /// Whether they only become stale.
+        soft: bool,
+    },
+    /// All variants of an entry.
+    Entry {
+        /// Its key.
+        key: Key,
+        /// Whether they only become stale.
+        soft: bool,
+    },
+    /// Everything of the service.
+    All,
+}
+
+/// A purge that has been done.
+#[derive(Clone, Debug)]
+pub struct Purged {
+    /// Names it.
+    pub id: String,
+    /// How many objects it was here; unknown of everything.
+    pub objects: usize,
 }
 
 impl Cache {
     /// The part of the service `name`.
     pub fn new(store: &Arc<Store>, name: &str) -> Self {
-        Self { store: store.clone(), space: store.space(name) }
+        Self { store: store.clone(), space: store.space(name), fanout: None }
+    }
+
+    /// The same, and how other replicas hear of purges.
+    #[must_use]
+    pub fn with_fanout(self, fanout: Option<Arc<Fanout>>) -> Self {
+        Self { fanout, ..self }
     }
 
     /// The part of another service.
     pub fn of(&self, service: &str) -> Self {
-        Self::new(&self.store, service)
+        Self { space: self.store.space(service), ..self.clone() }
+    }
+
+    /// The part of the service with that id, if it lets this one use it.
+    pub fn shared_by(&self, service_id: &str) -> Option<Self> {
+        let space = self.store.shared(service_id, self.space.name())?;
+        Some(Self { space, ..self.clone() })
+    }
+
+    /// Counts a lookup.
+    pub fn count(&self, face: &str, result: &str) {
+        self.store.telemetry.metrics.cache_lookups.with_label_values(&[face, result]).inc();
     }
 
     /// The service's part.
@@ -158,22 +212,35 @@ impl Cache {
         }
     }
 
-    /// Makes what a surrogate key names not to be found, or stale; how many objects.
-    pub fn purge(&self, key: &str, soft: bool) -> usize {
-        self.store.telemetry.metrics.cache_purges.with_label_values(&[if soft { "soft" } else { "hard" }]).inc();
-        self.store.purge(&self.space, key, soft)
+    /// Forgets something here; how many objects.
+    pub fn apply(&self, purge: &Purge) -> usize {
+        let (kind, objects) = match purge {
+            Purge::Key { key, soft } => (if *soft { "soft" } else { "hard" }, self.store.purge(&self.space, key, *soft)),
+            Purge::Entry { key, soft } => ("url", self.store.purge_entry(key, *soft)),
+            Purge::All => {
+                self.store.purge_all(&self.space);
+                ("all", 0)
+            }
+        };
+        self.store.telemetry.metrics.cache_purges.with_label_values(&[kind]).inc();
+        objects
     }
 
-    /// Makes what an entry has not to be found, or stale; how many objects.
-    pub fn purge_entry(&self, key: &Key, soft: bool) -> usize {
-        self.store.telemetry.metrics.cache_purges.with_label_values(&["url"]).inc();
-        self.store.purge_entry(key, soft)
+    /// Forgets something here and tells all replicas. An error: it is done here, and they have not heard of it.
+    pub async fn purge_everywhere(&self, purge: &Purge) -> Result<Purged, Unavailable> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let objects = self.apply(purge);
+        let id = format!("{}-{}-{}", std::process::id(), clock::unix().as_secs(), COUNT.fetch_add(1, Ordering::Relaxed));
+        if let Some(fanout) = &self.fanout {
+            fanout.publish(self.space.name(), purge).await?;
+        }
+        tracing::info!(target: "sidelight::cache", service = self.space.name(), ?purge, objects, id, "purged");
+        Ok(Purged { id, objects })
     }
 
-    /// Makes everything not to be found; how often that has been done.
-    pub fn purge_all(&self) -> u64 {
-        self.store.telemetry.metrics.cache_purges.with_label_values(&["all"]).inc();
-        self.store.purge_all(&self.space)
+    /// Forgets an entry here, since what it is of may have changed.
+    pub fn invalidate(&self, key: &Key) {
+        self.store.purge_entry(key, false);
     }
 
     /// What there is under a key that is past its time, or not.

@@ -173,6 +173,11 @@ impl Object {
         }
     }
 
+    /// How it was written.
+    pub fn options(&self) -> &WriteOptions {
+        &self.options
+    }
+
     /// How old it is at a time of the store.
     pub(super) fn age_at(&self, now: u64) -> Duration {
         Duration::from_nanos(now.saturating_sub(self.inserted)).saturating_add(self.options.initial_age)

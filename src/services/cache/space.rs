@@ -16,6 +16,8 @@ const PARTS: usize = 16;
 pub struct Space {
     name: Box<str>,
     generation: AtomicU64,
+    /// Its service's id, and who else may use it.
+    shared: Mutex<(String, Vec<String>)>,
     tagged: [Mutex<HashMap<Arc<str>, Tagged>>; PARTS],
 }
 
@@ -33,12 +35,23 @@ impl std::fmt::Debug for Space {
 
 impl Space {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.into(), generation: AtomicU64::new(0), tagged: std::array::from_fn(|_| Mutex::default()) }
+        Self { name: name.into(), generation: AtomicU64::new(0), shared: Mutex::default(), tagged: std::array::from_fn(|_| Mutex::default()) }
     }
 
     /// The service's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Notes its service's id, and who else may use it; `*`: everybody.
+    pub fn is_of(&self, service_id: &str, open_to: &[String]) {
+        *self.shared.lock() = (service_id.to_owned(), open_to.to_vec());
+    }
+
+    /// Whether it is that of a service id that lets `name` use it.
+    pub(super) fn lets(&self, service_id: &str, name: &str) -> bool {
+        let shared = self.shared.lock();
+        shared.0 == service_id && shared.1.iter().any(|open| open == "*" || open == name)
     }
 
     /// How often everything has been purged.

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use super::lookup::{Found, Obligation, Outcome};
 use super::object::{Object, Phase, Place, WriteOptions};
 use super::space::Space;
 use super::write::Filler;
+use crate::services::data::DataError;
 use crate::telemetry::Telemetry;
 use crate::telemetry::clock;
 
@@ -200,8 +202,9 @@ impl Store {
     }
 
     /// One whose objects are on disk, too: those that are there already are found.
-    pub fn with_disk(limits: Limits, telemetry: &Telemetry, disk: Disk) -> Arc<Self> {
-        Self::build(limits, telemetry, Some(disk), false)
+    pub fn with_disk(limits: Limits, telemetry: &Telemetry, folder: &Path, bytes: u64) -> Result<Arc<Self>, DataError> {
+        let disk = Disk::open(folder, bytes)?;
+        Ok(Self::build(limits, telemetry, Some(disk), false))
     }
 
     /// One whose time moves only when it is moved.
@@ -243,6 +246,11 @@ impl Store {
         }
         spaces.insert(service.to_owned(), space.clone());
         space
+    }
+
+    /// The part of the service with that id, if it lets the service `name` use it.
+    pub(super) fn shared(&self, service_id: &str, name: &str) -> Option<Arc<Space>> {
+        self.spaces.lock().values().find(|space| space.lets(service_id, name)).cloned()
     }
 
     /// Its time, in nanoseconds.
@@ -650,6 +658,25 @@ impl Store {
         }
         self.forget_later(objects);
         generation
+    }
+
+    /// How far the log of purges has been read, if objects are here from before.
+    pub(super) fn position(&self) -> Option<String> {
+        self.disk.as_ref()?.position()
+    }
+
+    pub(super) fn set_position(&self, position: &str) {
+        if let Some(disk) = &self.disk {
+            disk.set_position(position);
+        }
+    }
+
+    /// Purges everything of all services.
+    pub(super) fn forget_everything(&self) {
+        let spaces: Vec<_> = self.spaces.lock().values().cloned().collect();
+        for space in spaces {
+            self.purge_all(&space);
+        }
     }
 
     /// Bytes of memory in use, by whole objects and by those that are being written, and how many whole ones there are.

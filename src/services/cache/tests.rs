@@ -131,14 +131,16 @@ async fn purges() {
         write(lead(&cache, key).await, keys(surrogates), "x").await;
     }
     let is_there = |key: &str| cache.lookup(&cache.key(Face::Core, key.as_bytes()), &HeaderMap::new()).is_some();
-    assert_eq!((cache.purge("one", false), is_there("a"), is_there("b")), (1, false, true));
-    assert_eq!((cache.purge("one", false), cache.purge("both", false), is_there("b"), is_there("c")), (0, 1, false, true));
-    assert_eq!(cache.of("another").purge_all(), 1);
+    let purge = |key: &str, soft| cache.apply(&Purge::Key { key: key.to_owned(), soft });
+    assert_eq!((purge("one", false), is_there("a"), is_there("b")), (1, false, true));
+    assert_eq!((purge("one", false), purge("both", false), is_there("b"), is_there("c")), (0, 1, false, true));
+    cache.of("another").apply(&Purge::All);
     assert!(is_there("c"));
-    assert_eq!((cache.purge_all(), is_there("c")), (1, false));
+    cache.apply(&Purge::All);
+    assert!(!is_there("c"));
     write(lead(&cache, "c").await, WriteOptions { stale_while_revalidate: Duration::from_secs(5), ..keys("k") }, "y").await;
-    assert_eq!(cache.purge("k", true), 1);
-    assert_eq!(cache.purge("k", true), 0, "it is stale already");
+    assert_eq!(purge("k", true), 1);
+    assert_eq!(purge("k", true), 0, "it is stale already");
     let found = cache.lookup(&cache.key(Face::Core, b"c"), &HeaderMap::new()).expect("still usable");
     assert_eq!(found.phase, Phase::WhileRevalidating);
     cache.store().move_on(Duration::from_secs(5));
