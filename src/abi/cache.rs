@@ -211,6 +211,11 @@ const LENGTH: u32 = 1 << 5;
 const SENSITIVE: u32 = 1 << 6;
 const IF_ERROR: u32 = 1 << 7;
 
+/// The record's size: SDKs that do not know stale-if-error have no room for it.
+fn http_size(mask: u32) -> u32 {
+    if mask & IF_ERROR != 0 { 56 } else { 48 }
+}
+
 /// `http_cache_write_options` (56 bytes): max age @0, vary rule @8, initial age @16, stale-while-revalidate @24, surrogate
 /// keys @32, length @40, stale-if-error @48.
 #[derive(Clone, Debug)]
@@ -219,7 +224,7 @@ pub struct HttpWrite(pub WriteOptions);
 impl Lift for HttpWrite {
     const SLOTS: usize = 2;
     fn lift(slots: &[u32], memory: &GuestMemory<'_>) -> HostResult<Self> {
-        let record = Record::new(slots, 56, memory)?;
+        let record = Record::new(slots, http_size(slots[0]), memory)?;
         known(slots[0], 0xfe)?;
         Ok(Self(WriteOptions {
             max_age: Duration::from_nanos(record.long(0)?),
@@ -246,7 +251,7 @@ pub struct Wanted {
 impl Lift for Wanted {
     const SLOTS: usize = 2;
     fn lift(slots: &[u32], memory: &GuestMemory<'_>) -> HostResult<Self> {
-        let record = Record::new(slots, 56, memory)?;
+        let record = Record::new(slots, http_size(slots[0]), memory)?;
         known(slots[0], 0xfe)?;
         Ok(Self { mask: slots[0], vary: (record.word(8)?, record.word(12)?), keys: (record.word(32)?, record.word(36)?) })
     }
@@ -273,7 +278,7 @@ impl Lower for Suggested {
         let (mask_at, at) = (slots[0], slots[1]);
         let wants = |bit: u32| wanted.mask & bit != 0;
         let mut mask = wanted.mask & (INITIAL_AGE | REVALIDATE | IF_ERROR | VARY | KEYS);
-        memory.put(at, &[0; 56])?;
+        memory.put(at, &[0; 56][..http_size(wanted.mask) as usize])?;
         memory.put(at, &nanos(options.max_age).to_le_bytes())?;
         for (bit, offset, time) in [
             (INITIAL_AGE, 16, options.initial_age),

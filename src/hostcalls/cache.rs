@@ -141,7 +141,7 @@ async fn transaction_update(sandbox: &mut Sandbox, entry: Entry, write: CacheWri
     let outcome = outcome(sandbox, entry, CacheUse::Entry).await?;
     let base = outcome.found.as_ref().ok_or(Error::NotFound)?.object();
     let obligation = outcome.obligation.take().ok_or(Error::NotAsked)?;
-    obligation.update(&base, options);
+    obligation.update(&base, options)?;
     Ok(())
 }
 

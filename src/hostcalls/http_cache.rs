@@ -62,20 +62,22 @@ fn response(sandbox: &mut Sandbox, entry: Entry, response: Response) -> HostResu
 }
 
 async fn transaction_insert(sandbox: &mut Sandbox, entry: Entry, given: Response, options: HttpWrite) -> HostResult<BodyHandle> {
-    let (body, back) = transaction_insert_and_stream_back(sandbox, entry, given, options).await?;
-    sandbox.close_http_cache(back)?;
-    Ok(body)
+    let response = response(sandbox, entry, given)?;
+    sandbox.items.has_room()?;
+    let (writer, _) = sandbox.http_cache(entry)?.insert(&response.head, options.0).await?;
+    Ok(sandbox.add_writer(writer)?)
 }
 
+/// The response stays the guest's: the JavaScript SDK goes on to set fields of it, though the ABI calls it consumed.
 async fn transaction_insert_and_stream_back(
     sandbox: &mut Sandbox,
     entry: Entry,
     given: Response,
     options: HttpWrite,
 ) -> HostResult<(BodyHandle, Entry)> {
-    let response = response(sandbox, entry, given)?;
+    let head = sandbox.responses.get(given)?.head.clone();
     sandbox.items.has_room()?;
-    let (writer, back) = sandbox.http_cache(entry)?.insert(&response.head, options.0).await?;
+    let (writer, back) = sandbox.http_cache(entry)?.insert(&head, options.0).await?;
     Ok((sandbox.add_writer(writer)?, sandbox.add_http_cache(back)?))
 }
 

@@ -47,9 +47,9 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         header::UPGRADE,
         header::CONNECTION,
     ];
-    if let Some(connection) = headers.get(header::CONNECTION) {
-        let named: Vec<HeaderName> =
-            connection.as_bytes().split(|b| *b == b',').filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()).collect();
+    if headers.contains_key(header::CONNECTION) {
+        let tokens = headers.get_all(header::CONNECTION).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+        let named: Vec<HeaderName> = tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()).collect();
         // Fields that are for everybody on the way are not the connection's, whatever its sender says (RFC 9110 §7.6.1): who
         // could take them away could change what a program sees of a request.
         for name in named.iter().filter(|name| !END_TO_END.contains(name)) {

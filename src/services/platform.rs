@@ -134,6 +134,12 @@ impl Platform {
         queues.push(Arc::downgrade(queue));
     }
 
+    /// Waits, for `limit` at most, until what is cached is on disk, if it is to be there.
+    pub async fn flush_cache(&self, limit: Duration) {
+        let cache = self.cache.clone();
+        drop(self.background().spawn_blocking(move || cache.flush(limit)).await);
+    }
+
     /// Waits, for `limit` at most, until the records that wait for log endpoints have been delivered.
     pub async fn flush_logs(&self, limit: Duration) {
         let queues: Vec<_> = self.queues.lock().iter().filter_map(Weak::upgrade).collect();

@@ -83,6 +83,8 @@ pub struct Metrics {
     pub cache_refusals: IntCounter,
     /// Purges: `kind` is `hard`, `soft`, `url` or `all`.
     pub cache_purges: IntCounterVec,
+    /// Writes of cached objects to disk that failed.
+    pub cache_disk_errors: IntCounter,
     /// Bytes of the cache: `tier` is `memory` or `disk`.
     pub cache_bytes: IntGaugeVec,
     /// Objects in the cache, likewise.
@@ -200,6 +202,7 @@ impl Metrics {
             cache_evictions: counter(r, "sidelight_cache_evictions_total", "Objects that left the cache's memory for want of room."),
             cache_refusals: counter(r, "sidelight_cache_too_large_total", "Objects that were too large to be cached."),
             cache_purges: counters(r, "sidelight_cache_purges_total", "Purges of cached objects.", &["kind"]),
+            cache_disk_errors: counter(r, "sidelight_cache_disk_errors_total", "Writes of cached objects to disk that failed."),
             cache_bytes: register(r, IntGaugeVec::new(Opts::new("sidelight_cache_bytes", "Bytes of cached objects."), &["tier"])),
             cache_objects: register(r, IntGaugeVec::new(Opts::new("sidelight_cache_objects", "Objects in the cache."), &["tier"])),
             registry,

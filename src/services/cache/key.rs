@@ -83,32 +83,64 @@ impl std::hash::Hasher for KeyHasher {
     }
 }
 
-/// Names of fields of a request that tell variants of an entry apart (RFC 9110 §12.5.5), sorted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VaryRule(Option<Arc<[HeaderName]>>);
+/// Names of fields of a request that tell variants of an entry apart (RFC 9110 §12.5.5).
+#[derive(Clone, Debug, Default)]
+pub struct VaryRule(Option<Arc<Rule>>);
+
+#[derive(Debug)]
+struct Rule {
+    /// Sorted, each once.
+    names: Box<[HeaderName]>,
+    /// As it was told.
+    text: Box<str>,
+}
+
+impl PartialEq for VaryRule {
+    fn eq(&self, other: &Self) -> bool {
+        self.names() == other.names()
+    }
+}
+
+impl Eq for VaryRule {}
 
 /// Which variant of an entry: a digest of a rule, and of a request's fields that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Variant(u128);
 
+impl Variant {
+    pub(super) fn to_bits(self) -> u128 {
+        self.0
+    }
+
+    pub(super) fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+}
+
 impl VaryRule {
-    /// Names with spaces between them.
+    /// Names with spaces between them, or commas, as some programs have it.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
-        let names = text.split(|byte| *byte == b' ').filter(|name| !name.is_empty());
+        let names = text.split(|byte| matches!(*byte, b' ' | b',')).filter(|name| !name.is_empty());
         let names: Result<Vec<_>, _> = names.map(HeaderName::from_bytes).collect();
-        Ok(Self::new(names.map_err(|_| Error::Invalid("a vary rule has names of fields with spaces between them"))?))
+        let names = names.map_err(|_| Error::Invalid("a vary rule has names of fields with spaces between them"))?;
+        Ok(Self::told(names, String::from_utf8_lossy(text).into()))
     }
 
     /// Of these names.
-    pub fn new(mut names: Vec<HeaderName>) -> Self {
+    pub fn new(names: Vec<HeaderName>) -> Self {
+        let text = names.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(" ");
+        Self::told(names, text.into())
+    }
+
+    fn told(mut names: Vec<HeaderName>, text: Box<str>) -> Self {
         names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         names.dedup();
-        Self((!names.is_empty()).then(|| names.into()))
+        Self((!names.is_empty()).then(|| Arc::new(Rule { names: names.into(), text })))
     }
 
     /// The names.
     pub fn names(&self) -> &[HeaderName] {
-        self.0.as_deref().unwrap_or_default()
+        self.0.as_ref().map_or(&[], |rule| &rule.names)
     }
 
     /// Whether there is only one variant.
@@ -117,9 +149,11 @@ impl VaryRule {
     }
 
     pub(super) fn variant(&self, headers: &HeaderMap) -> Variant {
-        let Some(names) = &self.0 else { return Variant(0) };
+        if self.is_empty() {
+            return Variant(0);
+        }
         let mut digest = Sha256::new();
-        for name in names.iter() {
+        for name in self.names() {
             digest.update(name.as_str());
             digest.update([0]);
             for value in headers.get_all(name) {
@@ -137,13 +171,7 @@ impl VaryRule {
 
 impl std::fmt::Display for VaryRule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, name) in self.names().iter().enumerate() {
-            if index > 0 {
-                f.write_str(" ")?;
-            }
-            f.write_str(name.as_str())?;
-        }
-        Ok(())
+        f.write_str(self.0.as_ref().map_or("", |rule| &rule.text))
     }
 }
 
@@ -212,13 +240,15 @@ mod tests {
     #[test]
     fn variants() {
         let rule = VaryRule::parse(b"b  A").expect("a rule");
-        assert_eq!((rule.to_string().as_str(), VaryRule::parse(b"a b").expect("a rule") == rule), ("a b", true));
+        assert_eq!((rule.to_string().as_str(), VaryRule::parse(b"a,b").expect("a rule") == rule), ("b  A", true));
         assert!(VaryRule::parse(b" ").expect("a rule").is_empty());
-        assert!(VaryRule::parse(b"a,b c").is_err());
+        assert!(VaryRule::parse(b"a b:c").is_err());
         let of = |pairs: &[(&'static str, &'static str)]| {
             let headers = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
             let mut map = HeaderMap::new();
-            headers.for_each(|(name, value)| drop(map.append(name, value)));
+            headers.for_each(|(name, value)| {
+                map.append(name, value);
+            });
             rule.variant(&map)
         };
         assert_eq!(of(&[("a", "1"), ("c", "2")]), of(&[("c", "3"), ("a", "1")]));

@@ -140,11 +140,15 @@ impl Obligation {
         Ok((BodyWriter::into_sink(Box::new(filler)), found))
     }
 
-    /// Writes everything about an object anew but its bytes.
-    pub fn update(mut self, base: &Arc<Object>, options: WriteOptions) -> Found {
+    /// Writes everything about an object anew but its bytes. Of one that has broken off, there is nothing to go on with;
+    /// the duty goes to the next who waits.
+    pub fn update(mut self, base: &Arc<Object>, options: WriteOptions) -> Result<Found, Error> {
+        if base.content.has_failed() {
+            return Err(Error::NotFound);
+        }
         let object = self.store.renew(base, self.place(&options.vary), options, self.flight);
         self.armed = false;
-        Found::new(object.clone(), Phase::Fresh, object.hit(), self.store.now())
+        Ok(Found::new(object.clone(), Phase::Fresh, object.hit(), self.store.now()))
     }
 
     /// Gives all who wait, and the one who asked, what there was before.

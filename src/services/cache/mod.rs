@@ -16,6 +16,7 @@ mod content;
 pub mod disk;
 pub mod fanout;
 pub mod inspect;
+mod journal;
 pub mod key;
 mod lookup;
 mod object;

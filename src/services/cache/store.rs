@@ -17,8 +17,8 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::bounds::Bounds;
-use super::content::{Content, InFlight, Whole};
-use super::disk::Disk;
+use super::content::{Content, InFlight, Kept, Whole};
+use super::disk::{self, Disk};
 use super::key::{Key, KeyHasher, SurrogateKeys, Variant, VaryRule};
 use super::lookup::{Found, Obligation, Outcome};
 use super::object::{Object, Phase, Place, WriteOptions};
@@ -203,8 +203,12 @@ impl Store {
 
     /// One whose objects are on disk, too: those that are there already are found.
     pub fn with_disk(limits: Limits, telemetry: &Telemetry, folder: &Path, bytes: u64) -> Result<Arc<Self>, DataError> {
-        let disk = Disk::open(folder, bytes)?;
-        Ok(Self::build(limits, telemetry, Some(disk), false))
+        let disk = Disk::open(folder, bytes, limits.object)?;
+        let store = Self::build(limits, telemetry, Some(disk), false);
+        if let Some(disk) = &store.disk {
+            disk.begin(&store);
+        }
+        Ok(store)
     }
 
     /// One whose time moves only when it is moved.
@@ -213,8 +217,14 @@ impl Store {
         Self::build(limits, &Telemetry::new(), None, true)
     }
 
+    #[cfg(test)]
+    pub(super) fn telemetry_of_tests(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
     fn build(mut limits: Limits, telemetry: &Telemetry, disk: Option<Disk>, still: bool) -> Arc<Self> {
         limits.object = limits.object.min(limits.memory);
+        let ids = AtomicU64::new(disk.as_ref().map_or(0, Disk::last_id) + 1);
         let clock = Clock { base: clock::now(), base_unix: clock::unix(), moved: AtomicU64::new(0), still };
         Arc::new_cyclic(|this| Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -222,7 +232,7 @@ impl Store {
             in_flight: Arc::default(),
             limits,
             clock,
-            ids: AtomicU64::new(1),
+            ids,
             spaces: Mutex::default(),
             disk,
             telemetry: telemetry.clone(),
@@ -286,14 +296,62 @@ impl Store {
 
     /// What is usable now, without waiting and without being asked to write.
     pub(super) fn look(&self, key: &Key, headers: &HeaderMap) -> Option<Found> {
-        let now = self.now();
-        let object = {
-            let shard = self.shard(key).lock();
-            let slot = shard.get(key)?;
-            slot.youngest(&slot.variants(headers), now)?.clone()
-        };
-        let phase = object.phase_at(now);
-        (!object.pass && phase <= Phase::WhileRevalidating).then(|| self.found(object, phase))
+        loop {
+            let now = self.now();
+            let object = {
+                let shard = self.shard(key).lock();
+                let slot = shard.get(key)?;
+                slot.youngest(&slot.variants(headers), now)?.clone()
+            };
+            let phase = object.phase_at(now);
+            if object.pass || phase > Phase::WhileRevalidating {
+                return None;
+            }
+            if self.is_sound(&object) {
+                return Some(self.found(object, phase));
+            }
+        }
+    }
+
+    /// Whether an object is what it was. A small one that is only on disk is in memory again afterwards; one that is
+    /// damaged is forgotten.
+    fn is_sound(&self, object: &Arc<Object>) -> bool {
+        let Some(whole) = object.content.get() else { return true };
+        let Kept::Disk(body) = &whole.bytes else { return true };
+        if whole.length > disk::AT_ONCE {
+            return true;
+        }
+        match body.all() {
+            Ok(bytes) => {
+                object.content.put(Whole::of(bytes));
+                for left in self.bounds.keep(object.clone(), object.weight()) {
+                    self.leave_memory(&left);
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(target: "sidelight::cache", %error, "a cached object is damaged and forgotten");
+                self.drop_object(object);
+                false
+            }
+        }
+    }
+
+    /// An object that is on disk from before.
+    pub(super) fn found_again(&self, object: &Arc<Object>) {
+        let mut shard = self.shard(&object.key).lock();
+        let slot = shard.entry(object.key).or_default();
+        drop(slot.remember(&object.options.vary));
+        slot.objects.retain(|other| other.variant != object.variant);
+        slot.objects.push(object.clone());
+        object.space.tag(object);
+    }
+
+    /// Waits until what is known is on disk, if it is to be there.
+    pub fn flush(&self, limit: Duration) {
+        if let Some(disk) = &self.disk {
+            disk.flush(limit);
+        }
     }
 
     /// As [`look`](Self::look), and what is past its time, too.
@@ -307,6 +365,9 @@ impl Store {
     /// Something found, which counts as a use of it.
     fn found(&self, object: Arc<Object>, phase: Phase) -> Found {
         self.bounds.touch(&object);
+        if let Some(disk) = &self.disk {
+            disk.touch(&object);
+        }
         let hits = object.hit();
         Found::new(object, phase, hits, self.now())
     }
@@ -325,6 +386,9 @@ impl Store {
         match slot.verdict(headers, &asked, now) {
             Verdict::Found { object, leads: false } => {
                 drop(shard);
+                if !self.is_sound(&object) {
+                    return self.ask(key, headers, asked, about);
+                }
                 let phase = object.phase_at(now);
                 Ok(Outcome { found: Some(self.found(object, phase)), ..Outcome::default() })
             }
@@ -502,7 +566,7 @@ impl Store {
             return;
         }
         if let Some(disk) = &self.disk {
-            disk.write(self, object);
+            disk.write(object);
         }
         for left in self.bounds.keep(object.clone(), object.weight()) {
             self.leave_memory(&left);
@@ -514,7 +578,7 @@ impl Store {
         self.telemetry.metrics.cache_evictions.inc();
         if !object.is_gone()
             && let Some(disk) = &self.disk
-            && disk.take_over(self, object)
+            && disk.take_over(object)
         {
             return;
         }

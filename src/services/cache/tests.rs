@@ -186,3 +186,185 @@ async fn memory_is_bounded_and_what_is_too_large_is_passed_on() {
     }
     assert!(wrote.is_err(), "who writes it may be who reads it");
 }
+
+fn on_disk(folder: &std::path::Path, memory: u64, disk: u64) -> Cache {
+    let limits = Limits { memory, ..Limits::default() };
+    Cache::new(&Store::with_disk(limits, &crate::telemetry::Telemetry::new(), folder, disk).expect("opens"), "service")
+}
+
+/// What is known is on disk, and the folder is free.
+fn close(cache: Cache) {
+    cache.store().flush(Duration::from_secs(30));
+    let store = Arc::downgrade(cache.store());
+    drop(cache);
+    for _ in 0..1000 {
+        if store.strong_count() == 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("somebody still has the store");
+}
+
+async fn read(cache: &Cache, key: &str) -> Option<String> {
+    let found = cache.lookup(&cache.key(Face::Core, key.as_bytes()), &HeaderMap::new())?;
+    Some(text(found.body(0, None)).await)
+}
+
+async fn fill(cache: &Cache, key: &str, options: WriteOptions, bytes: Vec<u8>) {
+    let key = cache.key(Face::Core, key.as_bytes());
+    let (mut writer, _) = cache.insert(key, &HeaderMap::new(), about(), options).expect("begins");
+    writer.write(Bytes::from(bytes)).await.expect("is taken");
+    writer.finish().await.expect("is taken");
+}
+
+#[tokio::test]
+async fn objects_are_there_after_a_restart_and_no_longer_than_their_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = on_disk(folder.path(), 64 << 20, 64 << 20);
+    let keys = |keys: &str| SurrogateKeys::parse(keys.as_bytes());
+    let large: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
+    fill(&cache, "small", WriteOptions { surrogate_keys: keys("k"), user_metadata: Bytes::from_static(b"m"), ..seconds(100) }, b"hello".to_vec()).await;
+    fill(&cache, "large", seconds(100), large.clone()).await;
+    fill(&cache, "empty", seconds(100), Vec::new()).await;
+    fill(&cache, "short", seconds(1), b"x".to_vec()).await;
+    fill(&cache, "secret", WriteOptions { sensitive: true, ..seconds(100) }, b"x".to_vec()).await;
+    fill(&cache, "purged", WriteOptions { surrogate_keys: keys("p"), ..seconds(100) }, b"x".to_vec()).await;
+    fill(&cache, "stale", WriteOptions { surrogate_keys: keys("s"), stale_while_revalidate: Duration::from_secs(50), ..seconds(100) }, b"x".to_vec()).await;
+    fill(&cache, "overwritten", seconds(100), b"old".to_vec()).await;
+    fill(&cache, "overwritten", seconds(100), b"new".to_vec()).await;
+    fill(&cache.of("other"), "all", seconds(100), b"x".to_vec()).await;
+    cache.apply(&Purge::Key { key: "p".to_owned(), soft: false });
+    cache.apply(&Purge::Key { key: "s".to_owned(), soft: true });
+    cache.of("other").apply(&Purge::All);
+    close(cache);
+    std::thread::sleep(Duration::from_millis(1100));
+    let cache = on_disk(folder.path(), 64 << 20, 64 << 20);
+    let found = cache.lookup(&cache.key(Face::Core, b"small"), &HeaderMap::new()).expect("found");
+    assert!(found.age() >= Duration::from_secs(1), "{:?}", found.age());
+    assert_eq!((found.user_metadata().as_ref(), text(found.body(1, Some(3))).await.as_str()), (&b"m"[..], "el"));
+    let key = cache.key(Face::Core, b"large");
+    let mut body = cache.lookup(&key, &HeaderMap::new()).expect("found").body(0, None);
+    assert_eq!(body.known_length(), Some(800_000));
+    assert!(body.collect(1 << 20).await.expect("reads").expect("all") == large);
+    let part = cache.lookup(&key, &HeaderMap::new()).expect("found").body(65_535, Some(65_537)).collect(10).await.expect("reads").expect("all");
+    assert_eq!(&part[..], &large[65_535..65_537]);
+    assert_eq!((read(&cache, "empty").await.as_deref(), read(&cache, "overwritten").await.as_deref()), (Some(""), Some("new")));
+    for gone in ["short", "secret", "purged"] {
+        assert_eq!(read(&cache, gone).await, None, "{gone}");
+    }
+    let stale = cache.lookup(&cache.key(Face::Core, b"stale"), &HeaderMap::new()).expect("still usable");
+    assert_eq!(stale.phase, Phase::WhileRevalidating);
+    assert_eq!((cache.of("other").space().generation(), read(&cache.of("other"), "all").await), (1, None));
+    // Purges find what is here from before.
+    assert_eq!(cache.apply(&Purge::Key { key: "k".to_owned(), soft: false }), 1);
+    assert_eq!(read(&cache, "small").await, None);
+    drop(stale);
+    drop(found);
+    close(cache);
+    let cache = on_disk(folder.path(), 64 << 20, 64 << 20);
+    assert_eq!((read(&cache, "small").await, read(&cache, "overwritten").await.as_deref()), (None, Some("new")));
+}
+
+#[tokio::test]
+async fn what_leaves_memory_is_on_disk_and_what_leaves_the_disk_is_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = on_disk(folder.path(), 1 << 20, 4 << 20);
+    for index in 0..200 {
+        fill(&cache, &format!("{index}"), seconds(100), vec![index as u8; 30_000]).await;
+        cache.store().flush(Duration::from_secs(30));
+    }
+    let totals = cache.store().totals();
+    assert!(totals.bytes <= 1 << 20 && totals.disk_bytes <= 4 << 20, "{totals:?}");
+    let mut there = 0;
+    for index in 0..200 {
+        let Some(found) = cache.lookup(&cache.key(Face::Core, format!("{index}").as_bytes()), &HeaderMap::new()) else { continue };
+        there += 1;
+        let all = found.body(0, None).collect(1 << 20).await.expect("reads").expect("all");
+        assert!(all.len() == 30_000 && all.iter().all(|byte| *byte == index as u8));
+    }
+    assert!((60..=140).contains(&there), "{there}");
+    let files = std::fs::read_dir(folder.path().join("cache/bodies")).expect("a folder").flatten();
+    let bytes: u64 = files.flat_map(|part| std::fs::read_dir(part.path()).expect("a folder").flatten()).map(|file| file.metadata().expect("a file").len()).sum();
+    assert!(bytes <= 4 << 20, "{bytes}");
+}
+
+#[tokio::test]
+async fn damage_is_found_and_never_served() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = on_disk(folder.path(), 64 << 20, 64 << 20);
+    let large = vec![5; 300_000];
+    for (key, bytes) in [("small", vec![5; 1000]), ("lost", vec![5; 1000]), ("cut", vec![5; 1000]), ("large", large.clone()), ("whole", vec![6; 1000])] {
+        fill(&cache, key, seconds(100), bytes).await;
+    }
+    close(cache);
+    let cache_folder = folder.path().join("cache");
+    let file = |size: u64, skip: usize| {
+        let parts = std::fs::read_dir(cache_folder.join("bodies")).expect("a folder").flatten();
+        let mut files: Vec<_> = parts.flat_map(|part| std::fs::read_dir(part.path()).expect("a folder").flatten()).collect();
+        files.sort_by_key(std::fs::DirEntry::file_name);
+        files.iter().filter(|file| file.metadata().expect("a file").len() == size).nth(skip).expect("a file").path()
+    };
+    // In the order in which they were made.
+    let (small, lost, cut, big) = (file(1000, 0), file(1000, 1), file(1000, 2), file(300_000, 0));
+    std::fs::write(&small, [vec![5; 999], vec![4]].concat()).expect("writes");
+    std::fs::remove_file(lost).expect("removes");
+    std::fs::write(cut, vec![5; 999]).expect("writes");
+    let mut damaged = large.clone();
+    damaged[150_000] = 4;
+    std::fs::write(big, damaged).expect("writes");
+    let cache = on_disk(folder.path(), 64 << 20, 64 << 20);
+    for key in ["small", "lost", "cut"] {
+        assert!(ask(&cache, key, &HeaderMap::new()).outcome().await.obligation.is_some(), "{key} is asked for again");
+    }
+    assert_eq!(read(&cache, "whole").await.map(|text| text.len()), Some(1000));
+    let mut body = cache.lookup(&cache.key(Face::Core, b"large"), &HeaderMap::new()).expect("found").body(0, None);
+    let mut got = Vec::new();
+    let failed = loop {
+        match body.chunk().await {
+            Ok(Some(bytes)) => got.extend_from_slice(&bytes),
+            Ok(None) => break false,
+            Err(_) => break true,
+        }
+    };
+    assert!(failed && got.len() < 150_000 && got == large[..got.len()], "{}", got.len());
+    assert_eq!(read(&cache, "large").await, None, "it is forgotten");
+    drop(body);
+    close(cache);
+    // A list that is not what was written is none.
+    let list = cache_folder.join("list");
+    let mut bytes = std::fs::read(&list).expect("reads");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&list, bytes).expect("writes");
+    let cache = on_disk(folder.path(), 64 << 20, 64 << 20);
+    assert_eq!(read(&cache, "whole").await, None);
+    fill(&cache, "whole", seconds(100), b"again".to_vec()).await;
+    close(cache);
+    assert_eq!(read(&on_disk(folder.path(), 64 << 20, 64 << 20), "whole").await.as_deref(), Some("again"));
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_written_to_is_no_reason_not_to_serve() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = on_disk(folder.path(), 64 << 20, 64 << 20);
+    // In the place of a folder of bodies there is a file.
+    for part in 0..=255 {
+        std::fs::write(folder.path().join(format!("cache/bodies/{part:02x}")), b"").expect("writes");
+    }
+    fill(&cache, "a", seconds(100), b"in memory".to_vec()).await;
+    cache.store().flush(Duration::from_secs(30));
+    assert_eq!(read(&cache, "a").await.as_deref(), Some("in memory"));
+    let errors = cache.store().telemetry_of_tests().metrics.cache_disk_errors.get();
+    assert_eq!(errors, 1);
+    close(cache);
+    assert_eq!(read(&on_disk(folder.path(), 64 << 20, 64 << 20), "a").await, None);
+}
+
+#[test]
+fn one_folder_is_of_one_process() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let _cache = on_disk(folder.path(), 1 << 20, 1 << 20);
+    let error = Store::with_disk(Limits::default(), &crate::telemetry::Telemetry::new(), folder.path(), 1).expect_err("is taken");
+    assert!(error.to_string().contains("another process keeps its cache there"), "{error}");
+}

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::http::body::BodyWriter;
 use crate::http::{Body, RequestHead, ResponseHead};
-use crate::services::cache::{Cache, Error, Face, Found, Key, Lookup, Object, Outcome, Phase, StoredHead, VaryRule, WriteOptions};
+use crate::services::cache::{Cache, Error, Face, Found, Lookup, Object, Outcome, Phase, StoredHead, SurrogateKeys, VaryRule, WriteOptions};
 use crate::telemetry::clock;
 
 use decisions::Decision;
@@ -66,6 +66,8 @@ pub fn key_of_url(url: &str) -> Option<[u8; 32]> {
 pub struct Transaction {
     cache: Cache,
     request: RequestHead,
+    /// The key of its entry as SDKs have it.
+    key: [u8; 32],
     lookup: Lookup,
     /// What becomes of it, for people.
     decision: Decision,
@@ -74,22 +76,22 @@ pub struct Transaction {
 impl Transaction {
     /// Looks a request up; `key`: in place of the default one.
     pub fn begin(cache: &Cache, request: RequestHead, key: Option<[u8; 32]>, decision: Decision) -> Self {
-        let key = cache.key(Face::Http, &key.unwrap_or_else(|| default_key(&request)));
-        let lookup = cache.transaction(key, &request.headers, true, &|| about(&request));
+        let key = key.unwrap_or_else(|| default_key(&request));
+        let lookup = cache.transaction(cache.key(Face::Http, &key), &request.headers, true, &|| about(&request));
         Self::with(cache, request, lookup, decision, key)
     }
 
     /// Looks a request up without ever being asked for a response.
     pub fn peek(cache: &Cache, request: RequestHead, key: Option<[u8; 32]>, decision: Decision) -> Self {
-        let key = cache.key(Face::Http, &key.unwrap_or_else(|| default_key(&request)));
-        let outcome = Outcome { found: cache.lookup(&key, &request.headers), ..Outcome::default() };
+        let key = key.unwrap_or_else(|| default_key(&request));
+        let outcome = Outcome { found: cache.lookup(&cache.key(Face::Http, &key), &request.headers), ..Outcome::default() };
         Self::with(cache, request, outcome.into(), decision, key)
     }
 
-    fn with(cache: &Cache, request: RequestHead, lookup: Lookup, mut decision: Decision, key: Key) -> Self {
-        decision.key = Some(key);
+    fn with(cache: &Cache, request: RequestHead, lookup: Lookup, mut decision: Decision, key: [u8; 32]) -> Self {
+        decision.key = Some(cache.key(Face::Http, &key));
         decision.waited = lookup.is_waiting();
-        Self { cache: cache.clone(), request, lookup, decision }
+        Self { cache: cache.clone(), request, key, lookup, decision }
     }
 
     /// Waits until the lookup has an outcome. Cancel-safe.
@@ -127,7 +129,8 @@ impl Transaction {
         outcome.found.as_ref().filter(|found| found.phase != Phase::Fresh).map(Found::object)
     }
 
-    /// How a response is to be stored, as it says itself.
+    /// How a response is to be stored, as it says itself. As in production, its key is one of its surrogate keys: 64
+    /// hexadecimal digits.
     pub fn options(&self, response: &ResponseHead) -> WriteOptions {
         let freshness = policy::freshness(response, clock::unix());
         WriteOptions {
@@ -136,9 +139,15 @@ impl Transaction {
             stale_while_revalidate: freshness.stale_while_revalidate,
             stale_if_error: freshness.stale_if_error,
             vary: policy::vary(&response.headers).unwrap_or_default(),
+            surrogate_keys: SurrogateKeys::parse(self.key_text().as_bytes()),
             length: content_length(response).filter(|_| response.status != StatusCode::NOT_MODIFIED),
             ..WriteOptions::default()
         }
+    }
+
+    /// The key of its entry.
+    pub fn key_text(&self) -> String {
+        self.key.iter().map(|byte| format!("{byte:02X}")).collect()
     }
 
     /// A response as it is to be stored, and what to do with it.
@@ -176,13 +185,13 @@ impl Transaction {
         options.length = None;
         self.decision.note_options(&options);
         let obligation = Self::take_obligation(self.outcome().await)?;
-        let found = obligation.update(&base, options);
+        let found = obligation.update(&base, options)?;
         Ok(self.follow(found))
     }
 
     fn follow(&self, found: Found) -> Self {
         let outcome = Outcome { found: Some(found), ..Outcome::default() };
-        Self { cache: self.cache.clone(), request: self.request.clone(), lookup: outcome.into(), decision: Decision::none() }
+        Self { cache: self.cache.clone(), request: self.request.clone(), key: self.key, lookup: outcome.into(), decision: Decision::none() }
     }
 
     /// Takes what was stored before, since no new response can be had; so do all who wait for it.

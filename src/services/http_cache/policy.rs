@@ -154,6 +154,8 @@ fn split(text: &[u8]) -> Vec<(String, Option<String>)> {
 
 /// Seconds (RFC 9111 §1.2.2). What is no number is nothing: a response with such a lifetime is stale (§4.2.1).
 fn seconds(argument: Option<&str>) -> Duration {
+    // `Surrogate-Control` may say `N+M`, fresh and stale.
+    let argument = argument.map(|text| text.split('+').next().unwrap_or_default());
     let digits = argument.filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
     // More than fits is as good as for ever.
     Duration::from_secs(digits.map_or(0, |digits| digits.parse().unwrap_or(i32::MAX as u64)).min(i32::MAX as u64))
@@ -164,7 +166,9 @@ impl Directives {
         let mut found = Self::default();
         for (name, argument) in directives(headers, name) {
             // Of several, the first counts (RFC 9111 §4.2.1).
-            let first = |slot: &mut Option<Duration>| drop(slot.get_or_insert_with(|| seconds(argument.as_deref())));
+            let first = |slot: &mut Option<Duration>| {
+                slot.get_or_insert_with(|| seconds(argument.as_deref()));
+            };
             match name.as_str() {
                 "max-age" => first(&mut found.max_age),
                 "s-maxage" => first(&mut found.s_maxage),
@@ -280,12 +284,19 @@ pub fn backend_request(request: &RequestHead, stored: Option<&HeaderMap>) -> Req
 /// What is stored, after a 304 (RFC 9111 §3.2): its fields replace those of the same name, but for those that describe
 /// the bytes that are stored.
 pub fn freshened(stored: &ResponseHead, confirmed: &ResponseHead) -> ResponseHead {
-    static OF_THE_BYTES: [HeaderName; 5] =
-        [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::CONTENT_RANGE, header::CONTENT_TYPE, header::TRANSFER_ENCODING];
+    // Cookies are for whoever asked this time.
+    static NOT_THESE: [HeaderName; 6] = [
+        header::CONTENT_LENGTH,
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::TRANSFER_ENCODING,
+        header::SET_COOKIE,
+    ];
     let mut head = stored.clone();
     // It is as old as the confirmation says.
     head.headers.remove(header::AGE);
-    for name in confirmed.headers.keys().filter(|name| !OF_THE_BYTES.contains(name)) {
+    for name in confirmed.headers.keys().filter(|name| !NOT_THESE.contains(name)) {
         head.headers.remove(name);
         for value in confirmed.headers.get_all(name) {
             head.headers.append(name, value.clone());

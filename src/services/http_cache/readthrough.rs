@@ -75,12 +75,15 @@ impl Sender {
         if request.head.method.as_str() == "PURGE" {
             return Ok(self.purge(&request.head, key).await);
         }
-        if how.pass || !super::is_cacheable(&request.head.method) {
+        if how.pass {
             return self.direct(backend, request).await;
         }
-        // Whether the answer may have Fastly's own fields: one that has been asked for by another of its caches.
-        let keeps = request.head.headers.contains_key("fastly-ff") || request.head.headers.contains_key("fastly-debug");
-        let mut response = self.through(backend, request, key, &how).await?;
+        // Whether the answer may have Fastly's own fields: one that another of its caches asks for.
+        let keeps = is_of_fastly(&request.head.headers);
+        let mut response = match super::is_cacheable(&request.head.method) {
+            true => self.through(backend, request, key, &how).await?,
+            false => self.direct(backend, request).await.map(missed)?,
+        };
         if !keeps {
             response.head.headers.remove(SURROGATE_KEY);
             response.head.headers.remove(SURROGATE_CONTROL);
@@ -145,7 +148,8 @@ impl Sender {
             Err(error) if usable_if_error => match transaction.choose_stale().await {
                 Ok(()) => {
                     tracing::info!(target: "sidelight::cache", request_id = &*self.asker.request_id, %error, "a stale response in place of an error");
-                    Ok(cached(&mut transaction, None).await)
+                    // It counts as a miss, as SDKs have it: the backend was asked.
+                    Ok(cached(&mut transaction, Some(None)).await)
                 }
                 Err(_) => Err(error),
             },
@@ -216,6 +220,13 @@ impl Sender {
     }
 }
 
+fn is_of_fastly(headers: &HeaderMap) -> bool {
+    let caches = headers.get_all("cdn-loop").into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    headers.contains_key("fastly-ff")
+        || headers.contains_key("fastly-debug")
+        || caches.map(<[u8]>::trim_ascii).any(|cache| cache.len() >= 6 && cache[..6].eq_ignore_ascii_case(b"fastly"))
+}
+
 /// The address of a request, without its other fields.
 fn bare(head: &RequestHead) -> RequestHead {
     RequestHead { method: head.method.clone(), uri: head.uri.clone(), ..RequestHead::default() }
@@ -235,7 +246,9 @@ fn options(transaction: &Transaction, head: &ResponseHead, body: &Body, how: &Ov
     }
     options.sensitive = how.sensitive;
     options.length = body.framed_length();
-    let mut keys = how.surrogate_keys.clone();
+    let mut keys = transaction.key_text().into_bytes();
+    keys.push(b' ');
+    keys.extend_from_slice(&how.surrogate_keys);
     for value in head.headers.get_all(SURROGATE_KEY) {
         keys.push(b' ');
         keys.extend_from_slice(value.as_bytes());

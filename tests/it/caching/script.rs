@@ -16,7 +16,6 @@ pub struct Seen {
     pub method: String,
     pub target: String,
     pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
 }
 
 impl Seen {
@@ -103,6 +102,9 @@ impl Origin {
             let Some(replies) = state.replies.get_mut(&path) else { panic!("nothing is scripted for {path}") };
             if replies.len() > 1 { replies.pop_front() } else { replies.front().cloned() }.expect("a reply")
         };
+        if reply.wait {
+            self.wait_step(&path, 1);
+        }
         if reply.broken {
             return Ok(());
         }
@@ -159,7 +161,7 @@ fn read(stream: &mut TcpStream) -> std::io::Result<Option<Seen>> {
                 }
                 body.extend_from_slice(&piece[..count]);
             }
-            return Ok(Some(Seen { method, target, headers, body }));
+            return Ok(Some(Seen { method, target, headers }));
         }
         let count = stream.read(&mut piece)?;
         if count == 0 {

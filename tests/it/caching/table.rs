@@ -16,6 +16,8 @@ pub struct Reply {
     pub broken: bool,
     /// A body without a length ends without its end.
     pub cut: bool,
+    /// Nothing is said until the origin is told to go on.
+    pub wait: bool,
 }
 
 /// 200 with a body.
@@ -24,7 +26,7 @@ pub fn ok(body: &'static str) -> Reply {
 }
 
 pub fn status(status: u16, body: &'static str) -> Reply {
-    Reply { status, headers: Vec::new(), body, sized: true, broken: false, cut: false }
+    Reply { status, headers: Vec::new(), body, sized: true, broken: false, cut: false, wait: false }
 }
 
 /// 304.
@@ -68,7 +70,7 @@ pub enum From {
     Origin,
     /// `X-Cache: HIT`, after the origin was asked and has confirmed what is there.
     Confirmed,
-    /// `X-Cache: HIT`, though the origin was asked, and failed.
+    /// What is stored, though the origin was asked, and failed: `X-Cache: MISS`, as SDKs have it.
     InPlaceOfError,
     /// The origin was asked, and the cache was not.
     Past,
@@ -211,19 +213,10 @@ pub struct Case {
     /// In the order in which the origin gives them; the last again and again.
     pub origin: Vec<Reply>,
     pub steps: Vec<Step>,
-    /// What differs in the two ways, if anything: only the plain send is held to the case.
-    pub plain_only: Option<&'static str>,
 }
 
 pub fn case(name: &'static str, rule: &'static str, origin: impl IntoIterator<Item = Reply>, steps: impl IntoIterator<Item = Step>) -> Case {
-    Case { name, rule, origin: origin.into_iter().collect(), steps: steps.into_iter().collect(), plain_only: None }
-}
-
-impl Case {
-    /// The guest's own way cannot show this, and why.
-    pub fn plain_only(self, why: &'static str) -> Self {
-        Self { plain_only: Some(why), ..self }
-    }
+    Case { name, rule, origin: origin.into_iter().collect(), steps: steps.into_iter().collect() }
 }
 
 /// An HTTP date, so many seconds from now.
