@@ -50,7 +50,9 @@ async fn write(sandbox: &mut Sandbox, body: BodyHandle, data: Bytes64K, end: u32
         }
         AsyncItem::Streaming(_) if front => return Err(BadHandle.into()),
         AsyncItem::Streaming(writer) => writer.write(data.0).await?,
-        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => return Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
+            return Err(BadHandle.into());
+        }
     }
     Ok(length as u32)
 }
@@ -62,13 +64,17 @@ async fn append(sandbox: &mut Sandbox, to: BodyHandle, from: BodyHandle) -> Host
     }
     match sandbox.items.get(to)? {
         AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
-        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => return Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
+            return Err(BadHandle.into());
+        }
     }
     let moved = sandbox.take_body(from)?;
     match sandbox.items.get_mut(to)? {
         AsyncItem::Body(body) => body.append(moved),
         AsyncItem::Streaming(writer) => writer.append(moved).await?,
-        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => return Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
+            return Err(BadHandle.into());
+        }
     }
     Ok(())
 }
@@ -77,12 +83,19 @@ async fn append(sandbox: &mut Sandbox, to: BodyHandle, from: BodyHandle) -> Host
 async fn close(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
     match sandbox.items.get(body)? {
         AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
-        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => return Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
+            return Err(BadHandle.into());
+        }
     }
     match sandbox.items.take(body)? {
         // Whether anybody still reads it is not this call's business.
         AsyncItem::Streaming(writer) => drop(writer.finish().await),
-        AsyncItem::Body(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {}
+        AsyncItem::Body(_)
+        | AsyncItem::Pending(_)
+        | AsyncItem::Promise(_)
+        | AsyncItem::Kv(_)
+        | AsyncItem::Cache(_)
+        | AsyncItem::HttpCache(_) => {}
     }
     Ok(())
 }
@@ -91,7 +104,9 @@ async fn close(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
 fn abandon(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
     match sandbox.items.get(body)? {
         AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
-        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => return Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
+            return Err(BadHandle.into());
+        }
     }
     sandbox.items.take(body)?;
     Ok(())
@@ -101,7 +116,9 @@ fn known_length(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<u64> {
     match sandbox.items.get(body)? {
         AsyncItem::Body(body) => body.known_length().ok_or_else(HostError::none),
         AsyncItem::Streaming(_) => Err(HostError::Status(Status::None, "a body that is being sent".into())),
-        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
+            Err(BadHandle.into())
+        }
     }
 }
 
@@ -110,7 +127,9 @@ fn trailer_append(sandbox: &mut Sandbox, body: BodyHandle, name: Str, value: Str
     let trailers = match sandbox.items.get_mut(body)? {
         AsyncItem::Body(body) => body.trailers_mut(),
         AsyncItem::Streaming(writer) => writer.trailers_mut(),
-        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => return Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
+            return Err(BadHandle.into());
+        }
     };
     fields::append(trailers, &name, &value)
 }
@@ -122,7 +141,9 @@ fn trailers(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<&HeaderMap> {
         AsyncItem::Body(body) if body.is_read() => Ok(body.trailers().unwrap_or(&NONE)),
         AsyncItem::Body(_) => Err(HostError::Status(Status::Again, "the body has not been read to its end".into())),
         AsyncItem::Streaming(_) => Err(HostError::inval("a body that is being sent")),
-        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => Err(BadHandle.into()),
+        AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
+            Err(BadHandle.into())
+        }
     }
 }
 

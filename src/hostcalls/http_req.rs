@@ -16,9 +16,7 @@ use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, With
 use crate::config::{self, resolve};
 use crate::http::head::field_names;
 use crate::http::{Body, framing};
-use crate::sandbox::{
-    BadHandle, Edit, EditTarget, GuestRequest, GuestResponse, HandOff, Handle, PendingRequest, Reply, Sandbox,
-};
+use crate::sandbox::{BadHandle, Edit, EditTarget, GuestRequest, GuestResponse, HandOff, Handle, PendingRequest, Reply, Sandbox};
 use crate::services::backend::{self, Backend, SendError};
 use crate::services::http_cache::readthrough::{self, Override, Sender};
 

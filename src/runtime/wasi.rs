@@ -47,13 +47,7 @@ pub fn variables(environment: &Environment, config: &Config) -> Arc<[(String, St
 
 /// WASI for a sandbox whose first request is `id`, and which works on `current`. With `arguments` the program is
 /// run by itself: its output is the process's.
-pub fn context(
-    variables: &[(String, String)],
-    generation: u64,
-    id: &str,
-    current: &CurrentId,
-    arguments: Option<&[String]>,
-) -> WasiP1Ctx {
+pub fn context(variables: &[(String, String)], generation: u64, id: &str, current: &CurrentId, arguments: Option<&[String]>) -> WasiP1Ctx {
     let mut builder = WasiCtxBuilder::new();
     builder.envs(variables).env("FASTLY_TRACE_ID", id.replace('-', "")).env("FASTLY_CACHE_GENERATION", generation.to_string());
     match arguments {

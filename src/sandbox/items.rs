@@ -7,8 +7,8 @@ use ::http::{HeaderMap, HeaderName, HeaderValue};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::handles::{BadHandle, Handle, TableFull};
 use super::cache::CacheEntry;
+use super::handles::{BadHandle, Handle, TableFull};
 use super::kv::PendingKv;
 use super::{DownstreamResponse, GuestRequest, Reply, RequestPromise, Responder, Sandbox};
 use crate::http::Body;
@@ -196,7 +196,12 @@ impl Sandbox {
     pub fn body(&mut self, handle: Handle<Body>) -> Result<&mut Body, BadHandle> {
         match self.items.get_mut(handle)? {
             AsyncItem::Body(body) => Ok(body),
-            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => Err(BadHandle),
+            AsyncItem::Streaming(_)
+            | AsyncItem::Pending(_)
+            | AsyncItem::Promise(_)
+            | AsyncItem::Kv(_)
+            | AsyncItem::Cache(_)
+            | AsyncItem::HttpCache(_) => Err(BadHandle),
         }
     }
 
@@ -205,7 +210,12 @@ impl Sandbox {
         self.body(handle)?;
         match self.items.take(handle)? {
             AsyncItem::Body(body) => Ok(body),
-            AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => Err(BadHandle),
+            AsyncItem::Streaming(_)
+            | AsyncItem::Pending(_)
+            | AsyncItem::Promise(_)
+            | AsyncItem::Kv(_)
+            | AsyncItem::Cache(_)
+            | AsyncItem::HttpCache(_) => Err(BadHandle),
         }
     }
 
@@ -227,7 +237,12 @@ impl Sandbox {
     pub fn pending(&mut self, handle: Handle<PendingRequest>) -> Result<&mut PendingRequest, BadHandle> {
         match self.items.get_mut(handle)? {
             AsyncItem::Pending(pending) => Ok(pending),
-            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => Err(BadHandle),
+            AsyncItem::Body(_)
+            | AsyncItem::Streaming(_)
+            | AsyncItem::Promise(_)
+            | AsyncItem::Kv(_)
+            | AsyncItem::Cache(_)
+            | AsyncItem::HttpCache(_) => Err(BadHandle),
         }
     }
 
@@ -236,7 +251,12 @@ impl Sandbox {
         self.pending(handle)?;
         match self.items.take(handle)? {
             AsyncItem::Pending(pending) => Ok(pending),
-            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => Err(BadHandle),
+            AsyncItem::Body(_)
+            | AsyncItem::Streaming(_)
+            | AsyncItem::Promise(_)
+            | AsyncItem::Kv(_)
+            | AsyncItem::Cache(_)
+            | AsyncItem::HttpCache(_) => Err(BadHandle),
         }
     }
 

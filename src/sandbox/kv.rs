@@ -185,9 +185,13 @@ impl Sandbox {
                 pending.ready().await;
                 Ok(pending)
             }
-            AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) | AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) => {
-                Err(BadHandle)
-            }
+            AsyncItem::Kv(_)
+            | AsyncItem::Cache(_)
+            | AsyncItem::HttpCache(_)
+            | AsyncItem::Body(_)
+            | AsyncItem::Streaming(_)
+            | AsyncItem::Pending(_)
+            | AsyncItem::Promise(_) => Err(BadHandle),
         }
     }
 

@@ -215,11 +215,9 @@ impl Sandbox {
             .map(|item| match item {
                 AsyncItem::Body(body) => body.held(PIECE_COST),
                 AsyncItem::Kv(pending) => pending.held(),
-                AsyncItem::Streaming(_)
-                | AsyncItem::Pending(_)
-                | AsyncItem::Promise(_)
-                | AsyncItem::Cache(_)
-                | AsyncItem::HttpCache(_) => 0,
+                AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
+                    0
+                }
             })
             .sum();
         if held > MAX_HELD {

@@ -118,7 +118,12 @@ impl Sandbox {
     fn look_at_promise(&mut self, handle: Handle<RequestPromise>) -> Result<&mut RequestPromise, BadHandle> {
         match self.items.get_mut(handle)? {
             AsyncItem::Promise(promise) => Ok(promise),
-            AsyncItem::Body(_) | AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => Err(BadHandle),
+            AsyncItem::Body(_)
+            | AsyncItem::Streaming(_)
+            | AsyncItem::Pending(_)
+            | AsyncItem::Kv(_)
+            | AsyncItem::Cache(_)
+            | AsyncItem::HttpCache(_) => Err(BadHandle),
         }
     }
 

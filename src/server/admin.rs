@@ -122,8 +122,8 @@ impl ServeHttp for Admin {
         let agent = head.headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));
         let marks = ["origin", "referer", "sec-fetch-mode", "sec-fetch-site"];
         let from_browser = agent || marks.iter().any(|mark| head.headers.contains_key(*mark));
-        let of_the_cache = matches!(path.as_str(), "/cache" | "/purge")
-            || ["/cache/", "/purge/", "/service/"].iter().any(|start| path.starts_with(start));
+        let of_the_cache =
+            matches!(path.as_str(), "/cache" | "/purge") || ["/cache/", "/purge/", "/service/"].iter().any(|start| path.starts_with(start));
         if of_the_cache || path.starts_with("/kv/") {
             if from_browser {
                 return told(StatusCode::FORBIDDEN, "stores and the cache are not for browsers\n");

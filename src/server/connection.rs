@@ -120,7 +120,7 @@ enum Next {
 
 /// What became of an answer.
 enum Responded {
-    /// It is out, and the connection may be of more use.
+    /// It is out; what the client still sends may be of use.
     Whole,
     /// The connection is of no more use.
     Broken,
@@ -329,7 +329,7 @@ impl Exchange<'_> {
         if self.write(asked, response, writer).await { Responded::Whole } else { Responded::Broken }
     }
 
-    /// Writes a response. False when the connection is of no more use.
+    /// Writes a response. False when nothing that the client still sends is of use.
     async fn write(&self, asked: &Asked, response: DownstreamResponse, writer: &Writer) -> bool {
         let DownstreamResponse { mut head, mut body, close } = response;
         let length = wire::settle(&mut body, SETTLE);
@@ -362,6 +362,10 @@ impl Exchange<'_> {
         if let Err(error) = &written {
             not_whole(&asked.id, matches!(error, wire::WriteError::Body(_) | wire::WriteError::Length { .. }), error);
         }
-        written.is_ok() && keep
+        if !keep {
+            asked.keep.store(false, Ordering::Relaxed);
+        }
+        // Whoever waits for the connection's end to know that of the response must not wait for anything else.
+        written.is_ok() && framing != BodyFraming::UntilClose
     }
 }

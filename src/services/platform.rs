@@ -15,14 +15,15 @@ use super::http_cache::decisions::Decisions;
 use super::kv_store::embedded::Files;
 use super::log::Queue;
 use super::redis::{self, Redis};
-use crate::config::{HostConfig, Secret};
 use crate::config::state::Redis as RedisSettings;
+use crate::config::{HostConfig, Secret};
 use crate::telemetry::Telemetry;
 
 /// Settings, and the password that their file has.
 type LinkKey = (RedisSettings, Option<Secret>);
 
-const NO_FOLDER: &str = "the cache is to be kept on disk, too, and there is no folder for that\n  hint: --data-dir FOLDER, or data_dir in the host file";
+const NO_FOLDER: &str =
+    "the cache is to be kept on disk, too, and there is no folder for that\n  hint: --data-dir FOLDER, or data_dir in the host file";
 
 /// What outlives every generation of every service.
 pub struct Platform {

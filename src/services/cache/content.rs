@@ -2,8 +2,8 @@
 //! is copied for one.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use ::http::HeaderMap;
 use async_trait::async_trait;

@@ -137,10 +137,8 @@ impl Disk {
         fs::create_dir_all(folder.join("bodies")).map_err(fail)?;
         let lock = File::create(folder.join("lock")).map_err(fail)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let text = format!(
-                "{}: another process keeps its cache there\n  hint: each process needs a data folder of its own",
-                folder.display()
-            );
+            let text =
+                format!("{}: another process keeps its cache there\n  hint: each process needs a data folder of its own", folder.display());
             return Err(DataError::Setting(text));
         }
         let list = folder.join("list");

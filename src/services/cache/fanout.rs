@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::redis::streams::{StreamRangeReply, StreamReadReply};
 use ::redis::{FromRedisValue, cmd};
@@ -14,6 +14,7 @@ use super::key::Key;
 use super::store::Store;
 use super::{Cache, Purge};
 use crate::services::redis::{Redis, Unavailable, tagged};
+use crate::telemetry::clock;
 
 /// How often the log is read.
 const EVERY: Duration = Duration::from_millis(100);
@@ -30,6 +31,8 @@ pub struct Fanout {
     log: String,
     /// Tells its own purges, which have been done.
     me: String,
+    /// When it began.
+    since: Instant,
 }
 
 impl std::fmt::Debug for Fanout {
@@ -42,7 +45,7 @@ impl Fanout {
     /// Follows the log as long as somebody has this.
     pub fn start(redis: Arc<Redis>, store: &Arc<Store>, background: &Handle) -> Arc<Self> {
         let log = format!("{}:purges", tagged(redis.prefix(), &["cache"]));
-        let fanout = Arc::new(Self { redis, log, me: Uuid::new_v4().to_string() });
+        let fanout = Arc::new(Self { redis, log, me: Uuid::new_v4().to_string(), since: clock::now() });
         background.spawn(follow(Arc::downgrade(&fanout), Arc::downgrade(store)));
         fanout
     }
@@ -60,12 +63,13 @@ impl Fanout {
         self.redis.command(add).await.map(drop)
     }
 
-    async fn newest(&self) -> Result<Option<String>, Unavailable> {
-        let mut range = cmd("XREVRANGE");
-        range.arg(&self.log).arg("+").arg("-").arg("COUNT").arg(1);
-        let reply = self.redis.command(range).await?;
-        let reply = StreamRangeReply::from_redis_value(reply).unwrap_or_default();
-        Ok(reply.ids.into_iter().next().map(|entry| entry.id))
+    /// What the log's next entry would have been called when this began: by its own clock, and a little before.
+    async fn beginning(&self) -> Result<String, Unavailable> {
+        let time = self.redis.command(cmd("TIME")).await?;
+        let (seconds, micros) = <(u64, u64)>::from_redis_value(time).unwrap_or_default();
+        let now = Duration::from_secs(seconds) + Duration::from_micros(micros);
+        let since = clock::now().saturating_duration_since(self.since) + Duration::from_secs(1);
+        Ok(format!("{}-0", now.saturating_sub(since).as_millis()))
     }
 
     async fn oldest(&self) -> Result<Option<String>, Unavailable> {
@@ -78,7 +82,7 @@ impl Fanout {
 
     /// Where to read on from. Objects may be here from before: then from where they were left.
     async fn position(&self, store: &Store) -> Result<String, Unavailable> {
-        let Some(kept) = store.position() else { return Ok(self.newest().await?.unwrap_or_else(|| "0-0".to_owned())) };
+        let Some(kept) = store.position() else { return self.beginning().await };
         let gap = self.oldest().await?.is_some_and(|oldest| is_before(&kept, &oldest));
         if gap {
             tracing::warn!(target: "sidelight::cache", "purges have been missed: everything is forgotten");
@@ -94,7 +98,9 @@ impl Fanout {
         let reply: Option<StreamReadReply> = FromRedisValue::from_redis_value(reply).unwrap_or_default();
         let entries = reply.unwrap_or_default().keys.into_iter().flat_map(|stream| stream.ids);
         let text = |value| String::from_redis_value(value).ok();
-        Ok(entries.map(|entry| (entry.id, entry.map.into_iter().filter_map(|(name, value)| Some((name, text(value)?))).collect())).collect())
+        Ok(entries
+            .map(|entry| (entry.id, entry.map.into_iter().filter_map(|(name, value)| Some((name, text(value)?))).collect()))
+            .collect())
     }
 }
 
@@ -169,8 +175,7 @@ mod tests {
             surrogate_keys: SurrogateKeys::parse(key.as_bytes()),
             ..WriteOptions::default()
         };
-        let (mut writer, _) =
-            cache.insert(cache.key(Face::Core, key.as_bytes()), &HeaderMap::new(), key.into(), options).expect("begins");
+        let (mut writer, _) = cache.insert(cache.key(Face::Core, key.as_bytes()), &HeaderMap::new(), key.into(), options).expect("begins");
         writer.write(Bytes::from_static(b"x")).await.expect("is taken");
         writer.finish().await.expect("is taken");
     }
@@ -198,7 +203,6 @@ mod tests {
             Cache::new(&store, "service").with_fanout(Some(fanout))
         };
         let (one, two) = (replica(), replica());
-        tokio::time::sleep(EVERY * 5).await;
         for key in ["a", "b", "c"] {
             insert(&one, key).await;
             insert(&two, key).await;

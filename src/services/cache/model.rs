@@ -216,7 +216,8 @@ impl Run {
 
     /// One of the lookups that `wanted` takes.
     fn choose(&self, n: usize, wanted: impl Fn(&Told) -> bool) -> Option<usize> {
-        let fitting: Vec<usize> = (0..self.lookups.len()).filter(|who| self.lookups[*who].is_some() && wanted(&self.model.told[*who])).collect();
+        let fitting: Vec<usize> =
+            (0..self.lookups.len()).filter(|who| self.lookups[*who].is_some() && wanted(&self.model.told[*who])).collect();
         (!fitting.is_empty()).then(|| fitting[n % fitting.len()])
     }
 
@@ -283,7 +284,8 @@ impl Run {
             Act::Put(n, ttl, swr) => {
                 let key = n % KEYS;
                 let thing = self.thing(ttl, swr, Some(self.writing.len()));
-                let (to, _) = self.cache.insert(self.key(key), &HeaderMap::new(), "model".into(), Self::options(key, ttl, swr)).expect("begins");
+                let (to, _) =
+                    self.cache.insert(self.key(key), &HeaderMap::new(), "model".into(), Self::options(key, ttl, swr)).expect("begins");
                 self.begin(key, to, thing, false).await;
             }
             Act::Write(n) | Act::Finish(n) | Act::Abandon(n) if self.writing.is_empty() => {

@@ -35,7 +35,12 @@ impl std::fmt::Debug for Space {
 
 impl Space {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.into(), generation: AtomicU64::new(0), shared: Mutex::default(), tagged: std::array::from_fn(|_| Mutex::default()) }
+        Self {
+            name: name.into(),
+            generation: AtomicU64::new(0),
+            shared: Mutex::default(),
+            tagged: std::array::from_fn(|_| Mutex::default()),
+        }
     }
 
     /// The service's name.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use ::http::HeaderMap;
 use parking_lot::Mutex;
+use prometheus::IntGauge;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
@@ -50,7 +51,28 @@ pub struct Store {
     spaces: Mutex<HashMap<String, Arc<Space>>>,
     pub(super) disk: Option<Disk>,
     pub(super) telemetry: Telemetry,
+    gauges: Gauges,
     this: Weak<Store>,
+}
+
+/// How much there is, as metrics have it.
+struct Gauges {
+    memory_bytes: IntGauge,
+    memory_objects: IntGauge,
+    disk_bytes: IntGauge,
+    disk_objects: IntGauge,
+}
+
+impl Gauges {
+    fn new(telemetry: &Telemetry) -> Self {
+        let (bytes, objects) = (&telemetry.metrics.cache_bytes, &telemetry.metrics.cache_objects);
+        Self {
+            memory_bytes: bytes.with_label_values(&["memory"]),
+            memory_objects: objects.with_label_values(&["memory"]),
+            disk_bytes: bytes.with_label_values(&["disk"]),
+            disk_objects: objects.with_label_values(&["disk"]),
+        }
+    }
 }
 
 /// How much a store takes.
@@ -236,6 +258,7 @@ impl Store {
             spaces: Mutex::default(),
             disk,
             telemetry: telemetry.clone(),
+            gauges: Gauges::new(telemetry),
             this: this.clone(),
         })
     }
@@ -571,6 +594,19 @@ impl Store {
         for left in self.bounds.keep(object.clone(), object.weight()) {
             self.leave_memory(&left);
         }
+        self.tell();
+    }
+
+    /// Tells metrics how much there is.
+    fn tell(&self) {
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.gauges.memory_bytes.set(number(self.bounds.used()));
+        self.gauges.memory_objects.set(number(self.bounds.count() as u64));
+        if let Some(disk) = &self.disk {
+            let (objects, bytes, _) = disk.used();
+            self.gauges.disk_bytes.set(number(bytes));
+            self.gauges.disk_objects.set(number(objects as u64));
+        }
     }
 
     /// There is no room for it any more.
@@ -639,6 +675,7 @@ impl Store {
         if let Some(disk) = &self.disk {
             disk.remove(object);
         }
+        self.tell();
         let previous = object.previous.lock().take();
         if let Some(previous) = previous {
             self.forget(&previous);

@@ -224,13 +224,25 @@ async fn objects_are_there_after_a_restart_and_no_longer_than_their_time() {
     let cache = on_disk(folder.path(), 64 << 20, 64 << 20);
     let keys = |keys: &str| SurrogateKeys::parse(keys.as_bytes());
     let large: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
-    fill(&cache, "small", WriteOptions { surrogate_keys: keys("k"), user_metadata: Bytes::from_static(b"m"), ..seconds(100) }, b"hello".to_vec()).await;
+    fill(
+        &cache,
+        "small",
+        WriteOptions { surrogate_keys: keys("k"), user_metadata: Bytes::from_static(b"m"), ..seconds(100) },
+        b"hello".to_vec(),
+    )
+    .await;
     fill(&cache, "large", seconds(100), large.clone()).await;
     fill(&cache, "empty", seconds(100), Vec::new()).await;
     fill(&cache, "short", seconds(1), b"x".to_vec()).await;
     fill(&cache, "secret", WriteOptions { sensitive: true, ..seconds(100) }, b"x".to_vec()).await;
     fill(&cache, "purged", WriteOptions { surrogate_keys: keys("p"), ..seconds(100) }, b"x".to_vec()).await;
-    fill(&cache, "stale", WriteOptions { surrogate_keys: keys("s"), stale_while_revalidate: Duration::from_secs(50), ..seconds(100) }, b"x".to_vec()).await;
+    fill(
+        &cache,
+        "stale",
+        WriteOptions { surrogate_keys: keys("s"), stale_while_revalidate: Duration::from_secs(50), ..seconds(100) },
+        b"x".to_vec(),
+    )
+    .await;
     fill(&cache, "overwritten", seconds(100), b"old".to_vec()).await;
     fill(&cache, "overwritten", seconds(100), b"new".to_vec()).await;
     fill(&cache.of("other"), "all", seconds(100), b"x".to_vec()).await;
@@ -247,7 +259,8 @@ async fn objects_are_there_after_a_restart_and_no_longer_than_their_time() {
     let mut body = cache.lookup(&key, &HeaderMap::new()).expect("found").body(0, None);
     assert_eq!(body.known_length(), Some(800_000));
     assert!(body.collect(1 << 20).await.expect("reads").expect("all") == large);
-    let part = cache.lookup(&key, &HeaderMap::new()).expect("found").body(65_535, Some(65_537)).collect(10).await.expect("reads").expect("all");
+    let part =
+        cache.lookup(&key, &HeaderMap::new()).expect("found").body(65_535, Some(65_537)).collect(10).await.expect("reads").expect("all");
     assert_eq!(&part[..], &large[65_535..65_537]);
     assert_eq!((read(&cache, "empty").await.as_deref(), read(&cache, "overwritten").await.as_deref()), (Some(""), Some("new")));
     for gone in ["short", "secret", "purged"] {
@@ -285,7 +298,10 @@ async fn what_leaves_memory_is_on_disk_and_what_leaves_the_disk_is_gone() {
     }
     assert!((60..=140).contains(&there), "{there}");
     let files = std::fs::read_dir(folder.path().join("cache/bodies")).expect("a folder").flatten();
-    let bytes: u64 = files.flat_map(|part| std::fs::read_dir(part.path()).expect("a folder").flatten()).map(|file| file.metadata().expect("a file").len()).sum();
+    let bytes: u64 = files
+        .flat_map(|part| std::fs::read_dir(part.path()).expect("a folder").flatten())
+        .map(|file| file.metadata().expect("a file").len())
+        .sum();
     assert!(bytes <= 4 << 20, "{bytes}");
 }
 
@@ -294,7 +310,9 @@ async fn damage_is_found_and_never_served() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = on_disk(folder.path(), 64 << 20, 64 << 20);
     let large = vec![5; 300_000];
-    for (key, bytes) in [("small", vec![5; 1000]), ("lost", vec![5; 1000]), ("cut", vec![5; 1000]), ("large", large.clone()), ("whole", vec![6; 1000])] {
+    for (key, bytes) in
+        [("small", vec![5; 1000]), ("lost", vec![5; 1000]), ("cut", vec![5; 1000]), ("large", large.clone()), ("whole", vec![6; 1000])]
+    {
         fill(&cache, key, seconds(100), bytes).await;
     }
     close(cache);

@@ -93,9 +93,7 @@ impl BodySink for Filler {
         let detached = self.content.is_detached();
         if !self.content.finish(trailers) {
             self.withdraw();
-        } else if !detached
-            && let Some(object) = self.content.object()
-        {
+        } else if !detached && let Some(object) = self.content.object() {
             self.store.keep(&object);
         }
     }

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header;
-use ::http::{Method, StatusCode};
+use ::http::{HeaderMap, Method, StatusCode};
 use sha2::{Digest, Sha256};
 
 use crate::http::body::BodyWriter;
 use crate::http::{Body, RequestHead, ResponseHead};
-use crate::services::cache::{Cache, Error, Face, Found, Lookup, Object, Outcome, Phase, StoredHead, SurrogateKeys, VaryRule, WriteOptions};
+use crate::services::cache::{
+    Cache, Error, Face, Found, Lookup, Object, Outcome, Phase, StoredHead, SurrogateKeys, VaryRule, WriteOptions,
+};
 use crate::telemetry::clock;
 
 use decisions::Decision;
@@ -171,8 +173,7 @@ impl Transaction {
 
     /// Stores a response: its body is written from now on, and the new transaction has it.
     pub async fn insert(&mut self, head: &ResponseHead, mut options: WriteOptions) -> Result<(BodyWriter, Self), Error> {
-        options.head = Some(StoredHead::new(head));
-        self.decision.note_options(&options);
+        self.complete(head, &mut options);
         let obligation = Self::take_obligation(self.outcome().await)?;
         let (writer, found) = obligation.insert(options)?;
         Ok((writer, self.follow(found)))
@@ -181,12 +182,24 @@ impl Transaction {
     /// Writes what is stored anew but for its bytes; the new transaction has it.
     pub async fn update(&mut self, head: &ResponseHead, mut options: WriteOptions) -> Result<Self, Error> {
         let base = self.revalidated().await.ok_or(Error::NotFound)?;
-        options.head = Some(StoredHead::new(head));
         options.length = None;
-        self.decision.note_options(&options);
+        self.complete(head, &mut options);
         let obligation = Self::take_obligation(self.outcome().await)?;
         let found = obligation.update(&base, options)?;
         Ok(self.follow(found))
+    }
+
+    /// Some SDKs add the surrogate keys of the response to those suggested; for one that stores what was suggested, they are
+    /// added here.
+    fn complete(&mut self, head: &ResponseHead, options: &mut WriteOptions) {
+        let own = self.key_text();
+        if head.headers.contains_key(policy::SURROGATE_KEY) && options.surrogate_keys.to_string() == own {
+            let told = head.headers.get_all(policy::SURROGATE_KEY).into_iter().map(::http::HeaderValue::as_bytes);
+            let all: Vec<&[u8]> = std::iter::once(own.as_bytes()).chain(told).collect();
+            options.surrogate_keys = SurrogateKeys::parse(&all.join(&b' '));
+        }
+        options.head = Some(StoredHead::new(head));
+        self.decision.note_options(options);
     }
 
     fn follow(&self, found: Found) -> Self {
@@ -242,6 +255,11 @@ impl Transaction {
         let found = self.lookup.outcome().await.found.as_ref()?;
         let head = found.head().map(StoredHead::head).unwrap_or_default();
         if for_client {
+            let mut head = head;
+            if !is_of_fastly(&request.headers) {
+                head.headers.remove(policy::SURROGATE_KEY);
+                head.headers.remove(policy::SURROGATE_CONTROL);
+            }
             let (head, part) = serve::answer(request, head, found.length(), found.age());
             return Some((head, serve::body(part, |at, end| found.body(at, end))));
         }
@@ -249,6 +267,14 @@ impl Transaction {
         head.headers.insert(header::AGE, ::http::HeaderValue::from(found.age().as_secs()));
         Some((head, found.body(0, None)))
     }
+}
+
+/// Whether another of Fastly's caches asks: it gets the fields that are for caches.
+fn is_of_fastly(headers: &HeaderMap) -> bool {
+    let caches = headers.get_all("cdn-loop").into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    headers.contains_key("fastly-ff")
+        || headers.contains_key("fastly-debug")
+        || caches.map(<[u8]>::trim_ascii).any(|cache| cache.len() >= 6 && cache[..6].eq_ignore_ascii_case(b"fastly"))
 }
 
 fn object_head(object: &Object) -> Option<ResponseHead> {

@@ -79,7 +79,7 @@ impl Sender {
             return self.direct(backend, request).await;
         }
         // Whether the answer may have Fastly's own fields: one that another of its caches asks for.
-        let keeps = is_of_fastly(&request.head.headers);
+        let keeps = super::is_of_fastly(&request.head.headers);
         let mut response = match super::is_cacheable(&request.head.method) {
             true => self.through(backend, request, key, &how).await?,
             false => self.direct(backend, request).await.map(missed)?,
@@ -218,13 +218,6 @@ impl Sender {
         head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Response { head, body: Body::from(Bytes::from(text.to_string())), peer: None, switched: None }
     }
-}
-
-fn is_of_fastly(headers: &HeaderMap) -> bool {
-    let caches = headers.get_all("cdn-loop").into_iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    headers.contains_key("fastly-ff")
-        || headers.contains_key("fastly-debug")
-        || caches.map(<[u8]>::trim_ascii).any(|cache| cache.len() >= 6 && cache[..6].eq_ignore_ascii_case(b"fastly"))
 }
 
 /// The address of a request, without its other fields.

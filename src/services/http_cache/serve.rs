@@ -25,7 +25,8 @@ pub fn answer(request: &RequestHead, mut head: ResponseHead, length: Option<u64>
     let reads = request.method == Method::GET || request.method == Method::HEAD;
     if reads && head.status == StatusCode::OK && is_known(request, &head.headers) {
         head.status = StatusCode::NOT_MODIFIED;
-        for name in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_RANGE, header::CONTENT_LANGUAGE]
+        for name in
+            [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING, header::CONTENT_RANGE, header::CONTENT_LANGUAGE]
         {
             head.headers.remove(name);
         }
@@ -145,9 +146,7 @@ impl Range {
     /// From here, before there; `None`: nothing of it is there.
     fn within(self, length: u64) -> Option<(u64, u64)> {
         match self {
-            Self::From(start, end) if start < length => {
-                Some((start, end.map_or(length, |end| end.saturating_add(1).min(length))))
-            }
+            Self::From(start, end) if start < length => Some((start, end.map_or(length, |end| end.saturating_add(1).min(length)))),
             Self::Last(count) if count > 0 && length > 0 => Some((length.saturating_sub(count), length)),
             Self::From(..) | Self::Last(_) => None,
         }

@@ -297,7 +297,6 @@ fn revalidated() -> Vec<Case> {
     ]
 }
 
-
 /// When what is stale is used since there is nothing else.
 fn if_error() -> Vec<Case> {
     vec![

@@ -152,7 +152,8 @@ fn read(stream: &mut TcpStream) -> std::io::Result<Option<Seen>> {
             let headers: Vec<(String, String)> =
                 request.headers.iter().map(|field| (field.name.to_owned(), String::from_utf8_lossy(field.value).into_owned())).collect();
             let (method, target) = (request.method.unwrap_or_default().to_owned(), request.path.unwrap_or_default().to_owned());
-            let told = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length")).and_then(|(_, value)| value.parse().ok());
+            let told =
+                headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length")).and_then(|(_, value)| value.parse().ok());
             let mut body = bytes[length..].to_vec();
             while body.len() < told.unwrap_or(0) {
                 let count = stream.read(&mut piece)?;

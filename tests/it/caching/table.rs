@@ -215,13 +215,19 @@ pub struct Case {
     pub steps: Vec<Step>,
 }
 
-pub fn case(name: &'static str, rule: &'static str, origin: impl IntoIterator<Item = Reply>, steps: impl IntoIterator<Item = Step>) -> Case {
+pub fn case(
+    name: &'static str,
+    rule: &'static str,
+    origin: impl IntoIterator<Item = Reply>,
+    steps: impl IntoIterator<Item = Step>,
+) -> Case {
     Case { name, rule, origin: origin.into_iter().collect(), steps: steps.into_iter().collect() }
 }
 
 /// An HTTP date, so many seconds from now.
 pub fn date(from_now: i64) -> String {
     let now = std::time::SystemTime::now();
-    let time = if from_now < 0 { now - Duration::from_secs(from_now.unsigned_abs()) } else { now + Duration::from_secs(from_now.unsigned_abs()) };
+    let time =
+        if from_now < 0 { now - Duration::from_secs(from_now.unsigned_abs()) } else { now + Duration::from_secs(from_now.unsigned_abs()) };
     httpdate::fmt_http_date(time)
 }
