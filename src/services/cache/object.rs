@@ -14,7 +14,7 @@ use super::space::Space;
 use crate::http::ResponseHead;
 
 /// What an object costs beside what was stored: tables, counters, links (see `docs/performance.md`).
-const OVERHEAD: u64 = 640;
+const OVERHEAD: u64 = 1290;
 
 /// How an object is written. Times count from when the object was made, not from when it is stored.
 #[derive(Clone, Debug, Default)]

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::client::{Answer, Connection};
 use crate::harness::{Setup, Sidelight, guest};
 
@@ -56,6 +58,9 @@ fn crowd(origin: &Origin, sidelight: &Sidelight, path: &'static str, count: usiz
 
 #[test]
 fn a_thousand_misses_are_one_request_and_stream_together() {
+    // A thousand connections here, and as many in the process that inherits the limit.
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(16_384)), hard).expect("sets it");
     let (origin, sidelight) = start();
     crowd(&origin, &sidelight, "/plain/crowd", 1000);
     crowd(&origin, &sidelight, "/guest/crowd", 1000);
@@ -196,4 +201,51 @@ fn a_response_larger_than_the_cache_streams_through_it() {
     }
     let totals = sidelight.operate("GET", "/cache").json();
     assert!(totals["bytes"].as_u64().expect("a number") <= 8 << 20, "{totals}");
+}
+
+#[test]
+fn a_lookup_timeout_bounds_the_wait_for_others() {
+    let (origin, sidelight) = start();
+    for path in ["/plain/wait", "/guest/wait"] {
+        origin.script(path, &[Reply { wait: true, ..ok("at last").control("max-age=100") }]);
+        let leader = ask(&sidelight, path);
+        origin.wait_asked(path, 1);
+        let impatient = format!("GET {path} HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\nx-test-timeout: 200\r\n\r\n");
+        let answer = crate::client::send(sidelight.addr, &impatient);
+        assert_eq!(answer.status, 502, "{}", answer.text());
+        origin.go_on(path);
+        assert_eq!(leader.join().expect("an answer").text(), "at last");
+        assert_eq!(crate::client::send(sidelight.addr, &impatient).text(), "at last");
+        assert_eq!(origin.asked(path).len(), 1);
+    }
+}
+
+#[test]
+fn an_object_that_is_given_up_breaks_off_for_those_who_read_it() {
+    let (_, sidelight) = start();
+    let writer = ask(&sidelight, "/core/abandon?key=half&ms=600");
+    sidelight.wait_until("the object", |sidelight| sidelight.operate("GET", "/cache/entries?about=half").text().contains("\"size\": 4"));
+    let reader = sidelight.get("/core/get?key=half");
+    assert_eq!((reader.status, reader.whole, reader.text().as_str()), (200, false, "half"));
+    assert_eq!(writer.join().expect("an answer").text(), "abandoned");
+    assert_eq!(sidelight.get("/core/get?key=half").status, 404);
+}
+
+#[test]
+fn a_cache_of_one_mebibyte_serves() {
+    let origin = Origin::start();
+    let sidelight = Setup::new(guest("rust", "cache")).backend("origin", origin.url()).arg("--cache-memory 1").start();
+    let body: &'static str = Box::leak("x".repeat(200_000).into_boxed_str());
+    for round in 0..2 {
+        for index in 0..20 {
+            let path = format!("/plain/{index}");
+            if round == 0 {
+                origin.script(&path, &[ok(body).control("max-age=100")]);
+            }
+            let answer = sidelight.get(&path);
+            assert!(answer.whole && answer.body.len() == 200_000);
+        }
+    }
+    assert!(sidelight.operate("GET", "/cache").json()["bytes"].as_u64().expect("a number") <= 1 << 20);
+    assert!(sidelight.metric("sidelight_cache_evictions_total") > 10.0);
 }
