@@ -33,6 +33,10 @@ impl ServeHttp for Origin {
 }
 
 fn main() {
+    if std::env::args().nth(1).is_none_or(|address| address.parse::<std::net::SocketAddr>().is_err()) {
+        eprintln!("usage: demo-origin HOST:PORT");
+        std::process::exit(2);
+    }
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7677".to_owned());
     let mut server = Server::new_with_opt_and_conf(None, ServerConf { grace_period_seconds: Some(0), ..ServerConf::default() });
     server.bootstrap();

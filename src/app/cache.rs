@@ -40,6 +40,9 @@ pub enum Wish {
     Age(Duration),
 }
 
+/// Most seconds that time is moved on at once.
+const MOST_AGE: f64 = 3_153_600_000.0;
+
 /// Most objects or decisions that are told at once, if nothing is said.
 const PAGE: usize = 100;
 
@@ -51,23 +54,38 @@ fn query(text: &str) -> Result<BTreeMap<String, String>, Refused> {
 /// What a request asks for: `POST /purge/HOST/PATH`, `POST /service/ID/purge_all`, `/service/ID/purge/KEY` and
 /// `/service/ID/purge` with keys in `Surrogate-Key`, `GET /cache`, `/cache/entries` and `/cache/decisions`, `POST
 /// /cache/age?seconds=N`.
-pub fn parse(method: &str, path: &str, query_text: &str, headers: &[(String, String)]) -> Result<Wish, Refused> {
+pub fn parse(method: &str, path: &str, query_text: &str, headers: &[(String, String)], body: &[u8]) -> Result<Wish, Failed> {
     let bad = |what: &str| Refused::Bad(what.to_owned());
     let header = |name: &str| headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str());
-    let soft = header("fastly-soft-purge") == Some("1");
+    let soft = match header("fastly-soft-purge") {
+        None | Some("0") => false,
+        Some("1") => true,
+        Some(_) => return Err(bad("Fastly-Soft-Purge is 1 or 0").into()),
+    };
     let reads = method == "GET" || method == "HEAD";
-    let posts = || if method == "POST" { Ok(()) } else { Err(bad("this is for POST")) };
-    let gets = || if reads { Ok(()) } else { Err(bad("this is for GET")) };
+    let posts = || if method == "POST" { Ok(()) } else { Err(Failed::Method("POST")) };
+    let gets = || if reads { Ok(()) } else { Err(Failed::Method("GET")) };
     match path {
         "/cache" => return gets().map(|()| Wish::Totals),
-        "/cache/entries" => return gets().and_then(|()| Ok(Wish::Entries(query(query_text)?))),
-        "/cache/decisions" => return gets().and_then(|()| Ok(Wish::Decisions(query(query_text)?))),
+        "/cache/entries" => {
+            gets()?;
+            return Ok(Wish::Entries(known(query(query_text)?, &["service", "about", "key", "surrogate_key", "limit"])?));
+        }
+        "/cache/decisions" => {
+            gets()?;
+            return Ok(Wish::Decisions(known(query(query_text)?, &["service", "about", "request", "limit"])?));
+        }
         "/cache/age" => {
             posts()?;
-            let query = query(query_text)?;
-            let seconds: f64 = query.get("seconds").and_then(|text| text.parse().ok()).ok_or_else(|| bad("seconds=N is missing"))?;
-            let by = Duration::try_from_secs_f64(seconds).map_err(|_| bad("seconds is a time of 0 or more"))?;
-            return Ok(Wish::Age(by));
+            let query = known(query(query_text)?, &["seconds"])?;
+            let seconds = query.get("seconds").ok_or_else(|| bad("how much older? /cache/age?seconds=N"))?;
+            let seconds = seconds.parse::<f64>().ok().filter(|seconds| (0.0..=MOST_AGE).contains(seconds));
+            let seconds = seconds.ok_or_else(|| bad("seconds is a number from 0 to 3153600000, a hundred years"))?;
+            return Ok(Wish::Age(Duration::from_secs_f64(seconds)));
+        }
+        _ if path.starts_with("/cache/") => {
+            let there = "there is GET /cache, /cache/entries, /cache/decisions, and POST /cache/age?seconds=N";
+            return Err(Refused::NotFound(there.to_owned()).into());
         }
         _ => {}
     }
@@ -89,30 +107,45 @@ pub fn parse(method: &str, path: &str, query_text: &str, headers: &[(String, Str
     let purges = match (what, parts.next()) {
         ("purge_all", None) => {
             if soft {
-                return Err(bad("everything can only be purged hard"));
+                return Err(bad("everything can only be purged hard").into());
             }
             vec![Purge::All]
         }
         ("purge", Some(name)) if !name.is_empty() => vec![Purge::Key { key: decode(name)?, soft }],
         ("purge", None | Some("")) => {
-            let keys = header("surrogate-key").ok_or_else(|| bad("keys go into the field Surrogate-Key, with spaces between them"))?;
-            let keys: Vec<_> = keys.split_ascii_whitespace().map(|name| Purge::Key { key: name.to_owned(), soft }).collect();
+            let told = "keys go into the field Surrogate-Key, with spaces between them, or as {\"surrogate_keys\": [\"…\"]} into the body";
+            let keys: Vec<String> = match header("surrogate-key") {
+                Some(keys) => keys.split_ascii_whitespace().map(str::to_owned).collect(),
+                None => {
+                    let json: Json = serde_json::from_slice(body).map_err(|_| bad(told))?;
+                    let list = json["surrogate_keys"].as_array().ok_or_else(|| bad(told))?;
+                    list.iter().map(|key| key.as_str().map(str::to_owned)).collect::<Option<_>>().ok_or_else(|| bad(told))?
+                }
+            };
             if keys.is_empty() || keys.len() > 256 {
-                return Err(bad("1 to 256 keys at once"));
+                return Err(bad("1 to 256 keys at once").into());
             }
-            keys
+            keys.into_iter().map(|key| Purge::Key { key, soft }).collect()
         }
-        _ => return Err(unknown()),
+        _ => return Err(unknown().into()),
     };
     posts()?;
     for purge in &purges {
         if let Purge::Key { key: name, .. } = purge
             && !key::is_surrogate_key(name.as_bytes())
         {
-            return Err(bad("a surrogate key has 1 to 1024 printable characters of ASCII"));
+            return Err(bad("a surrogate key has 1 to 1024 printable characters of ASCII").into());
         }
     }
     Ok(Wish::Purge(service, purges))
+}
+
+/// A query that asks for nothing else.
+fn known(query: BTreeMap<String, String>, names: &[&str]) -> Result<BTreeMap<String, String>, Refused> {
+    match query.keys().find(|name| !names.contains(&name.as_str())) {
+        Some(name) => Err(Refused::Bad(format!("`{name}` cannot be asked for; there is {}", names.join(", ")))),
+        None => Ok(query),
+    }
 }
 
 /// Why a wish was not done.
@@ -121,6 +154,9 @@ pub enum Failed {
     /// It cannot be.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// It is for another method.
+    #[error("this is for {0}")]
+    Method(&'static str),
     /// It is done here, and other replicas have not heard of it.
     #[error("purged here, and other replicas have not heard of it: {0}")]
     Unheard(String),
@@ -243,11 +279,13 @@ mod tests {
     fn wishes() {
         let soft = [("fastly-soft-purge".to_owned(), "1".to_owned())];
         let key = |name: &str, soft| Purge::Key { key: name.to_owned(), soft };
-        let wish = |method, path, query, headers: &[(String, String)]| parse(method, path, query, headers);
+        let wish = |method, path, query, headers: &[(String, String)]| parse(method, path, query, headers, b"");
         assert_eq!(wish("POST", "/service/id/purge/a%2Fb", "", &soft).ok(), Some(Wish::Purge("id".to_owned(), vec![key("a/b", true)])));
         let keys = [("surrogate-key".to_owned(), "a b".to_owned())];
         let both = Wish::Purge("id".to_owned(), vec![key("a", false), key("b", false)]);
-        assert_eq!(wish("POST", "/service/id/purge", "", &keys).ok(), Some(both));
+        assert_eq!(wish("POST", "/service/id/purge", "", &keys).ok(), Some(both.clone()));
+        let json = br#"{"surrogate_keys": ["a", "b"]}"#;
+        assert_eq!(parse("POST", "/service/id/purge", "", &[], json).ok(), Some(both));
         assert_eq!(wish("POST", "/service/id/purge_all", "", &[]).ok(), Some(Wish::Purge("id".to_owned(), vec![Purge::All])));
         assert_eq!(wish("POST", "/purge/h/p", "q=1", &[]).ok(), Some(Wish::PurgeUrl("h/p?q=1".to_owned(), false)));
         assert_eq!(wish("POST", "/cache/age", "seconds=1.5", &[]).ok(), Some(Wish::Age(Duration::from_millis(1500))));
@@ -257,6 +295,9 @@ mod tests {
             ("POST", "/service/id/purge", ""),
             ("POST", "/service/id/other", ""),
             ("POST", "/cache/age", "seconds=-1"),
+            ("POST", "/cache/age", "seconds=1e18"),
+            ("GET", "/cache/entries", "bogus=1"),
+            ("GET", "/cache/nope", ""),
             ("POST", "/cache", ""),
             ("POST", "/purge", ""),
         ] {

@@ -148,6 +148,12 @@ impl Reader {
         }
         let Host { settings, services } = host.unwrap_or_default();
         let decided = launch.settings.clone().or(settings).decide(&launch.machine);
+        if decided.cache.disk > 0 && decided.state.data_dir.is_none() {
+            self.fault(
+                "the cache is to be kept on disk, too (--cache-disk, cache.disk_mib), and there is no folder for that",
+                "--data-dir FOLDER, or data_dir in the host file",
+            );
+        }
         if !services.is_empty() && (manifest.is_some() || launch.program.is_some()) {
             self.fault("a manifest or a program beside a host file that has services", "leave out one of them");
             return None;

@@ -284,17 +284,18 @@ impl Operate for Control {
     }
 
     async fn cache(&self, asked: AdminRequest) -> AdminResponse {
-        let AdminRequest { method, path, query, headers, .. } = asked;
+        let AdminRequest { method, path, query, headers, body } = asked;
         let named = |found: &Arc<Snapshot>| cache::Named {
             name: found.config.name.clone(),
             id: found.config.service_id.clone(),
             cache: found.services.cache.clone(),
         };
         let services: Vec<_> = self.reloader.current().routes().services().iter().map(named).collect();
-        let work = async { cache::fulfil(cache::parse(&method, &path, &query, &headers)?, &self.platform, &services).await };
+        let work = async { cache::fulfil(cache::parse(&method, &path, &query, &headers, &body)?, &self.platform, &services).await };
         let (status, body) = match work.await {
             Ok(json) => (StatusCode::OK, format!("{json:#}\n")),
             Err(error @ cache::Failed::Unheard(_)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+            Err(error @ cache::Failed::Method(_)) => (StatusCode::METHOD_NOT_ALLOWED, format!("{error}\n")),
             Err(cache::Failed::Refused(refused @ kv::Refused::NotFound(_))) => (StatusCode::NOT_FOUND, format!("{refused}\n")),
             Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
         };

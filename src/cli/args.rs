@@ -53,7 +53,8 @@ pub struct Serve {
     #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADDR", value_delimiter = ',')]
     addr: Option<Vec<Listen>>,
 
-    /// Where to serve operators: GET /metrics, /livez, /readyz, /status, POST /reload, and KV stores under /kv; nowhere by default.
+    /// Where to serve operators: GET /metrics, /livez, /readyz, /status, POST /reload, KV stores under /kv, purges under /service
+    /// and /purge, the cache under /cache; nowhere by default.
     #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN")]
     admin: Option<Listen>,
 
@@ -127,7 +128,7 @@ pub struct Serve {
     #[arg(long, value_name = "FOLDER", env = "SIDELIGHT_DATA_DIR")]
     data_dir: Option<PathBuf>,
 
-    /// A server that speaks Redis's protocol, for state that replicas share (KV stores, rate counters, penalty boxes):
+    /// A server that speaks Redis's protocol, for state that replicas share (KV stores, rate counters, penalty boxes, purges):
     /// redis://[USER:PASSWORD@]HOST:PORT[/DB], rediss:// for TLS; several nodes of a cluster with commas.
     #[arg(long, value_name = "URL", env = "SIDELIGHT_REDIS", hide_env_values = true)]
     redis: Option<String>,
@@ -144,7 +145,7 @@ pub struct Serve {
     #[arg(long, value_name = "MIB", env = "SIDELIGHT_CACHE_DISK")]
     cache_disk: Option<u32>,
 
-    /// Compile at every start.
+    /// Compile at every start (of cached responses, see sidelight.cache in docs/caching.md).
     #[arg(long, conflicts_with = "cache_dir")]
     no_cache: bool,
 

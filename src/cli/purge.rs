@@ -7,6 +7,7 @@ use clap::Args;
 use super::kv::{answer, internal, only_service};
 use super::{end, print};
 use crate::app::{Exit, kv};
+use crate::services::cache::key::is_surrogate_key;
 use crate::telemetry::logs;
 
 /// Forget cached objects, here and on all replicas that share a Redis with the host.
@@ -56,6 +57,9 @@ fn work(asked: &Purge) -> Result<(), Exit> {
         let admin = asked.admin.trim_start_matches("http://").trim_end_matches('/');
         let client = reqwest::Client::new();
         let mut urls = Vec::new();
+        if let Some(key) = asked.keys.iter().find(|key| !is_surrogate_key(key.as_bytes())) {
+            return Err(Exit::Usage(format!("`{key}` is no surrogate key: 1 to 1024 printable characters of ASCII, none of them a space")));
+        }
         if let Some(url) = &asked.url {
             urls.push(format!("http://{admin}/purge?url={}", kv::encode(url)));
         } else {

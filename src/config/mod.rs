@@ -58,6 +58,8 @@ pub struct Config {
     pub stores: Stores,
     /// What there is to keep state in.
     pub state: State,
+    /// Whether responses are cached.
+    pub cache_http: bool,
     /// Services whose programs may use its core cache; `*`: all.
     pub cache_open_to: Vec<String>,
     /// Where the records of log endpoints go; `*`: of those that are not named.

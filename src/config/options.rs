@@ -58,6 +58,8 @@ pub struct RateOptions {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheOptions {
+    /// Whether responses are cached; default: true. Without, every request goes to its backend. The core cache is there either way.
+    pub http: Option<bool>,
     /// Names of other services of this process whose programs may use this one's core cache, by its service id; `*`: all.
     pub open_to: Vec<String>,
 }

@@ -22,7 +22,7 @@ const MUST_INSERT_OR_UPDATE: u32 = 8;
 const USABLE_IF_ERROR: u32 = 16;
 
 fn is_request_cacheable(sandbox: &mut Sandbox, request: Request) -> HostResult<bool> {
-    Ok(http_cache::is_cacheable(&sandbox.requests.get(request)?.head.method))
+    Ok(http_cache::is_cacheable(&sandbox.requests.get(request)?.head.method) && sandbox.config.cache_http)
 }
 
 fn get_suggested_cache_key(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<[u8; 32]>> {

@@ -105,7 +105,7 @@ impl Admin {
                 StatusCode::NOT_FOUND,
                 TEXT,
                 "there is GET /metrics, /healthz, /livez, /readyz, /status, POST /reload, /kv/SERVICE/STORE/keys, POST /purge/HOST/PATH, \
-                 POST /service/ID/purge/KEY and /service/ID/purge_all, and GET /cache\n"
+                 POST /service/ID/purge/KEY and /service/ID/purge_all, and GET /cache, /cache/entries, /cache/decisions\n"
                     .to_owned(),
             ),
         }

@@ -72,6 +72,8 @@ pub struct Services {
     name: Arc<str>,
     /// This host's name in `X-Served-By`.
     served_by: HeaderValue,
+    /// Whether responses are cached.
+    caches: bool,
 }
 
 /// A part could not be built.
@@ -171,6 +173,7 @@ impl Services {
                 decisions: platform.decisions.clone(),
                 name: config.name.as_str().into(),
                 served_by: served_by(&config.environment),
+                caches: config.cache_http,
             }),
             (backends, _, _) => {
                 errors.extend(backends.err().unwrap_or_default());
@@ -186,7 +189,7 @@ impl Services {
 
     /// Who sends requests that a request of a client leads to.
     pub fn sender(&self, request_id: &Arc<str>) -> Sender {
-        Sender { cache: self.cache.clone(), asker: self.asker(request_id), served_by: self.served_by.clone() }
+        Sender { cache: self.cache.clone(), asker: self.asker(request_id), served_by: self.served_by.clone(), caches: self.caches }
     }
 
     /// Puts the seeds of its KV stores in. Those of a store that cannot be used now are tried again in the background.

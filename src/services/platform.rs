@@ -15,6 +15,7 @@ use super::http_cache::decisions::Decisions;
 use super::kv_store::embedded::Files;
 use super::log::Queue;
 use super::redis::{self, Redis};
+use crate::config::host::CacheSize;
 use crate::config::state::Redis as RedisSettings;
 use crate::config::{HostConfig, Secret};
 use crate::telemetry::Telemetry;
@@ -57,6 +58,10 @@ impl Platform {
     pub fn for_host(telemetry: &Telemetry, host: &HostConfig) -> Result<Self, DataError> {
         let internal = |error: std::io::Error| DataError::Setting(error.to_string());
         let limits = Limits { memory: host.cache.memory, object: host.cache.object };
+        if limits.object > limits.memory && host.cache.object != CacheSize::default().object {
+            let mib = limits.memory >> 20;
+            tracing::warn!(target: "sidelight::cache", "objects of more than {mib} MiB are not cached, whatever cache-object says: there is no more memory");
+        }
         let cache = match (host.cache.disk, &host.state.data_dir) {
             (0, _) => Store::new(limits, telemetry),
             (_, None) => return Err(DataError::Setting(NO_FOLDER.to_owned())),

@@ -24,6 +24,7 @@ use super::object::{Object, Place};
 use super::store::Store;
 use crate::http::BodyError;
 use crate::services::data::DataError;
+use crate::telemetry::clock;
 
 /// Bytes that are checked together.
 const BLOCK: u64 = 64 << 10;
@@ -33,6 +34,9 @@ pub(super) const AT_ONCE: u64 = BLOCK;
 
 /// Objects that may wait to be written; others are not written.
 const WAITING: usize = 4096;
+
+/// How far clocks may be apart.
+const CLOCKS: Duration = Duration::from_secs(1);
 
 /// The list is written anew when it is so much larger than it need be.
 const SLACK: u64 = 16 << 20;
@@ -62,6 +66,7 @@ enum Work {
     Soft(u64, u64),
     Generation(String, u64),
     Position(String),
+    Older(u64),
     /// Say when everything before is done.
     Flush(mpsc::Sender<()>),
 }
@@ -186,7 +191,8 @@ impl Disk {
         for put in found {
             let (id, body) = (put.id, put.body);
             let space = store.space(&put.service);
-            if put.generation != space.generation() {
+            // One from the future has been written with another clock: how old it is nobody knows.
+            if put.generation != space.generation() || put.inserted > clock::unix() + CLOCKS {
                 self.send(Work::Remove(id));
                 continue;
             }
@@ -268,6 +274,10 @@ impl Disk {
     pub(super) fn set_position(&self, position: &str) {
         *self.position.lock() = Some(position.to_owned());
         self.send(Work::Position(position.to_owned()));
+    }
+
+    pub(super) fn move_on(&self, by: Duration) {
+        self.send(Work::Older(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)));
     }
 
     pub(super) fn set_generation(&self, service: &str, generation: u64) {
@@ -355,6 +365,11 @@ impl Known {
             }
             Record::Generation(service, generation) => drop(self.generations.insert(service, generation)),
             Record::Position(position) => self.position = Some(position),
+            Record::Older(by) => {
+                for put in self.puts.values_mut() {
+                    put.inserted = put.inserted.saturating_sub(Duration::from_nanos(by));
+                }
+            }
         }
     }
 
@@ -440,7 +455,7 @@ impl Writer {
                     store.telemetry.metrics.cache_disk_errors.inc();
                 }
                 if !std::mem::replace(&mut self.troubled, true) {
-                    tracing::error!(target: "sidelight::cache", folder = %self.folder.display(), %error, "the cache cannot be written to disk; it goes on in memory");
+                    tracing::error!(target: "sidelight::cache", folder = %self.folder.display(), %error, "the cache cannot be written to disk; it goes on in memory, and tries again with the next object");
                 }
             }
         }
@@ -473,6 +488,7 @@ impl Writer {
             Work::Soft(..) => Ok(()),
             Work::Generation(service, generation) => self.add(Record::Generation(service, generation)),
             Work::Position(position) => self.add(Record::Position(position)),
+            Work::Older(by) => self.add(Record::Older(by)),
             Work::Flush(done) => {
                 // Nobody may wait any more.
                 let _ = done.send(());
@@ -495,7 +511,7 @@ impl Writer {
                     Ok(sums) => DiskBody { file: Arc::new(BodyFile { id: object.id, path, length: whole.length, sums: sums.into() }) },
                     Err(error) => {
                         drop(fs::remove_file(&path));
-                        return Err(error);
+                        return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
                     }
                 }
             }
@@ -509,7 +525,8 @@ impl Writer {
             generation: object.generation,
             about: object.about.to_string(),
             variant: object.variant.to_bits(),
-            inserted: store.unix_of(object.inserted),
+            // The store's time may have been moved on: what counts is how long ago that was.
+            inserted: clock::unix().saturating_sub(Duration::from_nanos(store.now().saturating_sub(object.inserted))),
             purged_at: object.purged_at(),
             options: object.options.clone(),
             length: body.length(),

@@ -51,6 +51,8 @@ pub(super) enum Record {
     Soft(u64, u64),
     Generation(String, u64),
     Position(String),
+    /// Everything before it has become so much older, in nanoseconds.
+    Older(u64),
 }
 
 /// Why a list is worthless.
@@ -121,6 +123,10 @@ impl Record {
                 into.put_u64_le(*generation);
                 put_text(into, service.as_bytes());
             }
+            Self::Older(by) => {
+                into.put_u8(6);
+                into.put_u64_le(*by);
+            }
             Self::Position(position) => {
                 into.put_u8(5);
                 put_text(into, position.as_bytes());
@@ -138,6 +144,7 @@ impl Record {
                 Self::Generation(text(bytes)?, generation)
             }
             5 => Self::Position(text(bytes)?),
+            6 => Self::Older(bytes.try_get_u64_le().ok()?),
             _ => return None,
         };
         bytes.is_empty().then_some(record)

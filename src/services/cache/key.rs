@@ -27,8 +27,14 @@ pub enum Face {
 }
 
 /// Names an entry: a digest of the service, the face and the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(pub(super) [u8; 32]);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.hex())
+    }
+}
 
 impl Key {
     pub(super) fn new(service: &str, face: Face, key: &[u8]) -> Self {

@@ -14,6 +14,7 @@
 mod bounds;
 mod content;
 pub mod disk;
+mod entry;
 pub mod fanout;
 pub mod inspect;
 mod journal;
@@ -39,15 +40,16 @@ use crate::http::body::BodyWriter;
 use crate::services::redis::Unavailable;
 use crate::telemetry::clock;
 
+pub use entry::{MAX_RULES, MAX_VARIANTS};
 pub use key::{Face, Key, MAX_KEY, SurrogateKeys, VaryRule};
 pub use lookup::{Found, Lookup, Obligation, Outcome};
 pub use object::{Object, Phase, StoredHead, WriteOptions};
 pub use space::Space;
-pub use store::{Limits, MAX_RULES, MAX_VARIANTS, Store};
+pub use store::{Limits, Store};
 
+use entry::Asked;
 use fanout::Fanout;
 use object::Place;
-use store::Asked;
 
 /// Something cannot be done with the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

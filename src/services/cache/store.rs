@@ -4,7 +4,7 @@
 //! a [`Waiter`] in the entry; whoever changes the entry gives each waiter its outcome ([`Store::settle`]). That is all
 //! there is to request collapsing.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use ::http::HeaderMap;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
-use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::bounds::Bounds;
 use super::content::{Content, InFlight, Kept, Whole};
 use super::disk::{self, Disk};
-use super::key::{Key, KeyHasher, SurrogateKeys, Variant, VaryRule};
+use super::entry::{Asked, Flight, MAX_VARIANTS, Slot, Verdict, Waiter};
+use super::key::{Key, KeyHasher, SurrogateKeys, VaryRule};
 use super::lookup::{Found, Obligation, Outcome};
 use super::object::{Object, Phase, Place, WriteOptions};
 use super::space::Space;
@@ -31,12 +31,6 @@ use crate::telemetry::clock;
 
 /// Shards of the table, each with a lock of its own. A power of two.
 const SHARDS: usize = 64;
-
-/// Vary rules that one entry remembers, the latest first.
-pub const MAX_RULES: usize = 8;
-
-/// Variants that one entry has; the oldest makes room.
-pub const MAX_VARIANTS: usize = 128;
 
 type Shard = HashMap<Key, Slot, BuildHasherDefault<KeyHasher>>;
 
@@ -98,106 +92,6 @@ struct Clock {
     moved: AtomicU64,
     /// Moves only when it is moved.
     still: bool,
-}
-
-/// An entry: objects of one key.
-#[derive(Default)]
-struct Slot {
-    /// The latest first.
-    rules: SmallVec<[VaryRule; 1]>,
-    objects: SmallVec<[Arc<Object>; 1]>,
-    /// Who has been asked to write an object.
-    flights: SmallVec<[Flight; 1]>,
-    waiters: VecDeque<Waiter>,
-}
-
-struct Flight {
-    id: u64,
-    variant: Variant,
-}
-
-struct Waiter {
-    headers: Arc<HeaderMap>,
-    asked: Asked,
-    about: Arc<str>,
-    outcome: oneshot::Sender<Outcome>,
-}
-
-/// What somebody wants of an entry.
-#[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) space: Arc<Space>,
-    /// Whether what is past its time is of use: to be revalidated, or if there is an error.
-    pub(super) stale: bool,
-    /// Whether an object is to be replaced, however fresh it is.
-    pub(super) replaces: bool,
-}
-
-/// What an entry says to a request.
-enum Verdict {
-    /// Use this; `leads`: and get a new one.
-    Found { object: Arc<Object>, leads: bool },
-    /// Get one. What there is: to be revalidated, replaced, or used if that fails.
-    Lead { stale: Option<Arc<Object>> },
-    /// Do without the cache.
-    Pass,
-    /// Somebody is getting one.
-    Wait,
-}
-
-impl Slot {
-    fn is_empty(&self) -> bool {
-        self.objects.is_empty() && self.flights.is_empty() && self.waiters.is_empty()
-    }
-
-    /// The variants that would do for a request, of the latest rule first.
-    fn variants(&self, headers: &HeaderMap) -> SmallVec<[Variant; 2]> {
-        if self.rules.is_empty() {
-            return SmallVec::from_elem(VaryRule::default().variant(headers), 1);
-        }
-        self.rules.iter().map(|rule| rule.variant(headers)).collect()
-    }
-
-    /// The youngest object that would do for a request.
-    fn youngest(&self, variants: &[Variant], now: u64) -> Option<&Arc<Object>> {
-        let fitting = self.objects.iter().filter(|object| variants.contains(&object.variant) && !object.is_gone());
-        fitting.min_by_key(|object| object.age_at(now))
-    }
-
-    fn verdict(&self, headers: &HeaderMap, asked: &Asked, now: u64) -> Verdict {
-        let variants = self.variants(headers);
-        let best = self.youngest(&variants, now);
-        let phase = best.map_or(Phase::Stale, |object| object.phase_at(now));
-        let in_flight = || self.flights.iter().any(|flight| variants.contains(&flight.variant));
-        if asked.replaces {
-            let usable = best.filter(|object| !object.pass && phase <= Phase::WhileRevalidating);
-            return if in_flight() { Verdict::Wait } else { Verdict::Lead { stale: usable.cloned() } };
-        }
-        match (best, phase) {
-            (Some(object), Phase::Fresh) if object.pass => Verdict::Pass,
-            (Some(object), Phase::Fresh) => Verdict::Found { object: object.clone(), leads: false },
-            (Some(object), Phase::WhileRevalidating) if !object.pass => Verdict::Found { object: object.clone(), leads: !in_flight() },
-            _ if in_flight() => Verdict::Wait,
-            (Some(object), _) if asked.stale && !object.pass => Verdict::Lead { stale: Some(object.clone()) },
-            _ => Verdict::Lead { stale: None },
-        }
-    }
-
-    /// A rule that objects follow is the latest from now on. What no rule leads to any more is given.
-    fn remember(&mut self, rule: &VaryRule) -> Vec<Arc<Object>> {
-        if let Some(at) = self.rules.iter().position(|known| known == rule) {
-            self.rules[..=at].rotate_right(1);
-            return Vec::new();
-        }
-        self.rules.insert(0, rule.clone());
-        if self.rules.len() <= MAX_RULES {
-            return Vec::new();
-        }
-        let Some(forgotten) = self.rules.pop() else { return Vec::new() };
-        let (lost, kept): (Vec<_>, Vec<_>) = self.objects.drain(..).partition(|object| object.options.vary == forgotten);
-        self.objects = kept.into();
-        lost
-    }
 }
 
 impl Clock {
@@ -291,11 +185,6 @@ impl Store {
         self.clock.now()
     }
 
-    /// Its time as others tell it: since the Unix epoch.
-    pub(super) fn unix_of(&self, at: u64) -> Duration {
-        self.clock.base_unix + Duration::from_nanos(at)
-    }
-
     /// The store's time of what others have told; before its own beginning: how much before.
     pub(super) fn at_unix(&self, unix: Duration) -> Result<u64, Duration> {
         match unix.checked_sub(self.clock.base_unix) {
@@ -307,6 +196,9 @@ impl Store {
     /// Makes everything in it older.
     pub fn move_on(&self, by: Duration) {
         self.clock.moved.fetch_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX / 2), Ordering::Relaxed);
+        if let Some(disk) = &self.disk {
+            disk.move_on(by);
+        }
     }
 
     pub(super) fn next_id(&self) -> u64 {

@@ -280,6 +280,24 @@ async fn objects_are_there_after_a_restart_and_no_longer_than_their_time() {
 }
 
 #[tokio::test]
+async fn ages_go_on_over_restarts_however_time_was_moved() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = on_disk(folder.path(), 64 << 20, 64 << 20);
+    fill(&cache, "before", seconds(100), b"x".to_vec()).await;
+    cache.store().flush(Duration::from_secs(30));
+    cache.store().move_on(Duration::from_secs(70));
+    fill(&cache, "after", seconds(100), b"x".to_vec()).await;
+    fill(&cache, "short", seconds(1), b"x".to_vec()).await;
+    close(cache);
+    std::thread::sleep(Duration::from_millis(1100));
+    let cache = on_disk(folder.path(), 64 << 20, 64 << 20);
+    let age = |key: &str| cache.lookup(&cache.key(Face::Core, key.as_bytes()), &HeaderMap::new()).map(|found| found.age().as_secs());
+    assert_eq!((age("before"), age("after"), age("short")), (Some(71), Some(1), None));
+    cache.store().move_on(Duration::from_secs(30));
+    assert_eq!((age("before"), age("after")), (None, Some(31)));
+}
+
+#[tokio::test]
 async fn what_leaves_memory_is_on_disk_and_what_leaves_the_disk_is_gone() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = on_disk(folder.path(), 1 << 20, 4 << 20);

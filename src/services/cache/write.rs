@@ -62,7 +62,7 @@ impl BodySink for Filler {
         {
             let object = self.content.object();
             let about = object.as_ref().map(|object| &*object.about);
-            tracing::debug!(target: "sidelight::cache", about, why, "not kept");
+            tracing::info!(target: "sidelight::cache", about, why, "not kept");
             self.store.telemetry.metrics.cache_refusals.inc();
             if !may_wait {
                 // Whoever reads it may be who writes it: it would wait for itself.

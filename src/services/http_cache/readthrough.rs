@@ -41,6 +41,8 @@ pub struct Sender {
     pub asker: Asker,
     /// The name of this host in `X-Served-By`.
     pub served_by: HeaderValue,
+    /// Whether responses are cached.
+    pub caches: bool,
 }
 
 /// The key of a request's responses in place of the default one, in hexadecimal digits (a convention of the SDKs).
@@ -80,7 +82,7 @@ impl Sender {
         }
         // Whether the answer may have Fastly's own fields: one that another of its caches asks for.
         let keeps = super::is_of_fastly(&request.head.headers);
-        let mut response = match super::is_cacheable(&request.head.method) {
+        let mut response = match self.caches && super::is_cacheable(&request.head.method) {
             true => self.through(backend, request, key, &how).await?,
             false => self.direct(backend, request).await.map(missed)?,
         };

@@ -280,3 +280,20 @@ fn another_services_core_cache_is_there_for_those_it_lets() {
     of("a", "/purge?key=same");
     assert_eq!((of("a", "/core/get?key=m").as_str(), of("c", "/core/get?key=k").as_str()), ("none", "filled by c"));
 }
+
+#[test]
+fn responses_need_not_be_cached() {
+    let origin = Origin::start();
+    let manifest = "[sidelight.cache]\nhttp = false\n";
+    let sidelight = Setup::new(guest("rust", "cache")).manifest(manifest).backend("origin", origin.url()).start();
+    for path in ["/plain/x", "/guest/x"] {
+        origin.script(path, &[ok("one").control("max-age=100"), ok("two").control("max-age=100")]);
+        for text in ["one", "two"] {
+            let answer = ask(&sidelight, path, &[("x-test-ttl", "100")]);
+            assert_eq!((answer.text().as_str(), answer.header("x-cache") == Some("HIT")), (text, false), "{path}");
+        }
+    }
+    // What the program caches itself is.
+    assert_eq!(ask(&sidelight, "/core/fill?key=k&who=a", &[]).text(), "filled by a");
+    assert_eq!(ask(&sidelight, "/core/get?key=k", &[]).text(), "filled by a");
+}

@@ -61,7 +61,9 @@ fn purges_as_of_fastlys_api() {
     assert!(!cached(&sidelight, "/plain/a") && !cached(&sidelight, "/plain/b"));
     assert_eq!(operate(&sidelight, "GET", "/cache", &[]).json()["generations"]["it"].as_u64(), generation.map(|before| before + 1));
     for (method, path, status) in [
-        ("GET", "/service/the-id/purge/a", 400),
+        ("GET", "/service/the-id/purge/a", 405),
+        ("GET", "/cache/nope", 404),
+        ("GET", "/cache/entries?bogus=1", 400),
         ("POST", "/service/other/purge/a", 404),
         ("POST", "/service/the-id/purge", 400),
         ("POST", "/service/the-id/odd", 404),
