@@ -226,7 +226,7 @@ impl Host {
 
     /// Metrics in the Prometheus text format.
     pub fn metrics(&self) -> String {
-        self.telemetry.metrics.text()
+        self.telemetry.metrics.text(crate::telemetry::exposition::Format::Text)
     }
 }
 

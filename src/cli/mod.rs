@@ -23,7 +23,7 @@ use crate::config::host::Profile;
 use crate::config::settings::{LimitSettings, Settings};
 use crate::config::{ModuleSource, Targets, host_file, manifest};
 use crate::hostcalls;
-use crate::telemetry::logs;
+use crate::telemetry::{exposition, logs};
 
 use args::Serve;
 
@@ -64,6 +64,12 @@ enum Command {
         /// Whatever follows.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
+    },
+    /// Print the reference of all metrics, in Markdown.
+    Metrics {
+        /// What there is to print (nothing else, so far).
+        #[arg(long, required = true)]
+        docs: bool,
     },
     /// List every call of the Compute ABI and how far this host has it.
     Hostcalls {
@@ -139,6 +145,10 @@ pub fn run() -> ExitCode {
     match cli.command {
         Some(Command::Hostcalls { format }) => {
             print_hostcalls(format);
+            ExitCode::SUCCESS
+        }
+        Some(Command::Metrics { .. }) => {
+            print(&exposition::reference());
             ExitCode::SUCCESS
         }
         Some(Command::Schema { of }) => {

@@ -10,6 +10,7 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
 use crate::telemetry::Telemetry;
+use crate::telemetry::exposition::Format;
 
 /// What those above must supply.
 #[async_trait]
@@ -75,10 +76,10 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
 impl Admin {
-    async fn page(&self, method: &Method, path: &str, from_browser: bool) -> Page {
+    async fn page(&self, method: &Method, path: &str, format: Format, from_browser: bool) -> Page {
         let reads = *method == Method::GET || *method == Method::HEAD;
         match path {
-            "/metrics" if reads => (StatusCode::OK, "text/plain; version=0.0.4", self.telemetry.metrics.text()),
+            "/metrics" if reads => (StatusCode::OK, format.content_type(), self.telemetry.metrics.text(format)),
             "/healthz" | "/livez" if reads => (StatusCode::OK, TEXT, "ok\n".to_owned()),
             // Requests are served without it as well as can be: no reason to take this replica out, and then all others.
             "/readyz" if reads => match self.control.degraded() {
@@ -137,7 +138,9 @@ impl ServeHttp for Admin {
             let asked = AdminRequest { method: method.as_str().to_owned(), path, query, headers, body };
             return admin_response(if of_the_cache { self.control.cache(asked).await } else { self.control.kv(asked).await });
         }
-        let (status, kind, body) = self.page(&method, &path, from_browser).await;
+        let accepts: Vec<_> = head.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+        let format = Format::accepted(&accepts.join(","));
+        let (status, kind, body) = self.page(&method, &path, format, from_browser).await;
         let length = body.len();
         let mut response = Response::new(body.into_bytes());
         *response.status_mut() = status;

@@ -1,6 +1,7 @@
 //! Metrics, logs and the clock. Other layers receive a [`Telemetry`]; none of them names a metric.
 
 pub mod clock;
+pub mod exposition;
 pub mod logs;
 pub mod metrics;
 

@@ -30,6 +30,7 @@ mod limits;
 mod logging;
 mod memory;
 mod messages;
+mod metrics;
 mod mmdb;
 mod origin;
 mod passthrough;

@@ -114,7 +114,7 @@ pub struct Switched {
 impl Backend {
     /// Sends a request and waits for the response head.
     pub async fn send(self: Arc<Self>, request: Request) -> Result<Response, SendError> {
-        let decompress = request.decompress;
+        let (decompress, begun) = (request.decompress, clock::now());
         let mut result = match self.is_available() {
             Ok(()) if !self.is_reached() => Ok(Response::unreached()),
             Ok(()) => self.retrying(request).await,
@@ -123,6 +123,7 @@ impl Backend {
         if decompress && let Ok(response) = &mut result {
             response.body = encoding::gunzip(&mut response.head.headers, std::mem::take(&mut response.body));
         }
+        self.counters.time.observe(clock::now().duration_since(begun).as_secs_f64());
         self.count(result.as_ref().err());
         result
     }

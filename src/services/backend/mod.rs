@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus::IntCounter;
+use prometheus::{Histogram, IntCounter};
 
 use crate::config;
 use crate::config::targets::{Targets, Verdict};
@@ -81,6 +81,7 @@ struct Counters {
     label: String,
     telemetry: Telemetry,
     ok: IntCounter,
+    time: Histogram,
     new: IntCounter,
     reused: IntCounter,
 }
@@ -202,6 +203,7 @@ impl Backend {
         let counters = Counters {
             label: label.to_owned(),
             ok: metrics.backend_requests.with_label_values(&[label, "ok"]),
+            time: metrics.backend_time.with_label_values(&[label]),
             new: metrics.backend_connections.with_label_values(&[label, "new"]),
             reused: metrics.backend_connections.with_label_values(&[label, "reused"]),
             telemetry: telemetry.clone(),
