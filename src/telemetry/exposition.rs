@@ -6,6 +6,7 @@ use prometheus::TextEncoder;
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
 use super::metrics::FAMILIES;
+use super::process;
 
 /// What a scraper is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,9 @@ pub fn reference() -> String {
     for family in FAMILIES {
         let labels: Vec<String> = family.labels.iter().map(|(name, values)| format!("`{name}`: {values}")).collect();
         let _ = writeln!(text, "| `{}` | {} | {} | {} |", family.name, family.kind, labels.join("; "), family.help);
+    }
+    for (name, kind, help) in process::FAMILIES {
+        let _ = writeln!(text, "| `{name}` | {kind} |  | {help} |");
     }
     text
 }

@@ -6,6 +6,7 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterV
 
 use super::exposition::{self, Format};
 use super::logs;
+use super::process::Process;
 
 /// Seconds, from what a hit costs to production's wall limit.
 const DURATIONS: &[f64] = &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
@@ -167,6 +168,8 @@ impl Metrics {
     /// Declares every family in a registry of its own.
     pub fn new() -> Self {
         let registry = Registry::new();
+        // It is the first of its names.
+        let _ = registry.register(Box::new(Process::new()));
         let metrics = Self::declare(registry);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         metrics

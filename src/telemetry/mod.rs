@@ -4,6 +4,7 @@ pub mod clock;
 pub mod exposition;
 pub mod logs;
 pub mod metrics;
+mod process;
 
 use std::sync::Arc;
 

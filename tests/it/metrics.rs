@@ -142,6 +142,8 @@ fn what_is_asked_for_is_what_comes() {
     assert!(open.text().contains("# TYPE sidelight_requests counter\nsidelight_requests_total{code=\"200\"} 20\n"));
     assert!(open.text().contains("sidelight_backend_request_duration_seconds_bucket{backend=\"origin\",le=\"1.0\"} 20\n"));
     assert!(open.text().ends_with("\n# EOF\n"));
+    let memory = sidelight.metric("process_resident_memory_bytes");
+    assert!(memory > 1e6, "{memory}");
 }
 
 /// The reference in the documents is what the binary says of itself, and what it exports is in it.
