@@ -42,6 +42,7 @@ The demo is served on http://$addr, its origin is http://$origin. Try:
   curl http://$addr/                       a page made by the guest
   curl "http://$addr/hello?name=you"       a greeting made by the guest
   curl -i http://$addr/origin/anything     through the guest, from the origin
+  curl -i http://$addr/cached/anything     the same, twice: MISS, then HIT (x-cache)
   curl -N http://$addr/stream              five pieces, one by one
   curl -d 'some text' http://$addr/echo    the request as the guest sees it
 

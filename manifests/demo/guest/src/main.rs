@@ -21,7 +21,8 @@ fn main() -> io::Result<()> {
         "/hello" => hello(&req),
         "/echo" => echo(req),
         "/stream" => return stream(),
-        path if path == "/origin" || path.starts_with("/origin/") => origin(req),
+        path if is_below(path, "/origin") => origin(req.with_pass(true), "/origin"),
+        path if is_below(path, "/cached") => origin(req, "/cached"),
         path => not_found(path),
     };
     response.send_to_client();
@@ -82,13 +83,18 @@ fn stream() -> io::Result<()> {
     body.finish()
 }
 
-fn origin(mut req: Request) -> Response {
-    let path = match &req.get_path()["/origin".len()..] {
+fn is_below(path: &str, start: &str) -> bool {
+    path.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// From the origin, or from the cache: a plain send keeps what may be kept, for an hour if the origin does not say.
+fn origin(mut req: Request, start: &str) -> Response {
+    let path = match &req.get_path()[start.len()..] {
         "" => "/".to_owned(),
         rest => rest.to_owned(),
     };
     req.set_path(&path);
-    match req.with_pass(true).send(BACKEND) {
+    match req.send(BACKEND) {
         Ok(response) => response.with_header("x-served-by", "sidelight-demo"),
         Err(err) => no_answer(&err),
     }
