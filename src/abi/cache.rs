@@ -162,6 +162,20 @@ fn vary(text: Option<Str>) -> HostResult<VaryRule> {
     Ok(text.map(|text| VaryRule::parse(&text)).transpose()?.unwrap_or_default())
 }
 
+/// Bits of `cache_lookup_state` and `http_cache_lookup_state`.
+pub mod state {
+    /// There is an object.
+    pub const FOUND: u32 = 1;
+    /// It may be used.
+    pub const USABLE: u32 = 2;
+    /// Its time is over.
+    pub const STALE: u32 = 4;
+    /// The guest has to write one, or to say that there is none.
+    pub const MUST_INSERT_OR_UPDATE: u32 = 8;
+    /// It may be used if no other can be had; of the HTTP cache only.
+    pub const USABLE_IF_ERROR: u32 = 16;
+}
+
 /// `cache_get_body_options`: from @0, to @8.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyRange {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ::http::HeaderMap;
 use bytes::Bytes;
 
+use crate::abi::cache::state::{FOUND, MUST_INSERT_OR_UPDATE, STALE, USABLE};
 use crate::abi::cache::{BodyRange, CacheWrite, LookupOptions, ReplaceOptions, nanos};
 use crate::abi::{Buf, HostError, HostResult, Registrar, Status, Str};
 use crate::http::Body;
@@ -15,11 +16,6 @@ use crate::services::cache::{Cache, Error, Face, Found, Key, MAX_KEY, Outcome, P
 
 type Entry = Handle<CacheEntry>;
 type BodyHandle = Handle<Body>;
-
-const FOUND: u32 = 1;
-const USABLE: u32 = 2;
-const STALE: u32 = 4;
-const MUST_INSERT_OR_UPDATE: u32 = 8;
 
 /// What chooses a variant.
 fn headers(sandbox: &Sandbox, request: Option<Handle<GuestRequest>>) -> HostResult<HeaderMap> {

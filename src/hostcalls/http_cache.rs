@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::abi::cache::state::{FOUND, MUST_INSERT_OR_UPDATE, STALE, USABLE, USABLE_IF_ERROR};
 use crate::abi::cache::{HttpLookup, HttpWrite, Suggested, Wanted, nanos};
 use crate::abi::{Buf, HostError, HostResult, Registrar};
 use crate::http::Body;
@@ -14,12 +15,6 @@ type Entry = Handle<Transaction>;
 type Request = Handle<GuestRequest>;
 type Response = Handle<GuestResponse>;
 type BodyHandle = Handle<Body>;
-
-const FOUND: u32 = 1;
-const USABLE: u32 = 2;
-const STALE: u32 = 4;
-const MUST_INSERT_OR_UPDATE: u32 = 8;
-const USABLE_IF_ERROR: u32 = 16;
 
 fn is_request_cacheable(sandbox: &mut Sandbox, request: Request) -> HostResult<bool> {
     Ok(http_cache::is_cacheable(&sandbox.requests.get(request)?.head.method) && sandbox.config.cache_http)

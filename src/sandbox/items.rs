@@ -196,12 +196,7 @@ impl Sandbox {
     pub fn body(&mut self, handle: Handle<Body>) -> Result<&mut Body, BadHandle> {
         match self.items.get_mut(handle)? {
             AsyncItem::Body(body) => Ok(body),
-            AsyncItem::Streaming(_)
-            | AsyncItem::Pending(_)
-            | AsyncItem::Promise(_)
-            | AsyncItem::Kv(_)
-            | AsyncItem::Cache(_)
-            | AsyncItem::HttpCache(_) => Err(BadHandle),
+            _ => Err(BadHandle),
         }
     }
 
@@ -210,12 +205,7 @@ impl Sandbox {
         self.body(handle)?;
         match self.items.take(handle)? {
             AsyncItem::Body(body) => Ok(body),
-            AsyncItem::Streaming(_)
-            | AsyncItem::Pending(_)
-            | AsyncItem::Promise(_)
-            | AsyncItem::Kv(_)
-            | AsyncItem::Cache(_)
-            | AsyncItem::HttpCache(_) => Err(BadHandle),
+            _ => Err(BadHandle),
         }
     }
 
@@ -237,12 +227,7 @@ impl Sandbox {
     pub fn pending(&mut self, handle: Handle<PendingRequest>) -> Result<&mut PendingRequest, BadHandle> {
         match self.items.get_mut(handle)? {
             AsyncItem::Pending(pending) => Ok(pending),
-            AsyncItem::Body(_)
-            | AsyncItem::Streaming(_)
-            | AsyncItem::Promise(_)
-            | AsyncItem::Kv(_)
-            | AsyncItem::Cache(_)
-            | AsyncItem::HttpCache(_) => Err(BadHandle),
+            _ => Err(BadHandle),
         }
     }
 
@@ -251,12 +236,7 @@ impl Sandbox {
         self.pending(handle)?;
         match self.items.take(handle)? {
             AsyncItem::Pending(pending) => Ok(pending),
-            AsyncItem::Body(_)
-            | AsyncItem::Streaming(_)
-            | AsyncItem::Promise(_)
-            | AsyncItem::Kv(_)
-            | AsyncItem::Cache(_)
-            | AsyncItem::HttpCache(_) => Err(BadHandle),
+            _ => Err(BadHandle),
         }
     }
 
