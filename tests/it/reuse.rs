@@ -83,7 +83,7 @@ fn a_trap_affects_its_request_only() {
 
 #[test]
 fn limits_of_time_are_those_of_each_request() {
-    let sidelight = reuse("rust").arg("--cpu-limit 250ms --cpu-report 10ms --wall-limit 2s").start();
+    let sidelight = reuse("rust").arg("--cpu-limit 250ms --cpu-report 60ms --wall-limit 2s").start();
     for i in 1..=5 {
         assert_eq!(served(&sidelight, "/burn?n=100"), i.to_string());
     }
@@ -94,8 +94,10 @@ fn limits_of_time_are_those_of_each_request() {
     assert_eq!(served(&sidelight, "/"), "1");
     assert_eq!(get(&sidelight, "/wait?n=5000").status, 503);
     assert_eq!(served(&sidelight, "/"), "1");
-    // Each is reported by itself.
-    assert!((sidelight.metric("sidelight_guest_cpu_over_production_total") - 6.0).abs() < 0.5);
+    // Each is reported by itself: were it by sandbox, those that waited after the first five would be too, and make ten.
+    // One of these may have been kept from its thread by others on the machine.
+    let reported = sidelight.metric("sidelight_guest_cpu_over_production_total");
+    assert!((5.5..9.5).contains(&reported), "{reported}");
 }
 
 #[test]
