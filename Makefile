@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:7676
 ORIGIN := 127.0.0.1:7677
 SHELL := /bin/bash
 
-.PHONY: run test needs build guests lint unit bench bench-http figures
+.PHONY: run test needs build guests lint unit bench bench-http bench-telemetry figures
 
 run: needs build
 	@manifests/demo/run.sh $(ADDR) $(ORIGIN)
@@ -48,6 +48,10 @@ bench: needs
 figures: needs
 	tests/guests/build.sh rust
 	cargo bench --bench figures
+
+bench-telemetry: needs
+	tests/guests/build.sh rust
+	benches/telemetry.sh
 
 bench-http: needs
 	benches/http.sh

@@ -58,14 +58,14 @@ impl Bench {
         let head = RequestHead { uri: "http://edge.test/".parse().expect("a URI"), ..RequestHead::default() };
         let id = "00000000-0000-4000-8000-000000000000".into();
         let received = Received { raw_head: bytes::Bytes::new(), client: self.client.clone(), h2_fingerprint: None, id };
-        DownstreamRequest { head, body: Body::empty(), received: Arc::new(received) }
+        DownstreamRequest { head, body: Body::empty(), received: Arc::new(received), trace: None }
     }
 
     /// A sandbox's state, ready to be instantiated.
     fn state(&self) -> GuestState {
         let (responder, _) = Responder::new();
         let parcel = Parcel { request: self.request(), responder };
-        let execution = Execution::new(parcel.request.received.id.clone());
+        let execution = Execution::new(&parcel.request);
         self.runtime.state(&self.current.pin("", "/").expect("a service"), parcel, &execution)
     }
 }

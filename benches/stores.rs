@@ -120,7 +120,7 @@ impl Stage {
         let client = Arc::new(Client { address, server: address, secure: false, tls: None });
         let head = RequestHead { uri: "http://edge.test/".parse().expect("a URI"), ..RequestHead::default() };
         let received = Received { raw_head: Bytes::new(), client, h2_fingerprint: None, id: "bench".into() };
-        let request = DownstreamRequest { head, body: Body::empty(), received: Arc::new(received) };
+        let request = DownstreamRequest { head, body: Body::empty(), received: Arc::new(received), trace: None };
         tokio.block_on(async {
             let begun = Instant::now();
             let mut serving =

@@ -140,7 +140,15 @@ impl Builder {
         let listener = threads.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).map_err(|error| internal(&error))?;
         let addr = listener.local_addr().map_err(|error| internal(&error))?;
         let hops = Hops { trusted: host.trusted_proxies.clone(), proxy_protocol: false };
-        let edge = Arc::new(Edge { current: current.clone(), runtime, limits: host.limits, hops, telemetry: telemetry.clone() });
+        let edge = Arc::new(Edge {
+            current: current.clone(),
+            runtime,
+            limits: host.limits,
+            hops,
+            access: None,
+            unserved: telemetry.metrics.service("_none"),
+            telemetry: telemetry.clone(),
+        });
         let (stop, stopping) = watch::channel(false);
         {
             let _within = threads.enter();

@@ -182,7 +182,7 @@ impl Stage {
         let head = RequestHead { uri: "http://edge.test/".parse().expect("a URI"), ..RequestHead::default() };
         let raw_head = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: a\r\nX-One: 1\r\n\r\n");
         let received = Received { raw_head, client, h2_fingerprint: None, id: id.to_string().into() };
-        let request = DownstreamRequest { head, body: Body::from(Bytes::from(body)), received: Arc::new(received) };
+        let request = DownstreamRequest { head, body: Body::from(Bytes::from(body)), received: Arc::new(received), trace: None };
         let (runtime, snapshot) = (self.runtime.clone(), self.current.pin("", "/").expect("a service"));
         async move {
             match runtime.serve(snapshot, request).await {

@@ -1,27 +1,62 @@
 //! Bounds-checked access to a guest's linear memory. A pointer outside of it is the guest's bug
 //! and ends the guest, as in production.
 
+use std::cell::Cell;
+
 use super::status::{HostError, HostResult};
 
+/// Most bytes of a name that are shown.
+const LONGEST_NAME: usize = 120;
+
 /// A guest's linear memory.
-pub struct GuestMemory<'a>(&'a mut [u8]);
+pub struct GuestMemory<'a> {
+    all: &'a mut [u8],
+    /// Bytes that went in or out, words apart.
+    moved: Cell<u32>,
+    /// Where the first name is that came in.
+    name: Cell<Option<(u32, u32)>>,
+}
 
 impl<'a> GuestMemory<'a> {
     /// The memory behind `bytes`.
     pub fn new(bytes: &'a mut [u8]) -> Self {
-        Self(bytes)
+        Self { all: bytes, moved: Cell::new(0), name: Cell::new(None) }
     }
 
-    /// `len` bytes at `ptr`.
-    pub fn bytes(&self, ptr: u32, len: u32) -> HostResult<&[u8]> {
-        let start = ptr as usize;
-        self.0.get(start..start + len as usize).ok_or_else(|| outside(ptr, len))
+    /// How many bytes went in or out through this, words apart.
+    pub fn moved(&self) -> u32 {
+        self.moved.get()
     }
 
-    /// Stores `bytes` at `ptr`.
-    pub fn put(&mut self, ptr: u32, bytes: &[u8]) -> HostResult<()> {
+    /// Notes that a name came in: of a store, a backend, a field, a key.
+    pub fn note_name(&self, ptr: u32, len: u32) {
+        if self.name.get().is_none() {
+            self.name.set(Some((ptr, len)));
+        }
+    }
+
+    /// The first name that came in, if it is text; a long one is cut.
+    pub fn name(&self) -> Option<&str> {
+        let (ptr, len) = self.name.get()?;
+        let whole = self.at(ptr, len).ok()?;
+        let shown = whole.get(..LONGEST_NAME).unwrap_or(whole);
+        let text = match std::str::from_utf8(shown) {
+            Ok(text) => text,
+            // Cut within a character.
+            Err(error) if error.error_len().is_none() => std::str::from_utf8(shown.get(..error.valid_up_to())?).ok()?,
+            Err(_) => return None,
+        };
+        Some(text).filter(|text| !text.is_empty() && !text.contains(char::is_control))
+    }
+
+    fn at(&self, ptr: u32, len: u32) -> HostResult<&[u8]> {
         let start = ptr as usize;
-        match self.0.get_mut(start..start + bytes.len()) {
+        self.all.get(start..start + len as usize).ok_or_else(|| outside(ptr, len))
+    }
+
+    fn store(&mut self, ptr: u32, bytes: &[u8]) -> HostResult<()> {
+        let start = ptr as usize;
+        match self.all.get_mut(start..start + bytes.len()) {
             Some(place) => {
                 place.copy_from_slice(bytes);
                 Ok(())
@@ -30,16 +65,28 @@ impl<'a> GuestMemory<'a> {
         }
     }
 
+    /// `len` bytes at `ptr`.
+    pub fn bytes(&self, ptr: u32, len: u32) -> HostResult<&[u8]> {
+        self.moved.set(self.moved.get().saturating_add(len));
+        self.at(ptr, len)
+    }
+
+    /// Stores `bytes` at `ptr`.
+    pub fn put(&mut self, ptr: u32, bytes: &[u8]) -> HostResult<()> {
+        self.moved.set(self.moved.get().saturating_add(bytes.len() as u32));
+        self.store(ptr, bytes)
+    }
+
     /// A little-endian u32 at `ptr`.
     pub fn u32(&self, ptr: u32) -> HostResult<u32> {
         let mut word = [0; 4];
-        word.copy_from_slice(self.bytes(ptr, 4)?);
+        word.copy_from_slice(self.at(ptr, 4)?);
         Ok(u32::from_le_bytes(word))
     }
 
     /// Stores a u32 at `ptr`.
     pub fn put_u32(&mut self, ptr: u32, value: u32) -> HostResult<()> {
-        self.put(ptr, &value.to_le_bytes())
+        self.store(ptr, &value.to_le_bytes())
     }
 }
 

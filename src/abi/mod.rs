@@ -23,7 +23,7 @@ use crate::sandbox::{MemoryLimiter, Sandbox};
 pub use memory::GuestMemory;
 pub use register::{Entry, Registrar, Support};
 pub use status::{HostError, HostResult, Status};
-pub use values::{Buf, Bytes64K, Capacity, Paged, Str, WithDetail};
+pub use values::{Buf, Bytes64K, Capacity, Hidden, Paged, Str, WithDetail};
 
 /// What a wasmtime store holds for one running guest.
 pub struct GuestState {

@@ -7,9 +7,8 @@
 
 use std::future::Future;
 use std::panic::Location;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use prometheus::IntCounter;
 use wasmtime::{Caller, Linker, Memory};
 
 use super::GuestState;
@@ -18,6 +17,9 @@ use super::status::{HostError, HostResult, Status};
 use super::values::{Lift, Lower};
 use crate::sandbox::Sandbox;
 use crate::telemetry::Telemetry;
+use crate::telemetry::clock::{self, Ticks};
+use crate::telemetry::hostcalls::{Function, Hostcalls};
+use crate::telemetry::trace::record;
 
 /// How far a hostcall does what the ABI says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,45 +124,88 @@ type SyncCall = Box<dyn Fn(&mut GuestMemory<'_>, &mut Sandbox, &[u32]) -> HostRe
 type AsyncFuture<'a> = Box<dyn Future<Output = wasmtime::Result<u32>> + Send + 'a>;
 type AsyncCall = Box<dyn for<'a> Fn(Caller<'a, GuestState>, [u32; MAX_SLOTS]) -> AsyncFuture<'a> + Send + Sync>;
 
-/// Counts and traces one hostcall. Every call passes here, and only here.
+/// Counts, times and traces one hostcall. Every call passes here, and only here.
 struct Probe {
     module: &'static str,
     name: &'static str,
-    telemetry: Telemetry,
-    counters: [OnceLock<IntCounter>; Status::ALL.len()],
+    calls: Hostcalls,
+    function: Function,
 }
 
 impl Probe {
     fn new(module: &'static str, name: &'static str, telemetry: &Telemetry) -> Self {
-        Self { module, name, telemetry: telemetry.clone(), counters: [const { OnceLock::new() }; Status::ALL.len()] }
+        let calls = telemetry.metrics.calls.clone();
+        let function = calls.function(module, name, &Status::NAMES);
+        Self { module, name, calls, function }
     }
 
-    fn count(&self, status: Status) {
-        self.counters[status as usize]
-            .get_or_init(|| self.telemetry.metrics.hostcalls.with_label_values(&[self.module, self.name, status.name()]))
-            .inc();
+    /// When a call begins, if that is of interest.
+    fn begin(&self, sandbox: &Sandbox) -> Ticks {
+        if self.calls.is_on() || sandbox.calls.is_some() { clock::ticks() } else { Ticks(0) }
+    }
+
+    fn count(&self, status: Status, sandbox: &mut Sandbox, called: Called) {
+        if called.begun == Ticks(0) {
+            return;
+        }
+        let ended = clock::ticks();
+        self.calls.count(self.function, status as usize, called.begun, ended);
+        if let Some(calls) = &mut sandbox.calls {
+            let call = record::Call {
+                function: self.function.number(),
+                status: status as u8,
+                sent: false,
+                waits: called.waits,
+                count: 1,
+                handle: called.argument,
+                bytes: called.moved,
+                pages: (sandbox.meter.memory() >> 16) as u32,
+                begun: called.begun,
+                ended,
+                time: ended.0.saturating_sub(called.begun.0),
+                name: 0,
+            };
+            calls.push(call, called.name.as_deref());
+        }
     }
 
     /// Counts, traces, and turns the result into what wasm gets.
-    fn finish(&self, result: HostResult<()>, request_id: &str) -> wasmtime::Result<u32> {
+    fn finish(&self, result: HostResult<()>, sandbox: &mut Sandbox, called: Called) -> wasmtime::Result<u32> {
+        let status = match &result {
+            Ok(()) => Status::Ok,
+            Err(HostError::Status(status, _)) => *status,
+            Err(HostError::Trap(_)) => Status::Error,
+        };
+        self.count(status, sandbox, called);
+        let request_id = sandbox.id();
         match result {
             Ok(()) => {
-                self.count(Status::Ok);
                 tracing::trace!(target: "sidelight::hostcall", request_id, module = self.module, name = self.name, status = "ok");
                 Ok(Status::Ok as u32)
             }
             Err(HostError::Status(status, reason)) => {
-                self.count(status);
                 tracing::trace!(target: "sidelight::hostcall", request_id, module = self.module, name = self.name, status = status.name(), %reason);
                 Ok(status as u32)
             }
             Err(HostError::Trap(reason)) => {
-                self.count(Status::Error);
                 tracing::trace!(target: "sidelight::hostcall", request_id, module = self.module, name = self.name, status = "trap", %reason);
                 Err(wasmtime::Error::msg(format!("{}.{}: {reason}", self.module, self.name)))
             }
         }
     }
+}
+
+/// A call on its way.
+struct Called {
+    begun: Ticks,
+    /// Its first argument.
+    argument: u32,
+    /// Bytes that went to or from the guest.
+    moved: u32,
+    /// Whether it may wait.
+    waits: bool,
+    /// The first name among its arguments, if it is recorded.
+    name: Option<String>,
 }
 
 fn memory_of(caller: &mut Caller<'_, GuestState>) -> wasmtime::Result<Memory> {
@@ -173,10 +218,14 @@ fn memory_of(caller: &mut Caller<'_, GuestState>) -> wasmtime::Result<Memory> {
 }
 
 fn run_sync(caller: &mut Caller<'_, GuestState>, call: &SyncCall, probe: &Probe, slots: &[u32]) -> wasmtime::Result<u32> {
+    let begun = probe.begin(&caller.data().sandbox);
     let memory = memory_of(caller)?;
     let (bytes, state) = memory.data_and_store_mut(caller);
-    let result = call(&mut GuestMemory::new(bytes), &mut state.sandbox, slots);
-    probe.finish(result, state.sandbox.id())
+    let mut memory = GuestMemory::new(bytes);
+    let result = call(&mut memory, &mut state.sandbox, slots);
+    let name = state.sandbox.calls.as_ref().and_then(|_| memory.name().map(str::to_owned));
+    let called = Called { begun, argument: slots.first().copied().unwrap_or_default(), moved: memory.moved(), waits: false, name };
+    probe.finish(result, &mut state.sandbox, called)
 }
 
 /// Where hostcalls are declared: collects the listing and, when there is a linker, links them.
@@ -297,18 +346,33 @@ impl<'a> Registrar<'a> {
         let call: AsyncCall = Box::new(move |mut caller, slots| {
             let probe = probe.clone();
             Box::new(async move {
+                let begun = probe.begin(&caller.data().sandbox);
                 let memory = memory_of(&mut caller)?;
-                let args = {
-                    let (bytes, _) = memory.data_and_store_mut(&mut caller);
-                    Args::lift(&slots, &GuestMemory::new(bytes))
+                let (args, taken, name) = {
+                    let (bytes, state) = memory.data_and_store_mut(&mut caller);
+                    if let Some(calls) = &state.sandbox.calls {
+                        calls.waits(probe.function);
+                    }
+                    let memory = GuestMemory::new(bytes);
+                    let args = Args::lift(&slots, &memory);
+                    let name = state.sandbox.calls.as_ref().and_then(|_| memory.name().map(str::to_owned));
+                    (args, memory.moved(), name)
                 };
                 let result = match args {
                     Ok(args) => f.wait(&mut caller.data_mut().sandbox, args).await,
                     Err(error) => Err(error),
                 };
                 let (bytes, state) = memory.data_and_store_mut(&mut caller);
-                let stored = result.and_then(|out| out.lower(&slots[Args::SLOTS..], &mut GuestMemory::new(bytes)));
-                probe.finish(stored, state.sandbox.id())
+                if let Some(calls) = &state.sandbox.calls {
+                    calls.goes_on();
+                }
+                let mut memory = GuestMemory::new(bytes);
+                let stored = result.and_then(|out| out.lower(&slots[Args::SLOTS..], &mut memory));
+                probe.finish(
+                    stored,
+                    &mut state.sandbox,
+                    Called { begun, argument: slots[0], moved: taken + memory.moved(), waits: true, name },
+                )
             })
         });
         if let Err(error) = link_async(linker, self.module, name, slots, call) {
@@ -377,8 +441,10 @@ impl<'a> Registrar<'a> {
         self.entry(name, "l".to_owned(), Support::Done, Location::caller());
         let Some((linker, telemetry)) = &mut self.target else { return };
         let probe = Probe::new(self.module, name, telemetry);
-        let linked = linker.func_wrap(self.module, name, move |caller: Caller<'_, GuestState>, version: u64| {
-            probe.finish(accept(version), caller.data().sandbox.id())
+        let linked = linker.func_wrap(self.module, name, move |mut caller: Caller<'_, GuestState>, version: u64| {
+            let called =
+                Called { begun: probe.begin(&caller.data().sandbox), argument: version as u32, moved: 0, waits: false, name: None };
+            probe.finish(accept(version), &mut caller.data_mut().sandbox, called)
         });
         if let Err(error) = linked {
             self.failure.get_or_insert(error);

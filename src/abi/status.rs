@@ -67,8 +67,19 @@ impl Status {
         Self::Again,
     ];
 
+    /// Their names, each at the index that is its number.
+    pub const NAMES: [&'static str; 15] = {
+        let mut names = [""; 15];
+        let mut at = 0;
+        while at < names.len() {
+            names[at] = Self::ALL[at].name();
+            at += 1;
+        }
+        names
+    };
+
     /// The label in metrics and traces.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Error => "error",

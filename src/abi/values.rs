@@ -147,11 +147,28 @@ impl Str {
 impl Lift for Str {
     const SLOTS: usize = 2;
     fn lift(slots: &[u32], memory: &GuestMemory<'_>) -> HostResult<Self> {
-        let (ptr, len) = (slots[0], slots[1]);
-        if len > MAX_STR {
-            return Err(HostError::inval("text longer than 65535 bytes"));
-        }
-        Ok(Self(SmallVec::from_slice(memory.bytes(ptr, len)?)))
+        let text = text_at(slots, memory)?;
+        memory.note_name(slots[0], slots[1]);
+        Ok(text)
+    }
+}
+
+fn text_at(slots: &[u32], memory: &GuestMemory<'_>) -> HostResult<Str> {
+    let (ptr, len) = (slots[0], slots[1]);
+    if len > MAX_STR {
+        return Err(HostError::inval("text longer than 65535 bytes"));
+    }
+    Ok(Str(SmallVec::from_slice(memory.bytes(ptr, len)?)))
+}
+
+/// Text that is nobody's business: the content of a secret.
+#[derive(Clone)]
+pub struct Hidden(pub Str);
+
+impl Lift for Hidden {
+    const SLOTS: usize = 2;
+    fn lift(slots: &[u32], memory: &GuestMemory<'_>) -> HostResult<Self> {
+        text_at(slots, memory).map(Self)
     }
 }
 

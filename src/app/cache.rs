@@ -104,6 +104,9 @@ pub fn parse(method: &str, path: &str, query_text: &str, headers: &[(String, Str
     let mut parts = path.strip_prefix("/service/").ok_or_else(unknown)?.splitn(3, '/');
     let service = decode(parts.next().unwrap_or_default())?;
     let what = parts.next().ok_or_else(unknown)?;
+    if ["purge", "purge_all"].contains(&what) {
+        posts()?;
+    }
     let purges = match (what, parts.next()) {
         ("purge_all", None) => {
             if soft {

@@ -78,6 +78,7 @@ impl BackgroundService for Drain {
         };
         self.platform.flush_logs(super::FLUSH).await;
         self.platform.flush_cache(super::FLUSH).await;
+        self.telemetry.tracer.flush(super::FLUSH).await;
         self.files.iter().for_each(File::remove);
         // pingora would go on sleeping for its whole grace period.
         std::process::exit(code);

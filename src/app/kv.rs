@@ -18,6 +18,9 @@ use crate::services::kv_store::{Entry, Error, Insert, MAX_METADATA, MAX_PAGE, Pa
 /// Why an operator's wish was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
+    /// The method is none of this path's.
+    #[error("{0}")]
+    Method(&'static str),
     /// There is no such service, store or key.
     #[error("{0}")]
     NotFound(String),
@@ -179,7 +182,7 @@ pub fn parse(method: &str, path: &str, query: &str, headers: &[(String, String)]
             };
             Wish::Put(decode(key)?, body, how)
         }
-        _ => return Err(bad("a key takes GET, PUT and DELETE, the list of keys GET")),
+        _ => return Err(Refused::Method("a key takes GET, PUT and DELETE, the list of keys GET")),
     };
     Ok((service, store, wish))
 }

@@ -7,40 +7,39 @@ pub mod cache;
 pub mod drain;
 pub mod kv;
 pub mod load;
+mod operate;
 pub mod reload;
 pub mod signals;
 pub mod watch;
 
 use std::sync::Arc;
 
-use ::http::StatusCode;
-use async_trait::async_trait;
-use bytes::Bytes;
 use pingora::apps::http_app::HttpServer;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora::services::background::background_service;
-use tokio::sync::{mpsc, oneshot};
 
 use crate::config::diagnostics::Report;
 use crate::config::host::Listen;
 use crate::config::{ConfigError, HostConfig};
 use crate::runtime::source::Store;
 use crate::runtime::{Current, LoadError, Outcome, Runtime, Snapshot};
-use crate::server::admin::{Admin, AdminRequest, AdminResponse, Operate};
+use crate::server::admin::guard::Guard;
+use crate::server::admin::{Admin, Operate, Probes};
 use crate::server::certificates::{Certificates, Renewal, TlsError};
 use crate::server::listener::Bound;
 use crate::server::tls::Secure;
 use crate::server::{Edge, Hops, Plain};
-use crate::services::kv_store::Error as StoreError;
 use crate::services::{BuildError, Platform, Services};
-use crate::telemetry::Telemetry;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::{Telemetry, logs};
 
 use drain::Drain;
 use load::{Launch, Plan};
-use reload::{Outcome as Attempt, Reloader, Status};
+use operate::Control;
+use reload::{Reloader, Status};
 use signals::Shutdown;
-use watch::{Asked, Reloads};
+use watch::Reloads;
 
 /// Why the process ends with an error.
 #[derive(Debug, thiserror::Error)]
@@ -152,6 +151,14 @@ fn sound(host: &HostConfig) -> Result<(), Exit> {
         let hint = "  hint: --trusted-proxies (or trusted_proxies in the host file) says who may";
         return Err(Exit::Usage(format!("the PROXY protocol is on, and nobody is trusted to speak it\n{hint}")));
     }
+    if let Some(Listen::Tcp(address)) = &host.admin
+        && !address.ip().is_loopback()
+        && host.admin_token.is_none()
+        && !host.admin_open
+    {
+        let hint = "  hint: --admin-token-file FILE; or --admin-open, if something in front sees to who may ask; metrics and probes alone: --probes";
+        return Err(Exit::Usage(format!("--admin {address} can be reached from other machines, and everybody may ask there\n{hint}")));
+    }
     Ok(())
 }
 
@@ -178,16 +185,27 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");
     }
-    let telemetry = Telemetry::new();
     let host = launch.plan().map_err(|unplanned| unplanned.error)?.host;
     sound(&host)?;
+    let telemetry = Telemetry::new().with_traces(host.traces.clone()).map_err(|error| Exit::Usage(format!("traces: {error}")))?;
+    if host.inspect {
+        telemetry.tracer.recent().watch_always();
+    }
+    if !host.hostcall_metrics {
+        telemetry.metrics.calls.switch_off();
+    }
+    for warning in &host.traces.warnings {
+        tracing::warn!(target: "sidelight::traces", "{warning}");
+    }
     let listeners: Vec<Bound> = host.listen.iter().map(|address| bind(address, "--addr")).collect::<Result<_, _>>()?;
     let secure = match &host.tls {
         Some(tls) => Some((Arc::new(Certificates::read(tls)?), bind(&tls.address, "--tls-addr")?)),
         None => None,
     };
     let admin = host.admin.as_ref().map(|address| bind(address, "--admin")).transpose()?;
-    let files = listeners.iter().chain(secure.as_ref().map(|(_, bound)| bound)).chain(&admin).filter_map(Bound::file).collect();
+    let probed = host.probes.as_ref().map(|address| bind(address, "--probes")).transpose()?;
+    let files =
+        listeners.iter().chain(secure.as_ref().map(|(_, bound)| bound)).chain(&admin).chain(&probed).filter_map(Bound::file).collect();
     let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
     let current: Arc<Current> = Arc::default();
     let platform = Platform::for_host(&telemetry, &host).map_err(|error| Exit::Manifest(error.to_string()))?;
@@ -200,24 +218,43 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&host));
     server.bootstrap();
     let hops = Hops { trusted: host.trusted_proxies.clone(), proxy_protocol: host.proxy_protocol };
-    let edge = Arc::new(Edge { current: current.clone(), runtime, limits: host.limits.clone(), hops, telemetry: telemetry.clone() });
+    let running = runtime.clone();
+    let edge = Arc::new(Edge {
+        current: current.clone(),
+        runtime,
+        limits: host.limits.clone(),
+        hops,
+        telemetry: telemetry.clone(),
+        access: AccessLog::new(&host.access, logs::format()),
+        unserved: telemetry.metrics.service("_none"),
+    });
     let addresses: Vec<String> = listeners.iter().map(|listener| listener.url("http")).collect();
     for listener in listeners {
         server.add_service(listener.serve("http", Plain(edge.clone()), host.threads));
     }
     if let Some((certificates, secure)) = secure {
         tracing::info!("Listening on {}", secure.url("https"));
+        certificates.tell(&telemetry);
         server.add_service(secure.serve("https", Secure { edge, certificates: certificates.clone() }, host.threads));
         server.add_service(background_service("certificates", Renewal { certificates, telemetry: telemetry.clone() }));
     }
     let (reloads, ask) = Reloads::new(reloader.clone(), watch);
+    let control: Arc<dyn Operate> =
+        Arc::new(Control { reloader: reloader.clone(), platform: platform.clone(), runtime: running, host: host.clone(), ask });
+    let watching = Probes { telemetry: telemetry.clone(), control: control.clone(), draining: Arc::default() };
     if let Some(admin) = admin {
-        tracing::info!("metrics on {}/metrics", admin.url("http"));
-        let operator = Admin {
-            telemetry: telemetry.clone(),
-            control: Arc::new(Control { reloader: reloader.clone(), platform: platform.clone(), ask }),
+        let guard = Guard {
+            token: host.admin_token.clone(),
+            hosts: host.admin_hosts.clone(),
+            unreachable: matches!(host.admin, Some(Listen::Unix(_))),
         };
+        let operator = Admin { telemetry: telemetry.clone(), control, guard, probes: watching.clone() };
+        tracing::info!("metrics on {}/metrics", admin.url("http"));
         server.add_service(admin.serve("admin", HttpServer::new_app(operator), 1));
+    }
+    if let Some(probes) = probed {
+        tracing::info!("probes on {}/readyz", probes.url("http"));
+        server.add_service(probes.serve("probes", HttpServer::new_app(watching), 1));
     }
     server.add_service(background_service("reloads", reloads));
     server.add_service(background_service("drain", Drain { telemetry, current, files, limit: host.drain_timeout, platform }));
@@ -232,82 +269,6 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     }
     server.run(RunArgs { shutdown_signal });
     Ok(())
-}
-
-/// What operators may ask for.
-struct Control {
-    reloader: Arc<Reloader>,
-    platform: Arc<Platform>,
-    ask: mpsc::Sender<Asked>,
-}
-
-#[async_trait]
-impl Operate for Control {
-    fn status(&self) -> String {
-        serde_json::to_string_pretty(&self.reloader.status()).unwrap_or_default()
-    }
-
-    fn degraded(&self) -> Vec<String> {
-        self.platform.degraded()
-    }
-
-    async fn kv(&self, asked: AdminRequest) -> AdminResponse {
-        let AdminRequest { method, path, query, headers, body } = asked;
-        let work = async {
-            let (service, store, wish) = kv::parse(&method, &path, &query, &headers, body)?;
-            let services = self.reloader.current().routes().services().iter().find(|found| found.config.name == service).cloned();
-            let services = services.ok_or_else(|| kv::Refused::NotFound(format!("there is no service `{service}`")))?;
-            kv::fulfil(&kv::find(&services.services, &store)?, wish).await
-        };
-        match work.await {
-            Ok(kv::Given::Entry(entry)) => {
-                let metadata = String::from_utf8_lossy(&entry.metadata).into_owned();
-                let fields = vec![("generation", entry.generation.to_string()), ("metadata", metadata)];
-                AdminResponse { status: StatusCode::OK, json: false, fields, body: entry.value }
-            }
-            Ok(kv::Given::Done) => AdminResponse { status: StatusCode::NO_CONTENT, json: false, fields: Vec::new(), body: Bytes::new() },
-            Ok(kv::Given::Keys(keys)) => {
-                AdminResponse { status: StatusCode::OK, json: true, fields: Vec::new(), body: keys.to_string().into() }
-            }
-            Err(refused) => {
-                let status = match &refused {
-                    kv::Refused::NotFound(_) => StatusCode::NOT_FOUND,
-                    kv::Refused::Bad(_) | kv::Refused::Store(StoreError::BadRequest(_)) => StatusCode::BAD_REQUEST,
-                    kv::Refused::Store(StoreError::Precondition) => StatusCode::PRECONDITION_FAILED,
-                    kv::Refused::Store(StoreError::TooLarge) => StatusCode::PAYLOAD_TOO_LARGE,
-                    kv::Refused::Store(StoreError::TooMany) => StatusCode::TOO_MANY_REQUESTS,
-                    kv::Refused::Store(StoreError::Unavailable(_)) => StatusCode::SERVICE_UNAVAILABLE,
-                };
-                AdminResponse { status, json: false, fields: Vec::new(), body: format!("{refused}\n").into() }
-            }
-        }
-    }
-
-    async fn cache(&self, asked: AdminRequest) -> AdminResponse {
-        let AdminRequest { method, path, query, headers, body } = asked;
-        let named = |found: &Arc<Snapshot>| cache::Named {
-            name: found.config.name.clone(),
-            id: found.config.service_id.clone(),
-            cache: found.services.cache.clone(),
-        };
-        let services: Vec<_> = self.reloader.current().routes().services().iter().map(named).collect();
-        let work = async { cache::fulfil(cache::parse(&method, &path, &query, &headers, &body)?, &self.platform, &services).await };
-        let (status, body) = match work.await {
-            Ok(json) => (StatusCode::OK, format!("{json:#}\n")),
-            Err(error @ cache::Failed::Unheard(_)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
-            Err(error @ cache::Failed::Method(_)) => (StatusCode::METHOD_NOT_ALLOWED, format!("{error}\n")),
-            Err(cache::Failed::Refused(refused @ kv::Refused::NotFound(_))) => (StatusCode::NOT_FOUND, format!("{refused}\n")),
-            Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
-        };
-        AdminResponse { status, json: status == StatusCode::OK, fields: Vec::new(), body: body.into() }
-    }
-
-    async fn reload(&self) -> Option<(bool, String)> {
-        let (reply, verdict) = oneshot::channel();
-        self.ask.send(reply).await.ok()?;
-        let verdict = verdict.await.ok()?;
-        Some((verdict.result != Attempt::Failed, serde_json::to_string_pretty(&verdict).unwrap_or_default()))
-    }
 }
 
 /// Binds what `option` names.

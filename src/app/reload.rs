@@ -19,12 +19,15 @@ use zeroize::Zeroizing;
 
 use super::Exit;
 use super::load::{Launch, Plan, ServicePlan, Unplanned};
+use tracing::field;
+
 use crate::config::diagnostics::Report;
 use crate::config::{Config, HostConfig, Smoke};
 use crate::runtime::source::{SourceError, Store};
 use crate::runtime::{Current, Guest, LoadError, Routes, Runtime, Snapshot, Target, Trial};
 use crate::services::data::DataError;
 use crate::services::{BuildError, Platform, Services};
+use crate::telemetry::trace::spans::TARGET;
 use crate::telemetry::{Telemetry, clock};
 
 /// Attempts that `status` remembers.
@@ -311,6 +314,11 @@ impl Reloader {
         &self.current
     }
 
+    /// The documents that were given.
+    pub fn documents(&self) -> &[PathBuf] {
+        &self.launch.documents
+    }
+
     /// Every file that matters.
     pub fn files(&self) -> BTreeSet<PathBuf> {
         self.state.lock().files.clone()
@@ -375,6 +383,7 @@ impl Reloader {
     fn attempt(&self, cause: &'static str) -> Result<Verdict, Refusal> {
         // One at a time; whoever comes meanwhile sees what this one has done.
         let _turn = self.turn.lock();
+        let span = tracing::info_span!(target: TARGET, "reload", cause, result = field::Empty, generation = field::Empty).entered();
         let mut state = self.state.lock().clone();
         let begun = clock::now();
         let mut verdict = self.verdict(cause, Outcome::Ok);
@@ -388,6 +397,12 @@ impl Reloader {
             verdict.error = Some(refusal.error.clone());
             verdict.problems.clone_from(&refusal.problems);
         }
+        let named = match verdict.result {
+            Outcome::Ok => "ok",
+            Outcome::Unchanged => "unchanged",
+            Outcome::Failed => "failed",
+        };
+        span.record("result", named).record("generation", verdict.generation);
         self.tell(&verdict);
         remember(&mut state, verdict.clone());
         *self.state.lock() = state;
@@ -407,6 +422,11 @@ impl Reloader {
         let well = verdict.result != Outcome::Failed && verdict.rejected.is_empty();
         metrics.reload_successful.set(i64::from(well));
         metrics.generation.set(i64::try_from(verdict.generation).unwrap_or(i64::MAX));
+        metrics.module_info.reset();
+        for service in self.current.routes().services() {
+            let labels = [metrics.label(&service.config.name), service.guest.digest()];
+            metrics.module_info.with_label_values(&labels).set(1);
+        }
         if verdict.result == Outcome::Ok {
             metrics.reload_success_time.set(i64::try_from(clock::unix().as_secs()).unwrap_or(i64::MAX));
         }
@@ -669,6 +689,7 @@ impl ServicePlan {
 /// Gets a service's program and loads it.
 pub fn load(store: &Store, runtime: &Runtime, plan: &ServicePlan) -> Result<Guest, LoadError> {
     let name = PathBuf::from(plan.module.to_string());
+    let _span = tracing::info_span!(target: TARGET, "load program", service = plan.config.name, program = %plan.module).entered();
     match store.read(&plan.module) {
         Ok(wasm) => runtime.load_bytes(&wasm, &name, &plan.config),
         // The file's own errors have hints of their own.

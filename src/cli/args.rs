@@ -1,5 +1,6 @@
 //! The arguments of `serve` and its kin. Nothing has a default here: what is not given may be in a host file.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,10 +10,12 @@ use ipnet::IpNet;
 
 use crate::app::Exit;
 use crate::app::load::Launch;
+use crate::config::access::AccessSettings;
 use crate::config::host::{ClientCertificates, Listen, Profile, TlsListener, UnknownImports};
 use crate::config::settings::{CacheSettings, EnvironmentSettings, LimitSettings, Machine, Preset, Settings};
 use crate::config::state::Redis;
-use crate::config::{ModuleSource, Targets};
+use crate::config::traces::{Protocol, Sample, TraceSettings};
+use crate::config::{ModuleSource, Secret, Targets};
 use crate::telemetry::logs;
 
 /// Sets of limits, as the command line spells them.
@@ -53,10 +56,30 @@ pub struct Serve {
     #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADDR", value_delimiter = ',')]
     addr: Option<Vec<Listen>>,
 
-    /// Where to serve operators: GET /metrics, /livez, /readyz, /status, POST /reload, KV stores under /kv, purges under /service
-    /// and /purge, the cache under /cache; nowhere by default.
+    /// Where to serve operators: the inspector at /inspector/, GET /metrics, /livez, /readyz, /status, POST /reload, KV stores
+    /// under /kv, purges under /service and /purge, the cache under /cache (all of them: /openapi.json); nowhere by default.
     #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN")]
     admin: Option<Listen>,
+
+    /// A file with the token that operators must show (Authorization: Bearer); none by default.
+    #[arg(long, value_name = "FILE", env = "SIDELIGHT_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
+
+    /// Serve operators on an address that other machines reach without a token: something in front sees to who may ask.
+    #[arg(long, env = "SIDELIGHT_ADMIN_OPEN")]
+    admin_open: bool,
+
+    /// Record requests for the inspector also while nobody looks at it.
+    #[arg(long, env = "SIDELIGHT_INSPECT")]
+    inspect: bool,
+
+    /// Names that browsers may know the operators' address by, with commas, beside addresses and localhost.
+    #[arg(long, value_name = "NAMES", env = "SIDELIGHT_ADMIN_HOSTS", value_delimiter = ',')]
+    admin_host: Option<Vec<String>>,
+
+    /// Where to serve metrics and probes beside that, to everybody: GET /metrics, /livez, /readyz; nowhere by default.
+    #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_PROBES")]
+    probes: Option<Listen>,
 
     /// Proxies in front, networks and addresses with commas, that are believed about their clients:
     /// X-Forwarded-For, X-Forwarded-Proto and Forwarded count when they come from these.
@@ -77,6 +100,15 @@ pub struct Serve {
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = logs::Format::Text, env = "SIDELIGHT_LOG_FORMAT")]
     pub log_format: logs::Format,
+
+    /// Log a line for each request, with these fields: usual, or names with commas (time, request_id, trace_id, service, client,
+    /// method, scheme, host, path, query, version, status, bytes, duration_ms, user_agent, referer).
+    #[arg(long, value_name = "FIELDS", env = "SIDELIGHT_ACCESS_LOG", num_args = 0..=1, require_equals = true, default_missing_value = "usual")]
+    access_log: Option<AccessSettings>,
+
+    /// Write core dumps of guests that trap into this folder, for wasm debuggers. They hold the guest's memory.
+    #[arg(long, value_name = "FOLDER", env = "SIDELIGHT_CORE_DUMPS")]
+    core_dumps: Option<PathBuf>,
 
     /// Accepted for Viceroy's sake: the guest's standard output is always logged.
     #[arg(long, hide = true)]
@@ -151,6 +183,9 @@ pub struct Serve {
 
     #[command(flatten)]
     limits: LimitArgs,
+
+    #[command(flatten)]
+    traces: TraceArgs,
 
     #[command(flatten)]
     guest: GuestArgs,
@@ -375,6 +410,45 @@ impl LimitArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Traces (the host file's [traces] and OTEL_… variables say more)")]
+struct TraceArgs {
+    /// Where OpenTelemetry spans of requests go, by OTLP: http://HOST:4318, or with --otlp-protocol grpc http://HOST:4317;
+    /// nowhere by default.
+    #[arg(long, value_name = "URL", env = "SIDELIGHT_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+
+    /// How: http/protobuf or grpc [default: http/protobuf].
+    #[arg(long, value_enum, env = "SIDELIGHT_OTLP_PROTOCOL")]
+    otlp_protocol: Option<ProtocolName>,
+
+    /// Which requests are traced, unless their client's trace context says: all, none, 1%, 10/s [default: all].
+    #[arg(long, value_name = "WHICH", env = "SIDELIGHT_TRACE")]
+    trace: Option<Sample>,
+}
+
+/// Protocols, as the command line spells them.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProtocolName {
+    #[value(name = "http/protobuf")]
+    Http,
+    Grpc,
+}
+
+impl TraceArgs {
+    fn settings(&self) -> TraceSettings {
+        TraceSettings {
+            endpoint: self.otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty()),
+            protocol: self.otlp_protocol.map(|protocol| match protocol {
+                ProtocolName::Http => Protocol::Http,
+                ProtocolName::Grpc => Protocol::Grpc,
+            }),
+            sample: self.trace,
+            ..TraceSettings::default()
+        }
+    }
+}
+
+#[derive(Args, Debug)]
 #[command(next_help_heading = "What the guest is told")]
 struct GuestArgs {
     /// FASTLY_POP [default: SDL].
@@ -418,6 +492,12 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         Listen::Tcp(address) => Ok(address),
         Listen::Unix(_) => Err("a Unix socket cannot be used here".to_owned()),
     }
+}
+
+/// The token of operators.
+pub fn token(file: Option<&Path>) -> Result<Option<Secret>, Exit> {
+    let read = |file: &Path| Secret::of_file(file).map_err(|error| Exit::Usage(format!("--admin-token-file {}: {error}", file.display())));
+    file.map(read).transpose()
 }
 
 fn network(text: &str) -> Result<IpNet, String> {
@@ -487,6 +567,11 @@ impl Serve {
             listen: self.addr.clone(),
             tls: self.tls.listener()?,
             admin: self.admin.clone(),
+            admin_token: token(self.admin_token_file.as_deref())?,
+            admin_open: given(self.admin_open),
+            inspect: given(self.inspect),
+            admin_hosts: self.admin_host.clone(),
+            probes: self.probes.clone(),
             threads: self.limits.threads.map(usize::from),
             cache_dir: if self.no_cache { Some(None) } else { self.cache_dir.clone().map(Some) },
             registry_auth: self.registry_auth.clone(),
@@ -509,6 +594,10 @@ impl Serve {
             backend_http2: given(self.backend_http2),
             grip_proxy: self.grip_proxy.or(self.local_pushpin_proxy_port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))),
             profile: self.profile.clone(),
+            hostcall_metrics: None,
+            core_dumps: self.core_dumps.clone(),
+            access: self.access_log.clone(),
+            traces: self.traces.settings(),
             unknown_imports: self.unknown_import_behavior.map(|behavior| match behavior {
                 UnknownImport::LinkError => UnknownImports::LinkError,
                 UnknownImport::Trap => UnknownImports::Trap,
@@ -523,8 +612,16 @@ pub fn machine() -> Launch {
     let cache_dir =
         folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache"))).map(|cache| cache.join("sidelight"));
     let docker = folder("DOCKER_CONFIG").or_else(|| folder("HOME").map(|home| home.join(".docker")));
-    let machine = Machine { cores, cache_dir, registry_auth: docker.map(|docker| docker.join("config.json")) };
+    let registry_auth = docker.map(|docker| docker.join("config.json"));
+    let machine = Machine { cores, cache_dir, registry_auth, opentelemetry: opentelemetry() };
     Launch { machine, ..Launch::default() }
+}
+
+/// What OpenTelemetry's specification of environment variables is about.
+fn opentelemetry() -> BTreeMap<String, String> {
+    let all = std::env::vars_os();
+    let text = all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    text.filter(|(name, _)| name.starts_with("OTEL_")).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]

@@ -9,9 +9,9 @@ use serde_json::{Map, Value as Json, json};
 use super::args::machine;
 use crate::app::Exit;
 use crate::app::load::Launch;
-use crate::config::ModuleSource;
-use crate::config::host::Listen;
+use crate::config::host::{Listen, Profile};
 use crate::config::settings::Settings;
+use crate::config::{ModuleSource, Secret};
 
 /// Flags that take a value.
 const VALUED: [&str; 26] = [
@@ -168,6 +168,19 @@ pub fn parse(args: &[String]) -> Result<Asked, Exit> {
             }
             "bind" => settings.listen = Some(vec![listen(&value)?]),
             "admin" => settings.admin = Some(listen(&value)?),
+            // Its profiler's page is the inspector here.
+            "profile-ui" => settings.admin = Some(listen(&value)?),
+            "profile-auth" => settings.admin_token = Some(Secret::new(value.into_bytes())),
+            "profile-insecure-ui" => settings.admin_open = Some(value != "false"),
+            "profile" => match value.as_str() {
+                "off" => settings.inspect = Some(false),
+                "trace" | "deep" => settings.inspect = Some(true),
+                "native" | "combined" => {
+                    settings.inspect = Some(true);
+                    settings.profile = Some(Profile::JitDump);
+                }
+                _ => return Err(usage(format!("-profile {value}: expected off, trace, native, combined or deep"))),
+            },
             "dynamic-backends" => settings.dynamic_targets = Some(value.parse().map_err(usage)?),
             "cache-dir" => settings.cache_dir = Some(Some(PathBuf::from(value))),
             "reload" => reload = value != "false",
@@ -267,7 +280,14 @@ mod tests {
             (asked.launch.settings.listen, asked.reload, asked.verbose),
             (Some(vec![listen("0.0.0.0:9000").expect("one")]), true, 2)
         );
-        assert_eq!(asked.notes, ["-profile has no effect here"]);
+        assert!(asked.notes.is_empty() && asked.launch.settings.inspect == Some(true));
+        let settings =
+            parse(&args("-wasm a -profile native -profile-ui localhost:6060 -profile-auth t -profile-retain 9")).expect("parses");
+        assert_eq!(settings.notes, ["-profile-retain has no effect here"]);
+        let settings = settings.launch.settings;
+        assert_eq!((settings.admin, settings.profile), (Some("127.0.0.1:6060".parse().expect("an address")), Some(Profile::JitDump)));
+        assert!(settings.admin_token.is_some_and(|token| token.is(b"t")));
+        assert!(parse(&args("-wasm a -profile most")).is_err());
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `sidelight kv`: KV stores by hand, through a running host's admin listener or directly.
 
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ::http::{HeaderMap, HeaderValue, header};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 
@@ -33,6 +34,10 @@ pub struct Kv {
     /// The operators' address of a running host.
     #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN")]
     admin: Option<String>,
+
+    /// A file with its token, if it has one.
+    #[arg(long, value_name = "FILE", env = "SIDELIGHT_ADMIN_TOKEN_FILE", requires = "admin")]
+    admin_token_file: Option<PathBuf>,
 
     /// The manifest, or the host file; may be given twice, for both [default: ./sidelight.toml, or ./fastly.toml].
     #[arg(short = 'C', long = "config", value_name = "FILE", env = "SIDELIGHT_CONFIG", value_delimiter = ',')]
@@ -143,14 +148,12 @@ fn work(asked: &Kv) -> Result<(), Exit> {
     let store = match &asked.admin {
         Some(admin) => {
             let admin = admin.trim_start_matches("http://").trim_end_matches('/');
+            let client = client(asked.admin_token_file.as_deref())?;
             let service = match &asked.service {
                 Some(service) => service.clone(),
-                None => runtime.block_on(only_service(admin))?,
+                None => runtime.block_on(only_service(&client, admin))?,
             };
-            Place::Host {
-                url: format!("http://{admin}/kv/{}/{}/keys", kv::encode(&service), kv::encode(asked.what.store())),
-                client: reqwest::Client::new(),
-            }
+            Place::Host { url: format!("http://{admin}/kv/{}/{}/keys", kv::encode(&service), kv::encode(asked.what.store())), client }
         }
         None => {
             let plan = asked.launch()?.plan().map_err(|unplanned| unplanned.error)?;
@@ -185,7 +188,7 @@ fn refused(refused: Refused) -> Exit {
     match refused {
         Refused::NotFound(text) => Exit::NotFound(text),
         Refused::Store(error @ Error::Unavailable(_)) => Exit::Internal(error.to_string()),
-        Refused::Bad(_) | Refused::Store(_) => Exit::Usage(refused.to_string()),
+        Refused::Bad(_) | Refused::Method(_) | Refused::Store(_) => Exit::Usage(refused.to_string()),
     }
 }
 
@@ -210,9 +213,29 @@ fn behind(error: &dyn std::error::Error) -> String {
     last.to_string()
 }
 
-pub(super) async fn only_service(admin: &str) -> Result<String, Exit> {
+/// Who asks a running host, with its token if it has one.
+pub(super) fn client(token: Option<&Path>) -> Result<reqwest::Client, Exit> {
+    let mut headers = HeaderMap::new();
+    if let Some(token) = super::args::token(token)? {
+        let value = [b"Bearer ", token.as_ref()].concat();
+        let mut value = HeaderValue::from_bytes(&value).map_err(|_| Exit::Usage("the token cannot be in a header field".to_owned()))?;
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    reqwest::Client::builder().default_headers(headers).build().map_err(internal)
+}
+
+pub(super) async fn only_service(client: &reqwest::Client, admin: &str) -> Result<String, Exit> {
     let fail = |error: reqwest::Error| Exit::Internal(format!("the host at {admin}: {}", behind(&error)));
-    let text = reqwest::get(format!("http://{admin}/status")).await.map_err(fail)?.text().await.map_err(fail)?;
+    let answer = client.get(format!("http://{admin}/status")).send().await.map_err(fail)?;
+    let (status, text) = (answer.status(), answer.text().await.map_err(fail)?);
+    if !status.is_success() {
+        return Err(Exit::Internal(format!(
+            "the host at {admin} answered {}: {}\n  hint: --admin-token-file",
+            status.as_u16(),
+            text.trim_end()
+        )));
+    }
     let status: serde_json::Value = serde_json::from_str(&text).map_err(internal)?;
     let names: Vec<&str> = status["services"].as_array().into_iter().flatten().filter_map(|service| service["name"].as_str()).collect();
     match names.as_slice() {

@@ -1,10 +1,11 @@
 //! `sidelight purge`: purges by hand, through a running host's admin listener.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::kv::{answer, internal, only_service};
+use super::kv::{answer, client, internal, only_service};
 use super::{end, print};
 use crate::app::{Exit, kv};
 use crate::services::cache::key::is_surrogate_key;
@@ -19,6 +20,10 @@ pub struct Purge {
     /// The operators' address of a running host.
     #[arg(long, value_name = "HOST:PORT", env = "SIDELIGHT_ADMIN")]
     admin: String,
+
+    /// A file with its token, if it has one.
+    #[arg(long, value_name = "FILE", env = "SIDELIGHT_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
 
     /// The service, by name or id; may be left out if there is only one.
     #[arg(long, value_name = "NAME", conflicts_with = "url")]
@@ -55,7 +60,7 @@ fn work(asked: &Purge) -> Result<(), Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(internal)?;
     runtime.block_on(async {
         let admin = asked.admin.trim_start_matches("http://").trim_end_matches('/');
-        let client = reqwest::Client::new();
+        let client = client(asked.admin_token_file.as_deref())?;
         let mut urls = Vec::new();
         if let Some(key) = asked.keys.iter().find(|key| !is_surrogate_key(key.as_bytes())) {
             return Err(Exit::Usage(format!("`{key}` is no surrogate key: 1 to 1024 printable characters of ASCII, none of them a space")));
@@ -65,7 +70,7 @@ fn work(asked: &Purge) -> Result<(), Exit> {
         } else {
             let service = match &asked.service {
                 Some(service) => service.clone(),
-                None => only_service(admin).await?,
+                None => only_service(&client, admin).await?,
             };
             let base = format!("http://{admin}/service/{}", kv::encode(&service));
             if asked.all {

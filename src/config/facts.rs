@@ -3,19 +3,20 @@
 
 use std::net::IpAddr;
 
+use super::Secret;
 use ipnet::IpNet;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Answers of the platform, decided.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Facts {
     /// Which rules hold for personal data.
     pub compliance_region: ComplianceRegion,
     /// Products the service has.
     pub products: Vec<Product>,
     /// Values of `Fastly-Key` that are called valid.
-    pub fastly_keys: Vec<String>,
+    pub fastly_keys: Vec<Secret>,
     /// Clients; the first that fits counts.
     pub clients: Vec<ClientFacts>,
     /// The Next-Gen WAF's answers; `None`: there is none.
@@ -36,7 +37,7 @@ impl Facts {
 }
 
 /// Where requests are handled, for programs that must know.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ComplianceRegion {
     /// Anywhere.
@@ -63,7 +64,7 @@ impl ComplianceRegion {
 }
 
 /// What a service can have beside Compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Product {
     /// Image Optimizer.
@@ -75,7 +76,7 @@ pub enum Product {
 }
 
 /// What is known of some clients.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientFacts {
     /// Networks and addresses; empty: every client.
@@ -100,7 +101,7 @@ impl ClientFacts {
 }
 
 /// A bot.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bot {
     /// For people.
@@ -113,7 +114,7 @@ pub struct Bot {
 }
 
 /// What bots are for, as the ABI numbers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the names are Fastly's and say all there is")]
 pub enum BotCategory {
@@ -156,7 +157,7 @@ impl BotCategory {
 }
 
 /// What is known of a client's network.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default)]
 #[expect(missing_docs, reason = "each is the hostcall downstream_resvpnproxy_is_… of its name")]
 pub struct Vpn {
@@ -175,7 +176,7 @@ pub struct Vpn {
 }
 
 /// The Next-Gen WAF's answers: those of the first rule that fits, or the default.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Inspect {
     /// Without a rule that fits.
@@ -201,7 +202,7 @@ impl Inspect {
 }
 
 /// For which requests an answer is; what is left out fits every request.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct InspectRule {
     /// What the path begins with.
@@ -224,7 +225,7 @@ pub struct InspectRule {
 }
 
 /// What the Next-Gen WAF says of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Verdict {
     /// `allow`, `block` or another word.

@@ -8,19 +8,31 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{State, Targets};
+use super::access::AccessSettings;
+use super::traces::Traces;
+use super::{Secret, State, Targets};
 
 /// Decided settings of the process. They cannot change while it runs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HostConfig {
     /// Where HTTP is served.
     pub listen: Vec<Listen>,
     /// Where HTTPS is served.
     pub tls: Option<TlsListener>,
-    /// Where metrics and probes are served; `None`: nowhere.
+    /// Where operators are served; `None`: nowhere.
     pub admin: Option<Listen>,
+    /// What they must show.
+    pub admin_token: Option<Secret>,
+    /// Whether everybody who reaches it may ask, from other machines, too.
+    pub admin_open: bool,
+    /// Whether the inspector has requests from before somebody looked.
+    pub inspect: bool,
+    /// Names that they may know the listener by, beside addresses and `localhost`.
+    pub admin_hosts: Vec<String>,
+    /// Where metrics and probes are served beside that, to everybody.
+    pub probes: Option<Listen>,
     /// Threads that run guests and connections.
     pub threads: usize,
     /// Folder of compiled modules; `None`: compile at every start.
@@ -53,10 +65,18 @@ pub struct HostConfig {
     pub unknown_imports: UnknownImports,
     /// What is recorded of where guests spend their CPU time.
     pub profile: Option<Profile>,
+    /// Whether hostcalls are counted and timed.
+    pub hostcall_metrics: bool,
+    /// Folder of core dumps of guests that trapped; `None`: there are none.
+    pub core_dumps: Option<PathBuf>,
+    /// What the access log has of each request.
+    pub access: AccessSettings,
+    /// What is recorded of requests as traces.
+    pub traces: Traces,
 }
 
 /// How much the cache takes, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct CacheSize {
     /// Of memory, for all objects.
     pub memory: u64,
@@ -73,7 +93,7 @@ impl Default for CacheSize {
 }
 
 /// What is recorded of where guests spend their CPU time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Profile {
     /// Samples of their stacks, by this host.
     Guests(GuestProfiles),
@@ -84,7 +104,7 @@ pub enum Profile {
 }
 
 /// Profiles of guests.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GuestProfiles {
     /// The folder of the profiles, or the file of the only one.
     pub path: PathBuf,
@@ -135,6 +155,12 @@ impl fmt::Display for Listen {
     }
 }
 
+impl Serialize for Listen {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl FromStr for Listen {
     type Err = String;
 
@@ -160,7 +186,7 @@ impl FromStr for Listen {
 }
 
 /// HTTPS for clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TlsListener {
     /// Where.
     pub address: Listen,
@@ -171,7 +197,7 @@ pub struct TlsListener {
 }
 
 /// Certificates of clients.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClientCertificates {
     /// PEM file of those who may issue them.
     pub roots: PathBuf,
@@ -180,7 +206,7 @@ pub struct ClientCertificates {
 }
 
 /// What to do about imports that are not part of the ABI.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnknownImports {
     /// Refuse the module and name them all.
@@ -191,7 +217,7 @@ pub enum UnknownImports {
 }
 
 /// How long a sandbox may go on with further requests (production does not tell its figures).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReuseLimits {
     /// Requests of one sandbox, the first included; 1 is no reuse.
     pub requests: u32,
@@ -210,7 +236,7 @@ impl Default for ReuseLimits {
 }
 
 /// Limits of one service. Durations are wall-clock unless they say CPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GuestLimits {
     /// Sandboxes that may run at once; no more than those of the host are ever there.
     pub sandboxes: u32,
@@ -288,7 +314,7 @@ impl GuestLimits {
 }
 
 /// Limits of the process and its clients. Durations are wall-clock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// Sandboxes that may run at once, of all services: the pool's size.
     pub sandboxes: u32,
@@ -331,7 +357,7 @@ impl Default for Limits {
 }
 
 /// The guest's `FASTLY_*` variables that do not come from the manifest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Environment {
     /// `FASTLY_POP`, three letters in production.
     pub pop: String,

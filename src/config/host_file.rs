@@ -13,11 +13,13 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 use toml::Spanned;
 
+use super::access::{AccessField, AccessSettings};
 use super::diagnostics::{Problem, Sources};
 use super::document::{Node, Value};
 use super::host::{ClientCertificates, Listen, TlsListener, UnknownImports};
-use super::settings::{CacheSettings, EnvironmentSettings, LimitSettings, Preset, Settings};
-use super::{ModuleSource, Targets, manifest, shape, state};
+use super::settings::{CacheSettings, EnvironmentSettings, LimitSettings, MetricsTable, Preset, Settings};
+use super::traces::{Sample, TraceSettings, TraceTable};
+use super::{ModuleSource, Secret, Targets, manifest, shape, state};
 
 /// The host file. What is left out is as the command line's defaults have it; the command line and `SIDELIGHT_…` variables
 /// go before it. Times are written `500ms`, `10s`, `2m`.
@@ -27,9 +29,21 @@ pub struct HostFile {
     /// Where to serve HTTP: `HOST:PORT` or `unix:FILE`.
     #[schemars(with = "Option<Vec<String>>")]
     listen: Option<Vec<Spanned<String>>>,
-    /// Where to serve metrics, probes and reloads.
+    /// Where to serve operators: the inspector, metrics, probes, reloads, stores, the cache.
     #[schemars(with = "Option<String>")]
     admin: Option<Spanned<String>>,
+    /// A file with the token that operators must show.
+    #[schemars(with = "Option<String>")]
+    admin_token_file: Option<Spanned<String>>,
+    /// Whether it may be reached from other machines without a token.
+    admin_open: Option<bool>,
+    /// Whether requests are recorded for the inspector also while nobody looks.
+    inspect: Option<bool>,
+    /// Names that browsers may know the operators' address by, beside addresses and `localhost`.
+    admin_hosts: Option<Vec<String>>,
+    /// Where to serve metrics and probes beside that, to everybody.
+    #[schemars(with = "Option<String>")]
+    probes: Option<Spanned<String>>,
     /// HTTPS for clients.
     tls: Option<Tls>,
     /// Networks and addresses of proxies that are believed about their clients.
@@ -53,6 +67,15 @@ pub struct HostFile {
     redis: Option<Redis>,
     /// How much the cache of all services takes.
     cache: CacheTable,
+    /// What is measured.
+    metrics: MetricsTable,
+    /// What the access log has of each request, in its order: names of fields; default: no access log.
+    access_log: Option<Vec<AccessField>>,
+    /// A folder for core dumps of guests that trap; none by default.
+    #[schemars(with = "Option<String>")]
+    core_dumps: Option<Spanned<String>>,
+    /// OpenTelemetry traces of requests.
+    traces: TraceTable,
     /// How long requests in flight may take to end after SIGTERM.
     #[schemars(with = "Option<String>")]
     drain_timeout: Option<Spanned<String>>,
@@ -593,6 +616,11 @@ impl Decide<'_> {
             listen: file.listen.as_ref().map(|list| list.iter().filter_map(|text| self.listen(Some(text))).collect()),
             tls,
             admin: self.listen(file.admin.as_ref()),
+            admin_token: self.secret(file.admin_token_file.as_ref()),
+            admin_open: file.admin_open,
+            inspect: file.inspect,
+            admin_hosts: file.admin_hosts.clone(),
+            probes: self.listen(file.probes.as_ref()),
             threads: file.threads.map(usize::from),
             cache_dir: file.cache_dir.as_ref().map(|folder| Some(self.path(folder)).filter(|_| !folder.get_ref().is_empty())),
             registry_auth: file.registry_auth.as_ref().map(|file| self.path(file)),
@@ -609,6 +637,52 @@ impl Decide<'_> {
             grip_proxy: self.parse::<SocketAddr>(file.grip_proxy.as_ref(), "for example 127.0.0.1:7677"),
             unknown_imports: file.unknown_imports,
             profile: None,
+            hostcall_metrics: file.metrics.hostcalls,
+            core_dumps: file.core_dumps.as_ref().map(|folder| self.path(folder)),
+            access: file.access_log.as_ref().map(|fields| AccessSettings { fields: fields.clone() }),
+            traces: self.traces(&file.traces),
+        }
+    }
+
+    /// What a file has that nobody is to see.
+    fn secret(&mut self, file: Option<&Spanned<String>>) -> Option<Secret> {
+        let file = file?;
+        let path = self.path(file);
+        let read = Secret::of_file(&path);
+        if let Err(error) = &read {
+            self.problem(file, format!("reading {}: {error}", path.display()), "a file with the secret and nothing else");
+        }
+        read.ok()
+    }
+
+    fn traces(&mut self, from: &TraceTable) -> TraceSettings {
+        let mut headers: Vec<_> =
+            from.headers.iter().map(|(name, value)| (name.clone(), Secret::new(value.clone().into_bytes()))).collect();
+        headers.extend(self.secret(from.authorization_file.as_ref()).map(|value| ("authorization".to_owned(), value)));
+        let certificate = from.certificate_file.as_ref().map(|file| self.path(file));
+        let key = from.key_file.as_ref().map(|file| self.path(file));
+        let count = |given: Option<u32>| given.map(|count| count as usize);
+        TraceSettings {
+            endpoint: from.endpoint.as_ref().map(|endpoint| endpoint.get_ref().clone()),
+            protocol: from.protocol,
+            headers: Some(headers).filter(|headers| !headers.is_empty()),
+            gzip: from.gzip,
+            ca: from.ca_file.as_ref().map(|file| self.path(file)),
+            client: certificate.map(|certificate| (certificate.clone(), key.unwrap_or(certificate))),
+            timeout: self.time(from.timeout.as_ref()),
+            queue: count(from.queue),
+            batch: count(from.batch),
+            delay: self.time(from.delay.as_ref()),
+            sample: self.parse::<Sample>(from.sample.as_ref(), "for example 1% or 10/s"),
+            parent: from.parent,
+            hostcalls: from.hostcalls,
+            slow_hostcall: self.time(from.slow_hostcall.as_ref()),
+            max_hostcalls: from.max_hostcalls.map(usize::from),
+            keep_errors: from.keep_errors,
+            keep_slow: self.time(from.keep_slow.as_ref()),
+            force: self.secret(from.force_file.as_ref()),
+            propagate: from.propagate,
+            tell_guest: from.tell_guest,
         }
     }
 

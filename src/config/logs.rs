@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Secret;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What a log endpoint is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogKind {
     /// The process log, as endpoints are that are not configured.
@@ -29,7 +30,7 @@ pub enum LogKind {
 }
 
 /// Syslog's facilities (RFC 5424 §6.2.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names are syslog's")]
 pub enum Facility {
@@ -47,7 +48,7 @@ pub enum Facility {
 }
 
 /// A log endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LogEndpoint {
     /// Where its records go.
     pub sink: Sink,
@@ -79,7 +80,7 @@ impl LogEndpoint {
 }
 
 /// Where records go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "as the kinds")]
 pub enum Sink {
     Log,
@@ -99,7 +100,7 @@ pub enum Sink {
 }
 
 /// A file that is rotated by size.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FileSink {
     /// The newest one; older ones have `.1`, `.2`, … behind.
     pub path: PathBuf,
@@ -110,7 +111,7 @@ pub struct FileSink {
 }
 
 /// How syslog is spoken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Transport {
     /// RFC 5426.
     Udp,
@@ -121,7 +122,7 @@ pub enum Transport {
 }
 
 /// A syslog server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SyslogSink {
     /// How it is spoken to.
     pub transport: Transport,
@@ -136,12 +137,13 @@ pub struct SyslogSink {
 }
 
 /// Who takes batches by HTTP.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HttpSink {
     /// `http` or `https`.
+    #[serde(serialize_with = "super::secret::place")]
     pub url: String,
     /// Beside the usual ones.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<(String, Secret)>,
     /// A file with the value of `authorization`.
     pub authorization: Option<PathBuf>,
     /// Roots to trust instead of the system's.

@@ -20,6 +20,7 @@ use super::document::{Node, Value};
 use super::facts::{ClientFacts, ComplianceRegion, Inspect, Product};
 use super::options::{CacheOptions, GeoOptions, KvOptions, LogOptions, RateOptions, SecretOptions};
 use super::shape;
+use super::traces::Propagate;
 
 /// Reads a type that may be text, a list or a table, whichever is there. (What serde calls untagged would forget the
 /// places of what is within.)
@@ -182,6 +183,9 @@ pub struct BackendOptions {
     /// Percentage of requests that reach it; the others are answered 502 here. Default: 100.
     #[schemars(range(min = 0, max = 100))]
     pub availability: Option<u8>,
+    /// Whether it learns of the traces of requests (W3C `traceparent`): `always`, `internal` (if its address is not one of the
+    /// public Internet), `never`. Default: as the host file says, `internal` if that says nothing.
+    pub propagate: Option<Propagate>,
     /// Active health check; default: none.
     #[schemars(with = "Option<HealthCheck>")]
     pub health_check: Option<Spanned<HealthCheck>>,

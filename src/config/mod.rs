@@ -4,6 +4,7 @@
 //! types here hold decided values only: whatever has a default has it already. Nothing in this
 //! layer opens a socket or a store.
 
+pub mod access;
 pub mod diagnostics;
 pub mod document;
 pub mod facts;
@@ -20,7 +21,9 @@ pub mod shape;
 pub mod state;
 pub mod stores;
 pub mod targets;
+pub mod traces;
 
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -36,7 +39,7 @@ pub use stores::Stores;
 pub use targets::Targets;
 
 /// One Compute service: what `fastly.toml` and the command line together say about it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
     /// The manifest's `name`, used in logs and metrics.
     pub name: String,
@@ -73,7 +76,7 @@ pub struct Config {
 }
 
 /// How a new generation of a service takes over.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rollout {
     /// Percentage of requests that it takes at first; 100: it takes over at once.
     pub percent: u8,
@@ -86,7 +89,7 @@ pub struct Rollout {
 }
 
 /// A request that a new generation must answer before it gets any of clients'.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Smoke {
     /// Its host.
     pub host: String,
@@ -108,7 +111,7 @@ impl Config {
 }
 
 /// Something in a manifest that loads but has no effect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Note {
     /// Whether its author may think that it has one.
     pub important: bool,
@@ -117,7 +120,7 @@ pub struct Note {
 }
 
 /// A backend, static or dynamic: where requests sent to its name go, and how.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Backend {
     /// The name the guest sends to.
     pub name: String,
@@ -153,6 +156,8 @@ pub struct Backend {
     pub availability: u8,
     /// How its health is found out; it then goes before the fixed one.
     pub check: Option<HealthCheck>,
+    /// Whether it learns of the traces of requests; `None`: as the host says.
+    pub propagate: Option<traces::Propagate>,
     /// Whether a guest made it.
     pub dynamic: bool,
 }
@@ -178,13 +183,14 @@ impl Backend {
             health: Health::Unknown,
             availability: 100,
             check: None,
+            propagate: None,
             dynamic: false,
         }
     }
 }
 
 /// An active health check. The defaults are production's (fastly:compute WIT, `healthcheck-options`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct HealthCheck {
     /// Of its requests.
     pub method: String,
@@ -246,7 +252,7 @@ impl HealthCheck {
 }
 
 /// Versions of HTTP towards a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub enum HttpVersions {
     /// HTTP/1.1, as production speaks to backends.
     #[default]
@@ -258,7 +264,7 @@ pub enum HttpVersions {
 }
 
 /// Limits of the connections that are kept for a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct PoolLimits {
     /// Idle connections; 0 is as many as the host allows.
     pub connections: u32,
@@ -269,7 +275,7 @@ pub struct PoolLimits {
 }
 
 /// TCP keepalive (RFC 9293 §3.8.4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct TcpKeepalive {
     /// Whether probes are sent.
     pub enabled: bool,
@@ -282,7 +288,7 @@ pub struct TcpKeepalive {
 }
 
 /// TLS versions, as the ABI numbers them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum TlsVersion {
     /// TLS 1.0, which nothing here speaks.
     V1_0 = 0,
@@ -295,7 +301,7 @@ pub enum TlsVersion {
 }
 
 /// TLS towards a backend.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct BackendTls {
     /// The server name to send; `None` sends none.
     pub sni: Option<String>,
@@ -324,6 +330,16 @@ pub enum Pem {
     Secret(Secret),
 }
 
+impl Serialize for Pem {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::File(path) => path.serialize(serializer),
+            // It may be a key.
+            Self::Inline(_) | Self::Secret(_) => serializer.serialize_str("‹redacted›"),
+        }
+    }
+}
+
 impl Pem {
     /// The file it is in, if it is in one.
     pub fn file(&self) -> Option<&Path> {
@@ -346,7 +362,7 @@ impl std::fmt::Debug for Pem {
 }
 
 /// A client certificate chain and its private key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ClientCertificate {
     /// Certificate chain, leaf first.
     pub certificate: Pem,
@@ -355,7 +371,7 @@ pub struct ClientCertificate {
 }
 
 /// The fixed health a manifest gives a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub enum Health {
     /// No statement.
     #[default]

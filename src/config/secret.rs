@@ -16,6 +16,23 @@ impl Secret {
     pub fn new(bytes: Vec<u8>) -> Self {
         Self(Arc::new(Zeroizing::new(bytes)))
     }
+
+    /// Whether it is just these bytes; that takes as long for all of the same length.
+    pub fn is(&self, given: &[u8]) -> bool {
+        given.len() == self.0.len() && given.iter().zip(self.0.iter()).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+    }
+
+    /// The content of a file, without white space around it.
+    pub fn of_file(path: &std::path::Path) -> std::io::Result<Self> {
+        let text = Zeroizing::new(std::fs::read(path)?);
+        Ok(Self::new(text.trim_ascii().to_vec()))
+    }
+}
+
+impl serde::Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("‹redacted›")
+    }
 }
 
 impl AsRef<[u8]> for Secret {
@@ -34,6 +51,15 @@ impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Secret(…)")
     }
+}
+
+/// What may be seen of a URL: where it leads, without user, password and query.
+pub fn place<S: serde::Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    serializer.collect_str(&format_args!("{scheme}://{host}{path}"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Settings of the process as they are given: on the command line, in the environment, in the host file. Each may be
 //! left out; what is given further in front counts, and what nobody gives is as [`HostConfig`]'s parts have it by default.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,8 +10,10 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::access::AccessSettings;
 use super::host::{CacheSize, Environment, GuestLimits, HostConfig, Limits, Listen, Profile, ReuseLimits, TlsListener, UnknownImports};
-use super::{State, Targets, state};
+use super::traces::TraceSettings;
+use super::{Secret, State, Targets, state};
 
 /// Sets of limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -31,6 +34,8 @@ pub struct Machine {
     pub cache_dir: Option<PathBuf>,
     /// The user's credentials of OCI registries.
     pub registry_auth: Option<PathBuf>,
+    /// Its variables whose names begin with `OTEL_`.
+    pub opentelemetry: BTreeMap<String, String>,
 }
 
 /// How much the cache takes, in bytes.
@@ -57,6 +62,14 @@ impl CacheSettings {
     }
 }
 
+/// `[metrics]` of a host file.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsTable {
+    /// Whether hostcalls are counted and timed; default: true.
+    pub hostcalls: Option<bool>,
+}
+
 /// Everything that can be given.
 #[derive(Clone, Debug, Default)]
 #[expect(missing_docs, reason = "as the fields of HostConfig")]
@@ -64,6 +77,11 @@ pub struct Settings {
     pub listen: Option<Vec<Listen>>,
     pub tls: Option<TlsListener>,
     pub admin: Option<Listen>,
+    pub admin_token: Option<Secret>,
+    pub admin_open: Option<bool>,
+    pub inspect: Option<bool>,
+    pub admin_hosts: Option<Vec<String>>,
+    pub probes: Option<Listen>,
     pub threads: Option<usize>,
     /// Within: `None` for no folder.
     pub cache_dir: Option<Option<PathBuf>>,
@@ -81,6 +99,10 @@ pub struct Settings {
     pub grip_proxy: Option<SocketAddr>,
     pub unknown_imports: Option<UnknownImports>,
     pub profile: Option<Profile>,
+    pub hostcall_metrics: Option<bool>,
+    pub core_dumps: Option<PathBuf>,
+    pub access: Option<AccessSettings>,
+    pub traces: TraceSettings,
 }
 
 /// Limits, of the process and of services.
@@ -224,6 +246,11 @@ impl Settings {
             listen: self.listen.or(other.listen),
             tls: self.tls.or(other.tls),
             admin: self.admin.or(other.admin),
+            admin_token: self.admin_token.or(other.admin_token),
+            admin_open: self.admin_open.or(other.admin_open),
+            inspect: self.inspect.or(other.inspect),
+            admin_hosts: self.admin_hosts.or(other.admin_hosts),
+            probes: self.probes.or(other.probes),
             threads: self.threads.or(other.threads),
             cache_dir: self.cache_dir.or(other.cache_dir),
             registry_auth: self.registry_auth.or(other.registry_auth),
@@ -240,6 +267,10 @@ impl Settings {
             grip_proxy: self.grip_proxy.or(other.grip_proxy),
             unknown_imports: self.unknown_imports.or(other.unknown_imports),
             profile: self.profile.or(other.profile),
+            hostcall_metrics: self.hostcall_metrics.or(other.hostcall_metrics),
+            core_dumps: self.core_dumps.or(other.core_dumps),
+            access: self.access.or(other.access),
+            traces: self.traces.or(other.traces),
         }
     }
 
@@ -249,6 +280,11 @@ impl Settings {
             listen: self.listen.unwrap_or_else(|| vec![Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 7676)))]),
             tls: self.tls,
             admin: self.admin,
+            admin_token: self.admin_token,
+            admin_open: self.admin_open.unwrap_or(false),
+            inspect: self.inspect.unwrap_or(false),
+            admin_hosts: self.admin_hosts.unwrap_or_default(),
+            probes: self.probes,
             threads: self.threads.unwrap_or(machine.cores.max(1)),
             cache_dir: self.cache_dir.unwrap_or_else(|| machine.cache_dir.clone()),
             registry_auth: self.registry_auth.or_else(|| machine.registry_auth.clone()),
@@ -265,6 +301,10 @@ impl Settings {
             grip_proxy: self.grip_proxy,
             unknown_imports: self.unknown_imports.unwrap_or_default(),
             profile: self.profile,
+            hostcall_metrics: self.hostcall_metrics.unwrap_or(true),
+            core_dumps: self.core_dumps,
+            access: self.access.unwrap_or_default(),
+            traces: self.traces.decide(&machine.opentelemetry),
         }
     }
 }

@@ -79,6 +79,13 @@ impl<'s> Shape<'s> {
             })
     }
 
+    /// The keys of a table that could be here.
+    fn keys(&self, schema: &'s Json) -> Option<Vec<&'s str>> {
+        let schema = self.resolve(schema);
+        let own = schema.get("properties").and_then(Json::as_object).map(|known| known.keys().map(String::as_str).collect());
+        own.or_else(|| self.alternatives(schema)?.into_iter().find_map(|schema| self.keys(schema)))
+    }
+
     fn check(&self, node: &Node, schema: &'s Json, problems: &mut Vec<Problem>) {
         let schema = self.resolve(schema);
         if matches!(node.value, Value::Null) && self.may_be_null(schema) {
@@ -87,7 +94,11 @@ impl<'s> Shape<'s> {
         if !self.fits(node, schema) {
             let mut expected: Vec<&str> = self.types(schema).into_iter().map(kind).collect();
             expected.dedup();
-            problems.push(Problem::at(node.span.clone(), format!("expected {}, found {}", expected.join(" or "), node.kind())));
+            let problem = Problem::at(node.span.clone(), format!("expected {}, found {}", expected.join(" or "), node.kind()));
+            problems.push(match self.keys(schema) {
+                Some(keys) => problem.hint(format!("a table has {}", quoted(&keys))),
+                None => problem,
+            });
             return;
         }
         if let (Some(choices), Value::Text(text)) = (self.choices(schema), &node.value) {
@@ -265,7 +276,7 @@ mod tests {
         );
         assert_eq!(
             faults("acl = 7\nport = 1.5\n"),
-            ["6: expected a string or a table, found an integer ()", "15: expected an integer, found a number ()"]
+            ["6: expected a string or a table, found an integer (a table has \"file\")", "15: expected an integer, found a number ()"]
         );
     }
 }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Secret;
 
 /// What there is to keep state in, beside memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct State {
     /// Folder of embedded stores: a file for each service.
     pub data_dir: Option<PathBuf>,
@@ -34,7 +34,7 @@ impl State {
 }
 
 /// A server that speaks Redis's protocol, or a cluster of them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Redis {
     /// `redis://[user[:password]@]host[:port][/db]`, or `rediss://` for TLS; several for a cluster. Never shown: it may
     /// have a password.
@@ -78,7 +78,7 @@ impl Redis {
 }
 
 /// Where a KV store is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Keep {
     /// In this process: gone when it ends.
@@ -101,7 +101,7 @@ impl Keep {
 }
 
 /// Where rate counters and penalty boxes are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeepRates {
     /// In this process.
@@ -111,7 +111,7 @@ pub enum KeepRates {
 }
 
 /// When the seeds of a KV store are put into it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reseed {
     /// When they are new or have changed, unless the service has written or deleted the key since.

@@ -1,6 +1,7 @@
 //! Stores and edge data of a service: what is in them at first, and where that comes from. Decided values; opening
 //! them is `services`' business.
 
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use super::Secret;
 use super::state::{Keep, KeepRates, Reseed};
 
 /// Everything a service has of them, by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stores {
     /// Config stores (dictionaries are the same).
     pub config: BTreeMap<String, ConfigStore>,
@@ -73,7 +74,7 @@ impl Text {
 }
 
 /// Entries of a config store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum ConfigStore {
     /// The entries themselves.
     Inline(BTreeMap<String, String>),
@@ -82,7 +83,7 @@ pub enum ConfigStore {
 }
 
 /// A KV store.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct KvStore {
     /// What it holds when it is new.
     pub seeds: KvSeeds,
@@ -95,7 +96,7 @@ pub struct KvStore {
 }
 
 /// What a KV store holds when it is new.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum KvSeeds {
     /// Entries.
     Entries(Vec<KvEntry>),
@@ -110,7 +111,7 @@ impl Default for KvSeeds {
 }
 
 /// An entry of a KV store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KvEntry {
     /// Its key, checked.
     pub key: String,
@@ -121,7 +122,7 @@ pub struct KvEntry {
 }
 
 /// Text, or the file with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Text {
     /// The text.
     Inline(String),
@@ -130,7 +131,7 @@ pub enum Text {
 }
 
 /// What a secret store holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum SecretStore {
     /// Secrets by name.
     Entries(BTreeMap<String, SecretText>),
@@ -141,7 +142,7 @@ pub enum SecretStore {
 }
 
 /// A secret, or where it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum SecretText {
     /// The secret.
     Inline(Secret),
@@ -152,7 +153,7 @@ pub enum SecretText {
 }
 
 /// Where addresses are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Geo {
     /// Whether loopback addresses are somewhere, too.
     pub loopback: bool,
@@ -175,7 +176,7 @@ impl Default for Geo {
 }
 
 /// JSON by key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Table {
     /// In the manifest.
     pub inline: BTreeMap<String, Map<String, Json>>,
@@ -184,7 +185,7 @@ pub struct Table {
 }
 
 /// A shield.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Shield {
     /// This host.
     Local,

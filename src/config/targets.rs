@@ -35,6 +35,24 @@ pub enum Verdict {
     Denied,
 }
 
+impl std::fmt::Display for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::Public => f.write_str("public"),
+            Self::Network(network) => network.fmt(f),
+            Self::Name(name) => f.write_str(name),
+            Self::Below(name) => write!(f, "*.{name}"),
+        }
+    }
+}
+
+impl serde::Serialize for Targets {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(ToString::to_string))
+    }
+}
+
 impl Default for Targets {
     fn default() -> Self {
         Self(vec![Rule::Public])
@@ -124,7 +142,7 @@ impl Targets {
 
 /// Whether an address is one of the public Internet: none of the special-purpose registries'
 /// (RFC 6890) that lead into this machine or its networks.
-fn is_public(address: IpAddr) -> bool {
+pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(ip) => {
             let [a, b, ..] = ip.octets();

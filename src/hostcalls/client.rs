@@ -89,5 +89,5 @@ pub(super) fn has_valid_key(sandbox: &Sandbox, received: &Received) -> bool {
     }
     let head = reread(&received.raw_head);
     let given = head.as_ref().and_then(|head| head.headers.get("fastly-key"));
-    given.is_some_and(|given| keys.iter().any(|key| key.as_bytes() == given.as_bytes()))
+    given.is_some_and(|given| keys.iter().any(|key| key.is(given.as_bytes())))
 }

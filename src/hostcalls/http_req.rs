@@ -139,7 +139,7 @@ fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, s
         let text = format!("more than {} requests to backends", sandbox.bounds.sends);
         return Err(HostError::Status(Status::LimitExceeded, text.into()));
     }
-    let request = backend::Request { head, body, decompress, upgrade: None };
+    let request = backend::Request { head, body, decompress, upgrade: None, origin: None };
     Ok(Outgoing { backend, request, cache: cached.then_some(cache) })
 }
 
@@ -383,6 +383,7 @@ fn settings(name: String, host: String, port: u16, client: Option<config::Client
         prefer_ipv6: !record.prefer_ipv4,
         health: config::Health::Unknown,
         availability: 100,
+        propagate: None,
         check: record.healthcheck,
         dynamic: true,
     }

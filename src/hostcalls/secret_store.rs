@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::abi::{Buf, HostError, HostResult, Registrar, Status, Str};
+use crate::abi::{Buf, Hidden, HostError, HostResult, Registrar, Status, Str};
 use crate::config::Secret;
 use crate::config::stores::is_secret_name;
 use crate::sandbox::{Handle, Sandbox};
@@ -29,7 +29,8 @@ fn get(sandbox: &mut Sandbox, store: Handle<Arc<SecretStore>>, name: Str) -> Hos
 }
 
 /// Makes a secret of bytes the guest has, for calls that take the handle of one.
-fn from_bytes(sandbox: &mut Sandbox, bytes: Str) -> HostResult<Handle<Secret>> {
+fn from_bytes(sandbox: &mut Sandbox, bytes: Hidden) -> HostResult<Handle<Secret>> {
+    let bytes = bytes.0;
     if bytes.len() > Secret::MAX {
         return Err(HostError::inval("a secret longer than 64 KiB"));
     }

@@ -31,6 +31,18 @@ pub enum Unsent {
     Length,
 }
 
+impl Unsent {
+    /// Its name in traces.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Gone(_) => "client_gone",
+            Self::Timeout(_) => "client_timeout",
+            Self::Body(_) => "body",
+            Self::Length => "body_length",
+        }
+    }
+}
+
 /// What comes on a stream.
 pub enum Piece {
     /// Never empty.
@@ -61,9 +73,9 @@ pub async fn read(stream: &mut RecvStream) -> Result<Piece, BodyError> {
     }
 }
 
-/// Writes a body and its end. Whatever goes wrong, the peer sees that it is not whole. `patience` bounds each
-/// wait for the peer.
-pub async fn write(stream: &mut SendStream<Bytes>, framing: BodyFraming, body: &mut Body, patience: Duration) -> Result<(), Unsent> {
+/// Writes a body and its end; returns its bytes. Whatever goes wrong, the peer sees that it is not whole. `patience`
+/// bounds each wait for the peer.
+pub async fn write(stream: &mut SendStream<Bytes>, framing: BodyFraming, body: &mut Body, patience: Duration) -> Result<u64, Unsent> {
     let sent = write_pieces(stream, framing, body, patience).await;
     if let Err(error) = &sent {
         if matches!(error, Unsent::Body(_) | Unsent::Length) {
@@ -78,7 +90,8 @@ pub async fn write(stream: &mut SendStream<Bytes>, framing: BodyFraming, body: &
     sent
 }
 
-async fn write_pieces(stream: &mut SendStream<Bytes>, framing: BodyFraming, body: &mut Body, patience: Duration) -> Result<(), Unsent> {
+async fn write_pieces(stream: &mut SendStream<Bytes>, framing: BodyFraming, body: &mut Body, patience: Duration) -> Result<u64, Unsent> {
+    let mut written = 0;
     let gone = |error: h2::Error| Unsent::Gone(error.to_string());
     let mut left = match framing {
         BodyFraming::Length(length) => Some(length),
@@ -93,6 +106,7 @@ async fn write_pieces(stream: &mut SendStream<Bytes>, framing: BodyFraming, body
             }
         };
         let Some(mut chunk) = chunk else { break };
+        written += chunk.len() as u64;
         if let Some(left) = &mut left {
             *left = left.checked_sub(chunk.len() as u64).ok_or(Unsent::Length)?;
         }
@@ -107,14 +121,15 @@ async fn write_pieces(stream: &mut SendStream<Bytes>, framing: BodyFraming, body
             stream.send_data(piece, is_last && chunk.is_empty()).map_err(gone)?;
         }
         if is_last {
-            return Ok(());
+            return Ok(written);
         }
     }
     if left.is_some_and(|left| left > 0) {
         return Err(Unsent::Length);
     }
     match body.take_trailers() {
-        Some(trailers) if !trailers.is_empty() => stream.send_trailers(*trailers).map_err(gone),
-        _ => stream.send_data(Bytes::new(), true).map_err(gone),
+        Some(trailers) if !trailers.is_empty() => stream.send_trailers(*trailers).map_err(gone)?,
+        _ => stream.send_data(Bytes::new(), true).map_err(gone)?,
     }
+    Ok(written)
 }

@@ -38,6 +38,18 @@ pub enum WriteError {
     },
 }
 
+impl WriteError {
+    /// Its name in traces.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "client_gone",
+            Self::Timeout(_) => "client_timeout",
+            Self::Body(_) => "body",
+            Self::Length { .. } => "body_length",
+        }
+    }
+}
+
 /// The request line and fields of a request. `target` is in origin form (RFC 9112 §3.2.1), as a
 /// parsed URI gives it.
 pub fn request_head(method: &Method, target: &str, headers: &HeaderMap) -> BytesMut {

@@ -1,6 +1,8 @@
 //! wasmtime's settings and the thread that ticks its epochs.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use wasmtime::{
@@ -22,7 +24,7 @@ const WASM_STACK: usize = 1 << 20;
 const FIBER_STACK: usize = 2 << 20;
 
 /// An engine whose guests come from a pool made beforehand.
-pub fn build(limits: &Limits, profile: Option<&Profile>) -> wasmtime::Result<Engine> {
+pub fn build(limits: &Limits, profile: Option<&Profile>, core_dumps: bool) -> wasmtime::Result<Engine> {
     let sandboxes = limits.sandboxes;
     // Keeping pages is only cheaper than dropping them when the kernel tells which are dirty.
     let keep = if PoolingAllocationConfig::is_pagemap_scan_available() { limits.keep_resident } else { 0 };
@@ -55,6 +57,7 @@ pub fn build(limits: &Limits, profile: Option<&Profile>) -> wasmtime::Result<Eng
         .wasm_backtrace_max_frames(NonZeroUsize::new(32))
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .concurrency_support(false)
+        .coredump_on_trap(core_dumps)
         .wasm_memory64(false)
         .profiler(match profile {
             Some(Profile::PerfMap) => ProfilingStrategy::PerfMap,
@@ -64,20 +67,24 @@ pub fn build(limits: &Limits, profile: Option<&Profile>) -> wasmtime::Result<Eng
     Engine::new(&config)
 }
 
-/// Ticks `engine`'s epoch until it is gone: more often when guests are sampled.
-pub fn tick(engine: &Engine, profile: Option<&Profile>) -> wasmtime::Result<()> {
+/// Ticks `engine`'s epoch until it is gone: more often when guests are sampled. `finer`: nanoseconds between ticks, while it is
+/// not 0.
+pub fn tick(engine: &Engine, profile: Option<&Profile>, finer: &Arc<AtomicU64>) -> wasmtime::Result<()> {
     let tick = match profile {
         Some(Profile::Guests(profiles)) => profiles.interval.min(TICK),
         Some(Profile::PerfMap | Profile::JitDump) | None => TICK,
     };
-    let engine = engine.weak();
+    let (engine, finer) = (engine.weak(), finer.clone());
     std::thread::Builder::new()
         .name("epoch".to_owned())
         .spawn(move || {
             while let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
-                std::thread::sleep(tick);
+                std::thread::sleep(match finer.load(Ordering::Relaxed) {
+                    0 => tick,
+                    nanos => Duration::from_nanos(nanos).min(tick),
+                });
             }
         })
         .map_err(|error| wasmtime::Error::msg(format!("starting the epoch thread: {error}")))?;

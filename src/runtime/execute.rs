@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use wasmtime::{Instance, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::{Instance, Store, Trap, UpdateDeadline, WasmBacktrace, WasmCoreDump};
 use wasmtime_wasi::I32Exit;
 
 use super::engine::TABLE_ELEMENTS;
@@ -24,9 +24,10 @@ use crate::abi::GuestState;
 use crate::config::{Config, GuestLimits};
 use crate::http::{Body, RequestHead};
 use crate::sandbox::limits::Stopped;
-use crate::sandbox::{Bounds, Client, CurrentId, DownstreamRequest, MemoryLimiter, Meter, Parcel, Received, Reply, Sandbox};
+use crate::sandbox::{Bounds, Client, Current, DownstreamRequest, MemoryLimiter, Meter, Parcel, Received, Reply, Sandbox};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
+use crate::telemetry::service::ServiceMetrics;
 
 /// CPU time after which a guest leaves the thread of its connection for the threads that guests of
 /// its kind share: one tick of the epoch.
@@ -92,16 +93,17 @@ impl Outcome {
 pub struct Execution {
     /// What it has used.
     pub meter: Arc<Meter>,
-    current: CurrentId,
+    current: Current,
     outcome: OnceLock<Outcome>,
     ended: Notify,
 }
 
 impl Execution {
-    /// One that begins with the request `id`.
-    pub fn new(id: Arc<str>) -> Arc<Self> {
+    /// One that begins with a request.
+    pub fn new(request: &DownstreamRequest) -> Arc<Self> {
         let meter = Arc::new(Meter::default());
-        Arc::new(Self { meter, current: CurrentId::new(id), outcome: OnceLock::new(), ended: Notify::new() })
+        let current = Current::new(request.received.id.clone(), request.trace.clone());
+        Arc::new(Self { meter, current, outcome: OnceLock::new(), ended: Notify::new() })
     }
 
     /// How it ended, once it has.
@@ -127,14 +129,14 @@ impl Runtime {
     /// parcel's responder; the guest may go on for longer, and for further requests.
     pub fn start(self: &Arc<Self>, snapshot: Arc<Snapshot>, parcel: Parcel, permit: Permit) -> Arc<Execution> {
         let runtime = self.clone();
-        let execution = Execution::new(parcel.request.received.id.clone());
+        let execution = Execution::new(&parcel.request);
         let watched = execution.clone();
         // In a box: tokio aligns a task to cache lines, which is dear for a large one.
         tokio::spawn(Box::pin(async move {
             let ending = Ending(execution.clone());
             let sandbox_exists = Held::new(&runtime.telemetry.metrics.sandboxes);
             let state = runtime.state(&snapshot, parcel, &execution);
-            let config = snapshot.config.clone();
+            let (config, service) = (snapshot.config.clone(), snapshot.services.metrics.clone());
             let running = runtime.execute(snapshot, state, execution.meter.clone());
             // A panic in a hostcall is this request's failure and nobody else's.
             let outcome = match AssertUnwindSafe(running).catch_unwind().await {
@@ -143,7 +145,10 @@ impl Runtime {
             };
             drop(permit);
             drop(sandbox_exists);
-            runtime.report(&config, &outcome, &execution.meter, &execution.current.get());
+            runtime.report(&service, &config, &outcome, &execution.meter, &execution.current.id());
+            if let Some(trace) = execution.current.take_trace() {
+                trace.ended(outcome.name(), || outcome.detail());
+            }
             execution.end(outcome);
             drop(ending);
         }));
@@ -224,14 +229,28 @@ impl Runtime {
 
     async fn run(&self, snapshot: &Snapshot, state: GuestState) -> wasmtime::Result<()> {
         let guest = &snapshot.guest;
-        let id = state.sandbox.id();
-        let recording = self.profiles.as_ref().and_then(|profiles| Recording::begin(&self.engine, guest, profiles, id));
+        let id = state.sandbox.id().to_owned();
+        let recording = self.profiles.as_ref().and_then(|profiles| Recording::begin(&self.engine, guest, profiles, &id));
         let before = clock::now();
         let (mut store, instance) = self.instantiate_sampled(guest, state, recording.as_ref().map(Recording::sampler)).await?;
         self.telemetry.metrics.instantiate.observe(clock::now().duration_since(before).as_secs_f64());
         let start = instance.get_module_export(&mut store, &guest.program.start).and_then(wasmtime::Extern::into_func);
         let start = start.ok_or_else(|| wasmtime::Error::msg("no function `_start`"))?.typed::<(), ()>(&store)?;
-        start.call_async(&mut store, ()).await
+        let ended = start.call_async(&mut store, ()).await;
+        if let (Err(error), Some(folder)) = (&ended, &self.core_dumps)
+            && let Some(dump) = error.downcast_ref::<WasmCoreDump>()
+        {
+            // Beside the folder's other files; whoever asked for dumps can wait for one.
+            let dump = dump.serialize(&mut store, &guest.digest()[..16]);
+            let path = folder.join(format!("{}-{id}.coredump", clock::unix().as_millis()));
+            match std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, dump)) {
+                Ok(()) => {
+                    tracing::warn!(target: "sidelight::guest", request_id = id, file = %path.display(), "a core dump of the guest was written")
+                }
+                Err(error) => tracing::warn!(target: "sidelight::guest", request_id = id, %error, "a core dump could not be written"),
+            }
+        }
+        ended
     }
 
     /// A sandbox with its limits set, not started.
@@ -249,8 +268,12 @@ impl Runtime {
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_epoch_deadline(1);
+        let (session, program) = (self.session.clone(), guest.program.clone());
         store.epoch_deadline_callback(move |context| {
             if let Some(sampler) = &sampler {
+                sampler.sample(&context);
+            }
+            if let Some(sampler) = session.load().as_ref().and_then(|session| session.sampler(&program.digest)) {
                 sampler.sample(&context);
             }
             let meter = &context.data().sandbox.meter;
@@ -289,7 +312,7 @@ impl Runtime {
     }
 
     /// Counts what a request that is done has used.
-    pub(super) fn account(&self, limits: &GuestLimits, id: &str, meter: &Meter) {
+    pub(super) fn account(&self, service: &ServiceMetrics, limits: &GuestLimits, id: &str, meter: &Meter) {
         let metrics = &self.telemetry.metrics;
         let sends = meter.request_sends();
         if sends > limits.backend_requests_report {
@@ -318,7 +341,8 @@ impl Runtime {
         }
         metrics.fields_over.with_label_values(&["response"]).inc_by(meter.request_large_heads().into());
         let cpu = meter.request_cpu();
-        metrics.guest_cpu.observe(cpu.as_secs_f64());
+        service.cpu.observe(cpu.as_secs_f64());
+        service.memory.observe(meter.memory() as f64);
         if cpu > limits.cpu_report {
             metrics.guest_cpu_over.inc();
             tracing::warn!(
@@ -331,9 +355,12 @@ impl Runtime {
         }
     }
 
-    fn report(&self, config: &Config, outcome: &Outcome, meter: &Meter, id: &str) {
-        self.telemetry.metrics.guests.with_label_values(&[outcome.name()]).inc();
-        self.account(&config.limits, id, meter);
+    fn report(&self, service: &ServiceMetrics, config: &Config, outcome: &Outcome, meter: &Meter, id: &str) {
+        match outcome {
+            Outcome::Finished => service.finished.inc(),
+            other => self.telemetry.metrics.guests.with_label_values(&[&service.name, other.name()]).inc(),
+        }
+        self.account(service, &config.limits, id, meter);
         let cpu = meter.request_cpu();
         match outcome {
             Outcome::Finished => {
@@ -369,7 +396,7 @@ fn of_nobody(host: &str, path: &str) -> DownstreamRequest {
     if let Ok(host) = HeaderValue::from_str(host) {
         head.headers.insert(header::HOST, host);
     }
-    DownstreamRequest { head, body: Body::empty(), received: Arc::new(received) }
+    DownstreamRequest { head, body: Body::empty(), received: Arc::new(received), trace: None }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -15,6 +15,7 @@ use super::wasi;
 use crate::abi::GuestState;
 use crate::config::Config;
 use crate::config::host::UnknownImports;
+use crate::telemetry::clock;
 
 /// A loaded program, ready to be instantiated any number of times, for one service.
 #[derive(Clone)]
@@ -28,7 +29,7 @@ pub struct Program {
     pub(super) pre: InstancePre<GuestState>,
     pub(super) start: ModuleExport,
     pub(super) memory: ModuleExport,
-    digest: String,
+    pub(super) digest: String,
 }
 
 impl Guest {
@@ -153,7 +154,9 @@ impl Runtime {
         let program = match known {
             Some(program) => program,
             None => {
+                let begun = clock::now();
                 let program = Arc::new(self.program(wasm, digest.clone(), path)?);
+                self.telemetry.metrics.module_load.observe(clock::now().duration_since(begun).as_secs_f64());
                 let mut programs = self.programs.lock();
                 programs.retain(|_, program| program.strong_count() > 0);
                 programs.insert(digest, Arc::downgrade(&program));

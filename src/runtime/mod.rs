@@ -13,7 +13,12 @@ pub mod snapshot;
 pub mod source;
 pub mod wasi;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Engine, Linker};
@@ -31,7 +36,11 @@ pub use guest::{Guest, LoadError};
 pub use reuse::Waiting;
 pub use snapshot::{Current, Route, Routes, Snapshot, Target, Trial};
 
+use profile::Session;
 use reuse::WaitingGuest;
+
+/// CPU time from one sample to the next, of a profile for somebody who waits for it.
+const SAMPLE: Duration = Duration::from_millis(1);
 
 /// What every guest of the process shares.
 pub struct Runtime {
@@ -43,6 +52,12 @@ pub struct Runtime {
     cache: Option<code_cache::CodeCache>,
     programs: guest::Programs,
     profiles: Option<GuestProfiles>,
+    /// Where core dumps go, if there are any.
+    core_dumps: Option<PathBuf>,
+    /// A profile that is being recorded for somebody who waits for it.
+    session: Arc<ArcSwapOption<Session>>,
+    /// How often the epoch ticks meanwhile, in nanoseconds.
+    finer: Arc<AtomicU64>,
     telemetry: Telemetry,
     /// Where guests go that compute for long; always there until this is dropped.
     heavy: Option<tokio::runtime::Runtime>,
@@ -60,6 +75,18 @@ pub enum Unserved {
     /// The guest ended without answering.
     #[error("the guest ended without an answer: {}", .0.told())]
     Ended(Outcome),
+}
+
+impl Unserved {
+    /// Its name in traces and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NoService => "no_service",
+            Self::Overloaded => "overloaded",
+            Self::Ended(Outcome::Finished) => "no_answer",
+            Self::Ended(outcome) => outcome.name(),
+        }
+    }
 }
 
 /// A request that a guest works on.
@@ -118,8 +145,9 @@ impl Runtime {
             .enable_all()
             .build()
             .map_err(|error| wasmtime::Error::msg(format!("starting threads for heavy guests: {error}")))?;
-        let engine = engine::build(&config.limits, config.profile.as_ref())?;
-        engine::tick(&engine, config.profile.as_ref())?;
+        let engine = engine::build(&config.limits, config.profile.as_ref(), config.core_dumps.is_some())?;
+        let finer: Arc<AtomicU64> = Arc::default();
+        engine::tick(&engine, config.profile.as_ref(), &finer)?;
         let mut linker = Linker::new(&engine);
         hostcalls::link_all(&mut linker, telemetry)?;
         wasi::link(&mut linker)?;
@@ -136,6 +164,9 @@ impl Runtime {
                 Some(Profile::Guests(profiles)) => Some(profiles.clone()),
                 Some(Profile::PerfMap | Profile::JitDump) | None => None,
             },
+            core_dumps: config.core_dumps.clone(),
+            session: Arc::default(),
+            finer,
             telemetry: telemetry.clone(),
             heavy: Some(heavy),
         })
@@ -201,9 +232,38 @@ impl Runtime {
         Some(Permit { _service: service, _host: self.sandboxes.clone().acquire_owned().await.ok()? })
     }
 
+    /// Records where guests of a program spend their CPU time, for a while: a profile for profiler.firefox.com. `None`: another
+    /// one is being recorded.
+    pub async fn profile(&self, guest: &Guest, time: Duration) -> Option<wasmtime::Result<Vec<u8>>> {
+        let session = match Session::begin(&self.engine, guest, SAMPLE) {
+            Ok(session) => Arc::new(session),
+            Err(error) => return Some(Err(error)),
+        };
+        if self.session.compare_and_swap(&None::<Arc<Session>>, Some(session.clone())).is_some() {
+            return None;
+        }
+        self.finer.store(u64::try_from(SAMPLE.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let ending = EndOfSession(self);
+        tokio::time::sleep(time).await;
+        drop(ending);
+        // Not for a thread that serves requests: it resolves every address.
+        let finished = tokio::task::spawn_blocking(move || session.finish()).await;
+        Some(finished.unwrap_or_else(|error| Err(wasmtime::Error::msg(error.to_string()))))
+    }
+
     /// Sandboxes that are free.
     pub fn free(&self) -> usize {
         self.sandboxes.available_permits()
+    }
+}
+
+/// Ends a session, also when nobody waits for it any more.
+struct EndOfSession<'a>(&'a Runtime);
+
+impl Drop for EndOfSession<'_> {
+    fn drop(&mut self) {
+        self.0.session.store(None);
+        self.0.finer.store(0, Ordering::Relaxed);
     }
 }
 

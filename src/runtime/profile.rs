@@ -56,6 +56,36 @@ impl Sampler {
     }
 }
 
+/// A profile of all sandboxes of one program, for a while.
+pub struct Session {
+    digest: String,
+    profiler: Sampler,
+}
+
+impl Session {
+    /// Begins one.
+    pub fn begin(engine: &Engine, guest: &Guest, interval: Duration) -> wasmtime::Result<Self> {
+        let module = guest.program.pre.module().clone();
+        let name = guest.digest()[..16].to_owned();
+        let profiler = GuestProfiler::new(engine, &name, interval, [(name.clone(), module)])?;
+        let profiler = Sampler { profiler: Arc::new(Mutex::new(Some(profiler))), interval };
+        Ok(Self { digest: guest.digest().to_owned(), profiler })
+    }
+
+    /// What takes samples of a program, if it is that of this one.
+    pub fn sampler(&self, digest: &str) -> Option<&Sampler> {
+        (self.digest == digest).then_some(&self.profiler)
+    }
+
+    /// What was recorded.
+    pub fn finish(&self) -> wasmtime::Result<Vec<u8>> {
+        let profiler = self.profiler.profiler.lock().take().ok_or_else(|| wasmtime::Error::msg("it is finished already"))?;
+        let mut profile = Vec::new();
+        profiler.finish(&mut profile)?;
+        Ok(profile)
+    }
+}
+
 impl Drop for Recording {
     fn drop(&mut self) {
         let Some(profiler) = self.profiler.profiler.lock().take() else { return };

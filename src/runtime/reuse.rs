@@ -150,7 +150,7 @@ impl NextRequests for Source {
     fn turn(&self, done: &Received, meter: &Meter) {
         self.served.fetch_add(1, Ordering::Relaxed);
         if let Some(runtime) = self.runtime.upgrade() {
-            runtime.account(&self.snapshot.config.limits, &done.id, meter);
+            runtime.account(&self.snapshot.services.metrics, &self.snapshot.config.limits, &done.id, meter);
             runtime.telemetry.metrics.sandboxes_reused.inc();
         }
         meter.turn();

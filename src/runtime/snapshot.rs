@@ -12,6 +12,7 @@ use super::Guest;
 use super::reuse::Waiting;
 use crate::config::Config;
 use crate::services::Services;
+use crate::telemetry::trace::record::Service;
 
 /// One generation of a service. Immutable.
 pub struct Snapshot {
@@ -29,12 +30,20 @@ pub struct Snapshot {
     pub trial: Option<Arc<Trial>>,
     /// Bounds its sandboxes, when it may have fewer than the host. The same in every generation with the same bound.
     pub permits: Option<Arc<Semaphore>>,
+    /// What traces call it.
+    pub traced: Arc<Service>,
 }
 
 impl Snapshot {
     /// A generation whose sandboxes only the host bounds.
     pub fn new(generation: u64, config: Arc<Config>, services: Arc<Services>, guest: Guest) -> Self {
-        Self { generation, config, services, guest, waiting: Waiting::default(), trial: None, permits: None }
+        let traced = Self::traced(generation, &config, &guest);
+        Self { generation, config, services, guest, waiting: Waiting::default(), trial: None, permits: None, traced }
+    }
+
+    /// What traces call a generation.
+    pub fn traced(generation: u64, config: &Config, guest: &Guest) -> Arc<Service> {
+        Arc::new(Service { name: config.name.clone(), digest: guest.digest().to_owned(), generation })
     }
 }
 

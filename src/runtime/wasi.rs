@@ -14,7 +14,7 @@ use wasmtime_wasi::{WasiCtxBuilder, async_trait};
 use crate::abi::GuestState;
 use crate::config::Config;
 use crate::config::host::Environment;
-use crate::sandbox::CurrentId;
+use crate::sandbox::Current;
 
 /// `argv[0]`.
 const PROGRAM: &str = "compute-app";
@@ -47,7 +47,7 @@ pub fn variables(environment: &Environment, config: &Config) -> Arc<[(String, St
 
 /// WASI for a sandbox whose first request is `id`, and which works on `current`. With `arguments` the program is
 /// run by itself: its output is the process's.
-pub fn context(variables: &[(String, String)], generation: u64, id: &str, current: &CurrentId, arguments: Option<&[String]>) -> WasiP1Ctx {
+pub fn context(variables: &[(String, String)], generation: u64, id: &str, current: &Current, arguments: Option<&[String]>) -> WasiP1Ctx {
     let mut builder = WasiCtxBuilder::new();
     builder.envs(variables).env("FASTLY_TRACE_ID", id.replace('-', "")).env("FASTLY_CACHE_GENERATION", generation.to_string());
     match arguments {
@@ -61,12 +61,12 @@ pub fn context(variables: &[(String, String)], generation: u64, id: &str, curren
 #[derive(Clone)]
 struct LogLines {
     name: &'static str,
-    current: CurrentId,
+    current: Current,
     unfinished: Vec<u8>,
 }
 
 impl LogLines {
-    fn new(name: &'static str, current: &CurrentId) -> Self {
+    fn new(name: &'static str, current: &Current) -> Self {
         Self { name, current: current.clone(), unfinished: Vec::new() }
     }
 
@@ -83,7 +83,7 @@ impl LogLines {
         let text = String::from_utf8_lossy(&self.unfinished);
         let text = text.trim_end_matches(['\n', '\r']);
         if !text.is_empty() {
-            tracing::info!(target: "sidelight::guest", stream = self.name, request_id = &*self.current.get(), "{text}");
+            tracing::info!(target: "sidelight::guest", stream = self.name, request_id = &*self.current.id(), "{text}");
         }
         self.unfinished.clear();
     }

@@ -12,6 +12,8 @@ use super::Meter;
 use super::items::Edit;
 use crate::http::{Body, RequestHead, ResponseHead};
 use crate::services::backend::{Backend, SendError};
+use crate::telemetry::trace::Trace;
+use crate::telemetry::trace::context::TraceId;
 
 /// What is known about a client and its connection.
 #[derive(Clone, Debug)]
@@ -88,6 +90,8 @@ pub struct DownstreamRequest {
     pub body: Body,
     /// Where it came from.
     pub received: Arc<Received>,
+    /// Its trace, if it has one.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// A guest's answer.
@@ -180,24 +184,37 @@ impl Answer {
     }
 }
 
-/// The id of the request a sandbox works on now, for whoever logs on its behalf.
+/// The request that a sandbox works on now, for whoever speaks on its behalf.
 #[derive(Clone, Debug)]
-pub struct CurrentId(Arc<Mutex<Arc<str>>>);
+pub struct Current(Arc<Mutex<Work>>);
 
-impl CurrentId {
-    /// Starts with `id`.
-    pub fn new(id: Arc<str>) -> Self {
-        Self(Arc::new(Mutex::new(id)))
+/// The id of a request, and its trace.
+type Work = (Arc<str>, Option<Arc<Trace>>);
+
+impl Current {
+    /// Starts with the request of this id and trace.
+    pub fn new(id: Arc<str>, trace: Option<Arc<Trace>>) -> Self {
+        Self(Arc::new(Mutex::new((id, trace))))
     }
 
     /// The id now.
-    pub fn get(&self) -> Arc<str> {
-        self.0.lock().clone()
+    pub fn id(&self) -> Arc<str> {
+        self.0.lock().0.clone()
+    }
+
+    /// The id of its trace, if it has one.
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.0.lock().1.as_ref().map(|trace| trace.id())
     }
 
     /// The sandbox went on to another request.
-    pub fn set(&self, id: Arc<str>) {
-        *self.0.lock() = id;
+    pub fn set(&self, id: Arc<str>, trace: Option<Arc<Trace>>) {
+        *self.0.lock() = (id, trace);
+    }
+
+    /// The sandbox is through with its request: its share of the trace.
+    pub fn take_trace(&self) -> Option<Arc<Trace>> {
+        self.0.lock().1.take()
     }
 }
 

@@ -28,11 +28,12 @@ use crate::services::http_cache::readthrough::{Override, Sender};
 use crate::services::kv_store;
 use crate::services::log::Endpoint;
 use crate::services::secret_store::SecretStore;
+use crate::telemetry::trace::{Calls, Origin, Trace};
 
 pub use backends::RegisterError;
 pub use downstream::{
-    CertificateCheck, Client, ClientTls, CurrentId, Delivery, DownstreamRequest, DownstreamResponse, HandOff, NextRequests, Parcel,
-    Received, Reply, Responder,
+    CertificateCheck, Client, ClientTls, Current, Delivery, DownstreamRequest, DownstreamResponse, HandOff, NextRequests, Parcel, Received,
+    Reply, Responder,
 };
 pub use handles::{BadHandle, Handle, Table, TableFull};
 pub use items::{AsyncItem, Edit, EditTarget, Edits, PendingRequest};
@@ -99,7 +100,11 @@ pub struct Sandbox {
     /// The request from a client that the guest works on, as it came.
     pub received: Arc<Received>,
     /// Tells others which one that is.
-    pub current: CurrentId,
+    pub current: Current,
+    /// Its trace, if it has one.
+    trace: Option<Arc<Trace>>,
+    /// What is called for it, if that is recorded.
+    pub calls: Option<Box<Calls>>,
     /// Where further requests come from.
     pub next: Arc<dyn NextRequests>,
     /// The promise of one, if there is one.
@@ -157,7 +162,7 @@ impl Sandbox {
         services: Arc<Services>,
         config: Arc<Config>,
         parcel: Parcel,
-        current: CurrentId,
+        current: Current,
         next: Arc<dyn NextRequests>,
         meter: Arc<Meter>,
     ) -> Self {
@@ -176,6 +181,8 @@ impl Sandbox {
             kv_room: None,
             dynamic: HashMap::new(),
             received: parcel.request.received.clone(),
+            calls: parcel.request.trace.as_ref().and_then(|trace| Calls::begin(trace, true)),
+            trace: parcel.request.trace.clone(),
             current,
             next,
             promise: None,
@@ -194,12 +201,31 @@ impl Sandbox {
 
     /// Whose decisions about caching are remembered.
     pub fn asker(&self) -> Asker {
-        self.services.asker(&self.received.id)
+        let origin = self.trace.as_ref().map(|trace| Origin { trace: trace.clone(), call: None });
+        self.services.asker(&self.received.id, origin)
     }
 
-    /// Who sends the guest's requests, through the cache if that may be.
-    pub fn sender(&self) -> Sender {
-        self.services.sender(&self.received.id)
+    /// Who sends the guest's requests, through the cache if that may be. For a hostcall that does that.
+    pub fn sender(&mut self) -> Sender {
+        let call = self.calls.as_mut().map(|calls| calls.sends());
+        let origin = self.trace.as_ref().map(|trace| Origin { trace: trace.clone(), call });
+        self.services.sender(&self.received.id, origin)
+    }
+
+    /// The guest goes on to another request.
+    fn turn(&mut self, request: &DownstreamRequest) {
+        self.received = request.received.clone();
+        self.trace.clone_from(&request.trace);
+        self.current.set(self.received.id.clone(), self.trace.clone());
+        self.calls = self.trace.as_ref().and_then(|trace| Calls::begin(trace, false));
+    }
+
+    /// The guest is through with its request.
+    fn end_trace(&mut self) {
+        if let Some(calls) = self.calls.take() {
+            calls.end(self.meter.request_cpu(), self.meter.memory());
+        }
+        self.trace = None;
     }
 
     /// Notes that the guest has put `length` more bytes into a body that nobody reads yet, or has got them from a store. Too
@@ -225,6 +251,12 @@ impl Sandbox {
         }
         self.unaudited = 0;
         Ok(())
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.end_trace();
     }
 }
 

@@ -134,6 +134,11 @@ impl Sandbox {
         if !self.is_free() {
             return Err(NextError::Unanswered);
         }
+        // However long it waits: the request before is over.
+        self.end_trace();
+        if let Some(trace) = self.current.take_trace() {
+            trace.ended("finished", String::new);
+        }
         self.look_at_promise(handle)?.ready(true).await;
         self.promise = None;
         self.incoming = None;
@@ -142,8 +147,7 @@ impl Sandbox {
         };
         let Some(parcel) = delivery.take() else { return Ok(()) };
         self.next.turn(&self.received, &self.meter);
-        self.received = parcel.request.received.clone();
-        self.current.set(self.received.id.clone());
+        self.turn(&parcel.request);
         self.incoming = Some(parcel.request);
         self.responder = Some(parcel.responder);
         Ok(())

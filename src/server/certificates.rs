@@ -62,14 +62,19 @@ pub enum TlsError {
 pub(super) struct Material {
     pub(super) config: Arc<ServerConfig>,
     pub(super) clients: Option<Arc<Clients>>,
+    /// When each certificate expires, since the Unix epoch in seconds.
+    expiries: Vec<(PathBuf, i64)>,
 }
 
 impl Material {
     fn read(settings: &TlsListener) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut keys = Vec::new();
+        let (mut keys, mut expiries) = (Vec::new(), Vec::new());
         for (certificate, key) in &settings.certificates {
-            keys.push(Arc::new(certified(certificate, key, &provider)?));
+            let pair = certified(certificate, key, &provider)?;
+            let own = pair.cert.first().and_then(|own| x509_parser::parse_x509_certificate(own).ok());
+            expiries.extend(own.map(|(_, own)| (certificate.clone(), own.validity().not_after.timestamp())));
+            keys.push(Arc::new(pair));
         }
         let clients = settings.clients.as_ref().map(|clients| Clients::build(clients, &provider)).transpose()?.map(Arc::new);
         let builder = ServerConfig::builder_with_provider(provider)
@@ -81,7 +86,7 @@ impl Material {
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName(keys)));
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), clients })
+        Ok(Self { config: Arc::new(config), clients, expiries })
     }
 }
 
@@ -98,6 +103,15 @@ impl Certificates {
     pub fn read(settings: &TlsListener) -> Result<Self, TlsError> {
         let read = look(settings);
         Ok(Self { current: ArcSwap::from_pointee(Material::read(settings)?), settings: settings.clone(), read })
+    }
+
+    /// Has metrics say when they expire.
+    pub fn tell(&self, telemetry: &Telemetry) {
+        let metric = &telemetry.metrics.certificate_expiry;
+        metric.reset();
+        for (path, expiry) in &self.current.load().expiries {
+            metric.with_label_values(&[&*path.to_string_lossy()]).set(*expiry);
+        }
     }
 
     /// What new connections are served with.
@@ -135,6 +149,7 @@ impl Renewal {
             Ok(material) => {
                 current.store(Arc::new(material));
                 tracing::info!("certificates read again");
+                self.certificates.tell(&self.telemetry);
                 "ok"
             }
             Err(error) => {

@@ -3,8 +3,8 @@
 //! [`RequestReader`] reads and parses, [`wire`] writes. Both directions of one request are driven from
 //! this task, the guest runs in another.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
@@ -26,8 +26,11 @@ use crate::http::io::SharedIo;
 use crate::http::request::{ReadError, RequestLine, RequestReader};
 use crate::http::{Body, RequestHead, wire};
 use crate::sandbox::{Client, ClientTls, DownstreamRequest, DownstreamResponse, HandOff, Received};
+use crate::telemetry::access::Entry;
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
+use crate::telemetry::service::ServiceMetrics;
+use crate::telemetry::trace::Trace;
 
 /// How much of a response is gathered before its head is written, so that a short one gets a
 /// length.
@@ -143,6 +146,17 @@ struct Asked {
     /// Whether the connection may carry another request.
     keep: AtomicBool,
     id: Arc<str>,
+    trace: Option<Arc<Trace>>,
+    /// Its line in the access log.
+    entry: Option<Entry>,
+    /// What is counted of the service that answers.
+    service: OnceLock<Arc<ServiceMetrics>>,
+}
+
+impl Asked {
+    fn service<'a>(&'a self, edge: &'a Edge) -> &'a ServiceMetrics {
+        self.service.get().map_or(&edge.unserved, |service| service)
+    }
 }
 
 impl Exchange<'_> {
@@ -153,9 +167,17 @@ impl Exchange<'_> {
             Ok(Some(line)) => Ok(Ok(line)),
             Err(error) => Ok(Err(error)),
         };
-        let begun = clock::now();
+        let (begun, ticks) = (clock::now(), clock::ticks());
         let _in_flight = Held::new(&self.edge.telemetry.metrics.requests_in_flight);
-        let mut asked = Asked { method: Method::GET, version: Version::HTTP_11, keep: AtomicBool::new(false), id: exchange::id() };
+        let mut asked = Asked {
+            method: Method::GET,
+            version: Version::HTTP_11,
+            keep: AtomicBool::new(false),
+            id: exchange::id(),
+            trace: None,
+            entry: None,
+            service: OnceLock::new(),
+        };
         let writer = Writer::new(self.io.clone());
         let head = match read {
             Ok(Ok(line)) => self.head(line, &mut asked),
@@ -168,7 +190,7 @@ impl Exchange<'_> {
             Ok(Err(ReadError::Closed { .. } | ReadError::Io { .. })) => return Next::Gone,
             Err(_) => Err(Failure::HeadTimeout),
         };
-        let (head, received) = match head {
+        let (mut head, received) = match head {
             Ok(head) => head,
             Err(failure) => {
                 *asked.keep.get_mut() = false;
@@ -176,8 +198,11 @@ impl Exchange<'_> {
                 return Next::Close;
             }
         };
+        asked.trace = exchange::trace(self.edge, &received, &mut head, ticks);
+        asked.entry = exchange::entry(self.edge, &received, &head, asked.trace.as_ref());
         let next = self.answered(reader, head, received, &asked, &writer).await;
-        self.edge.telemetry.metrics.request_duration.observe(clock::now().duration_since(begun).as_secs_f64());
+        let time = clock::now().duration_since(begun).as_secs_f64();
+        asked.service(self.edge).timed(&self.edge.telemetry.metrics, time, asked.trace.as_deref());
         next
     }
 
@@ -205,7 +230,7 @@ impl Exchange<'_> {
         let (upload, body) = self.upload(reader, expects_continue);
         let begun = upload.as_ref().map(Upload::begun);
         let received = Arc::new(received);
-        let request = DownstreamRequest { head, body, received: received.clone() };
+        let request = DownstreamRequest { head, body, received: received.clone(), trace: asked.trace.clone() };
         let responded = self.beside(upload, reader, writer, asked, self.respond(asked, request, writer)).await;
         let whole = match responded {
             Responded::Whole => true,
@@ -278,7 +303,7 @@ impl Exchange<'_> {
         let backend = handed.backend.config().name.clone();
         let mut switched = None;
         let respond = async {
-            let response = match handoff::send(received, handed, body).await {
+            let response = match handoff::send(received, asked.trace.as_ref(), handed, body).await {
                 Ok(mut response) => {
                     if let Some(connection) = response.switched.take() {
                         switched = Some((response, *connection));
@@ -297,7 +322,7 @@ impl Exchange<'_> {
         let Some((response, connection)) = switched else {
             return self.next(matches!(responded, Responded::Whole), asked, reader);
         };
-        self.edge.telemetry.metrics.requests.with_label_values(&[response.head.status.as_str()]).inc();
+        asked.service(self.edge).answered(&self.edge.telemetry.metrics, &asked.method, response.head.status);
         let ended = handoff::splice(&self.edge.telemetry.metrics, self.io, reader.take_rest(), response, connection).await;
         match ended {
             Ok((up, down)) => {
@@ -313,6 +338,13 @@ impl Exchange<'_> {
     /// Has the request answered and writes the answer; informational heads go out on the way to it.
     async fn respond(&self, asked: &Asked, request: DownstreamRequest, writer: &Writer) -> Responded {
         let mut answering = Answering::begin(self.edge, &asked.id, request).await;
+        if let Some(service) = answering.service.take() {
+            if let Some(entry) = &asked.entry {
+                entry.service(&service.name);
+            }
+            // Once for each request.
+            drop(asked.service.set(service));
+        }
         let response = loop {
             match answering.next().await {
                 Answered::Response(response) => break response,
@@ -343,7 +375,7 @@ impl Exchange<'_> {
                 BodyFraming::Length(body.known_length().unwrap_or_default())
             }
         };
-        self.edge.telemetry.metrics.requests.with_label_values(&[head.status.as_str()]).inc();
+        asked.service(self.edge).answered(&self.edge.telemetry.metrics, &asked.method, head.status);
         if let BodyFraming::Length(length) = framing {
             head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
         }
@@ -357,8 +389,18 @@ impl Exchange<'_> {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
         }
         let bytes = wire::response_head(head.status, &head.headers);
+        if let Some(trace) = &asked.trace {
+            trace.answering(head.status, &head.headers);
+        }
         let mut io = writer.for_response().await;
         let written = wire::write_message(&mut *io, bytes, framing, &mut body, self.edge.limits.client_timeout).await;
+        self.edge.telemetry.metrics.response_bytes.inc_by(written.as_ref().copied().unwrap_or_default());
+        if let Some(entry) = &asked.entry {
+            entry.answered(head.status, written.as_ref().copied().unwrap_or_default());
+        }
+        if let Some(trace) = &asked.trace {
+            trace.answered(written.as_ref().copied().unwrap_or_default(), written.as_ref().err().map(wire::WriteError::name));
+        }
         if let Err(error) = &written {
             not_whole(&asked.id, matches!(error, wire::WriteError::Body(_) | wire::WriteError::Length { .. }), error);
         }

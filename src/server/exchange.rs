@@ -15,11 +15,49 @@ use crate::http::message::MAX_FIELDS;
 use crate::http::request::RequestLine;
 use crate::http::{RequestHead, ResponseHead, cdn_loop, framing};
 use crate::runtime::{Outcome, Serving, Trial, Unserved};
-use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, HandOff, Reply};
+use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, HandOff, Received, Reply};
+use crate::telemetry::access::{Entry, Head};
+use crate::telemetry::clock::Ticks;
+use crate::telemetry::service::ServiceMetrics;
+use crate::telemetry::trace::Arrived;
+use crate::telemetry::trace::Trace;
 
 /// A fresh name for a request.
 pub fn id() -> Arc<str> {
     uuid::Uuid::new_v4().hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned().into()
+}
+
+/// Begins the trace of a request, if it has one, and tells the guest of it.
+pub fn trace(edge: &Edge, received: &Received, head: &mut RequestHead, begun: Ticks) -> Option<Arc<Trace>> {
+    let tracer = &edge.telemetry.tracer;
+    if !tracer.is_on() {
+        return None;
+    }
+    let arrived = Arrived {
+        id: &received.id,
+        method: &head.method,
+        uri: &head.uri,
+        version: head.version,
+        raw_head: &received.raw_head,
+        client: received.client.address,
+        server: received.client.server,
+        begun,
+    };
+    tracer.begin(&arrived, &mut head.headers)
+}
+
+/// Begins the request's line in the access log, if there is one.
+pub fn entry(edge: &Edge, received: &Received, head: &RequestHead, trace: Option<&Arc<Trace>>) -> Option<Entry> {
+    let log = edge.access.as_ref()?;
+    Some(log.begin(&Head {
+        id: &received.id,
+        method: &head.method,
+        uri: &head.uri,
+        version: head.version,
+        raw_head: &received.raw_head,
+        client: received.client.address.ip(),
+        trace: trace.map(|trace| trace.id()),
+    }))
 }
 
 /// The limit of production, enforced or reported.
@@ -115,6 +153,9 @@ pub struct Answering<'a> {
     serving: Result<Serving, Unserved>,
     /// How the generation fares that answers, if it is on trial.
     trial: Option<Arc<Trial>>,
+    trace: Option<Arc<Trace>>,
+    /// What is counted of the service that answers.
+    pub service: Option<Arc<ServiceMetrics>>,
     overloaded: &'a IntCounter,
 }
 
@@ -122,10 +163,14 @@ impl<'a> Answering<'a> {
     /// Gives the request to a guest of the service that it is for.
     pub async fn begin(edge: &'a Edge, id: &'a str, request: DownstreamRequest) -> Self {
         let uri = &request.head.uri;
-        let mut trial = None;
+        let (mut trial, mut service, trace) = (None, None, request.trace.clone());
         let serving = match edge.current.pin(uri.host().unwrap_or_default(), uri.path()) {
             Some(snapshot) => {
                 trial.clone_from(&snapshot.trial);
+                service = Some(snapshot.services.metrics.clone());
+                if let Some(trace) = &trace {
+                    trace.service(&snapshot.traced);
+                }
                 edge.runtime.serve(snapshot, request).await
             }
             None => {
@@ -133,7 +178,7 @@ impl<'a> Answering<'a> {
                 Err(Unserved::NoService)
             }
         };
-        Self { id, serving, trial, overloaded: &edge.telemetry.metrics.overloaded }
+        Self { id, serving, trial, trace, service, overloaded: &edge.telemetry.metrics.overloaded }
     }
 
     /// What comes next. Behind anything but an early head there is nothing.
@@ -143,6 +188,12 @@ impl<'a> Answering<'a> {
             trial.note(response.head.status.is_server_error());
         }
         answered
+    }
+
+    fn failed(&self, failure: &'static str) {
+        if let Some(trace) = &self.trace {
+            trace.failed(failure);
+        }
     }
 
     async fn answered(&mut self) -> Answered {
@@ -159,6 +210,7 @@ impl<'a> Answering<'a> {
             Ok(Reply::Final(response)) => Answered::Response(response),
             Ok(Reply::HandOff(handed)) => Answered::HandOff(handed),
             Ok(Reply::Failed { error, edits }) => {
+                self.failed(error.name());
                 tracing::warn!(target: "sidelight::guest", request_id = self.id, %error, "the backend's response was for the client");
                 let mut answer = Failure::of_backend(&error).answer(self.id);
                 edits.into_iter().for_each(|edit| edit.apply(&mut answer.head.headers));
@@ -175,6 +227,7 @@ impl<'a> Answering<'a> {
                     }
                     Unserved::Ended(_) | Unserved::NoService => {}
                 }
+                self.failed(unserved.name());
                 Answered::Response(Failure::of(&unserved).answer(self.id))
             }
         }

@@ -31,8 +31,11 @@ use crate::http::request::RequestLine;
 use crate::http::rewind::{Recorded, Rewound};
 use crate::http::{Body, BodyError, BodyStream, h2_fingerprint, wire};
 use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, Received};
+use crate::telemetry::access::Entry;
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
+use crate::telemetry::service::ServiceMetrics;
+use crate::telemetry::trace::Trace;
 
 /// What a client may send on one stream before its guest reads.
 const STREAM_WINDOW: u32 = 64 << 10;
@@ -162,14 +165,26 @@ fn accept(shared: &Arc<Shared>, request: Request<RecvStream>, mut respond: SendR
     let busy = Busy(shared.clone());
     tokio::spawn(Box::pin(async move {
         let begun = clock::now();
-        let _in_flight = Held::new(&busy.0.edge.telemetry.metrics.requests_in_flight);
-        stream(&busy.0, request, respond).await;
-        busy.0.edge.telemetry.metrics.request_duration.observe(clock::now().duration_since(begun).as_secs_f64());
+        let metrics = &busy.0.edge.telemetry.metrics;
+        let _in_flight = Held::new(&metrics.requests_in_flight);
+        let mut done = Done::default();
+        stream(&busy.0, request, respond, &mut done).await;
+        let service = done.service.as_deref().unwrap_or(&busy.0.edge.unserved);
+        service.timed(metrics, clock::now().duration_since(begun).as_secs_f64(), done.trace.as_deref());
     }));
 }
 
+/// What is known of a request when it is over.
+#[derive(Default)]
+struct Done {
+    trace: Option<Arc<Trace>>,
+    entry: Option<Entry>,
+    service: Option<Arc<ServiceMetrics>>,
+}
+
 /// One request and its response.
-async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: SendResponse<Bytes>, done: &mut Done) {
+    let begun = clock::ticks();
     let edge = &*shared.edge;
     let id = exchange::id();
     let (parts, incoming) = request.into_parts();
@@ -181,7 +196,7 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
     let checked = length.and_then(|length| Ok((exchange::head(edge, &client, &id, line)?, length)));
     let (mut head, length) = match checked {
         Ok(checked) => checked,
-        Err(failure) => return write(shared, &id, &method, failure.answer(&id), &mut respond).await,
+        Err(failure) => return write(shared, &id, &method, failure.answer(&id), &mut respond, done).await,
     };
     if head.headers.remove(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         let mut early = Response::new(());
@@ -191,8 +206,14 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
     }
     let incoming = Incoming::new(incoming, length, edge.limits.client_timeout);
     let received = Arc::new(Received { raw_head, client, h2_fingerprint: shared.fingerprint.clone(), id: id.clone() });
-    let request = DownstreamRequest { head, body: incoming.body(), received: received.clone() };
+    done.trace = exchange::trace(edge, &received, &mut head, begun);
+    done.entry = exchange::entry(edge, &received, &head, done.trace.as_ref());
+    let request = DownstreamRequest { head, body: incoming.body(), received: received.clone(), trace: done.trace.clone() };
     let mut answering = Answering::begin(edge, &id, request).await;
+    done.service = answering.service.take();
+    if let (Some(entry), Some(service)) = (&done.entry, &done.service) {
+        entry.service(&service.name);
+    }
     let response = loop {
         match answering.next().await {
             Answered::Early(head) => {
@@ -207,7 +228,7 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
             }
             Answered::HandOff(handed) => {
                 let backend = handed.backend.config().name.clone();
-                match handoff::send(&received, *handed, incoming.body()).await {
+                match handoff::send(&received, done.trace.as_ref(), *handed, incoming.body()).await {
                     Ok(response) => break DownstreamResponse { head: response.head, body: response.body, close: false },
                     Err(error) => {
                         tracing::warn!(target: "sidelight::guest", request_id = &*id, backend, %error, "the client could not be handed to the backend");
@@ -217,7 +238,7 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
             }
         }
     };
-    write(shared, &id, &method, response, &mut respond).await;
+    write(shared, &id, &method, response, &mut respond, done).await;
 }
 
 /// A head in the form that HTTP/1.1 has, for the checks that both share.
@@ -335,7 +356,7 @@ impl BodyStream for RequestBody {
 }
 
 /// Writes a response.
-async fn write(shared: &Shared, id: &str, method: &Method, response: DownstreamResponse, respond: &mut SendResponse<Bytes>) {
+async fn write(shared: &Shared, id: &str, method: &Method, response: DownstreamResponse, respond: &mut SendResponse<Bytes>, done: &Done) {
     let DownstreamResponse { mut head, mut body, close } = response;
     let length = wire::settle(&mut body, SETTLE);
     let framing = framing::response(&mut head.headers, head.framing, method, head.status, length, true);
@@ -348,7 +369,7 @@ async fn write(shared: &Shared, id: &str, method: &Method, response: DownstreamR
         }
     };
     let edge = &*shared.edge;
-    edge.telemetry.metrics.requests.with_label_values(&[head.status.as_str()]).inc();
+    done.service.as_deref().unwrap_or(&edge.unserved).answered(&edge.telemetry.metrics, method, head.status);
     // RFC 9113 §8.2.2.
     head.headers.remove(header::TRANSFER_ENCODING);
     head.headers.remove(header::TE);
@@ -361,14 +382,25 @@ async fn write(shared: &Shared, id: &str, method: &Method, response: DownstreamR
     if close {
         shared.end.notify_one();
     }
+    if let Some(trace) = &done.trace {
+        trace.answering(head.status, &head.headers);
+    }
+    let status = head.status;
     let mut response = Response::new(());
     (*response.status_mut(), *response.headers_mut()) = (head.status, head.headers);
     let bodiless = matches!(framing, BodyFraming::None | BodyFraming::Length(0));
     let sent = match respond.send_response(response, bodiless) {
-        Ok(_) if bodiless => Ok(()),
+        Ok(_) if bodiless => Ok(0),
         Ok(mut stream) => h2_stream::write(&mut stream, framing, &mut body, edge.limits.client_timeout).await,
         Err(error) => Err(h2_stream::Unsent::Gone(error.to_string())),
     };
+    edge.telemetry.metrics.response_bytes.inc_by(sent.as_ref().copied().unwrap_or_default());
+    if let Some(entry) = &done.entry {
+        entry.answered(status, sent.as_ref().copied().unwrap_or_default());
+    }
+    if let Some(trace) = &done.trace {
+        trace.answered(sent.as_ref().copied().unwrap_or_default(), sent.as_ref().err().map(h2_stream::Unsent::name));
+    }
     if let Err(error) = &sent {
         not_whole(id, matches!(error, h2_stream::Unsent::Body(_) | h2_stream::Unsent::Length), error);
     }

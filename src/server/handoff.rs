@@ -1,6 +1,8 @@
 //! A client that a guest leaves to a backend: its request goes there once more, and if the backend takes
 //! the connection over (101), bytes flow both ways until one side ends.
 
+use std::sync::Arc;
+
 use ::http::HeaderMap;
 use ::http::header::{self, HeaderName, HeaderValue};
 use ::http::uri::PathAndQuery;
@@ -13,6 +15,7 @@ use crate::http::{Body, RequestHead, framing, wire};
 use crate::sandbox::{HandOff, Received};
 use crate::services::backend::{Request, Response, SendError, Switched};
 use crate::telemetry::metrics::{Held, Metrics};
+use crate::telemetry::trace::{Origin, Trace};
 
 /// Names the backend to a GRIP proxy (Pushpin's routes can ask for it).
 const ROUTE: HeaderName = HeaderName::from_static("pushpin-route");
@@ -38,7 +41,7 @@ static PROTECTED: [HeaderName; 16] = [
 ];
 
 /// Sends the client's request on.
-pub async fn send(received: &Received, handed: HandOff, body: Body) -> Result<Response, SendError> {
+pub async fn send(received: &Received, trace: Option<&Arc<Trace>>, handed: HandOff, body: Body) -> Result<Response, SendError> {
     let HandOff { head, backend, route } = handed;
     let Some(original) = reread(&received.raw_head) else {
         return Err(SendError::Internal("the request's head cannot be read again".to_owned()));
@@ -48,7 +51,8 @@ pub async fn send(received: &Received, handed: HandOff, body: Body) -> Result<Re
     if let Some(route) = route {
         head.headers.insert(ROUTE, route);
     }
-    Box::pin(backend.send(Request { head, body, decompress: false, upgrade })).await
+    let origin = trace.map(|trace| Origin { trace: trace.clone(), call: None });
+    Box::pin(backend.send(Request { head, body, decompress: false, upgrade, origin })).await
 }
 
 /// The request as the guest has changed it, but for what is the client's alone.

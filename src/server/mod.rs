@@ -29,6 +29,8 @@ use pingora::server::ShutdownWatch;
 use crate::config::host::Limits;
 use crate::runtime::{Current, Runtime};
 use crate::telemetry::Telemetry;
+use crate::telemetry::access::AccessLog;
+use crate::telemetry::service::ServiceMetrics;
 
 pub use hops::Hops;
 
@@ -44,6 +46,10 @@ pub struct Edge {
     pub hops: Hops,
     /// Counters.
     pub telemetry: Telemetry,
+    /// Gets a line for each request, if there is one.
+    pub access: Option<Arc<AccessLog>>,
+    /// Those of requests that no service gets.
+    pub unserved: ServiceMetrics,
 }
 
 /// Serves clients without TLS.

@@ -25,6 +25,8 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::config::state::{Keep, KeepRates};
 
+use crate::telemetry::service::ServiceMetrics;
+use crate::telemetry::trace::Origin;
 use ::http::HeaderValue;
 use data::DataError;
 use http_cache::decisions::Asker;
@@ -68,6 +70,8 @@ pub struct Services {
     pub cache: cache::Cache,
     /// Why responses are in it or not.
     pub decisions: Arc<http_cache::decisions::Decisions>,
+    /// What is counted of it.
+    pub metrics: Arc<ServiceMetrics>,
     /// Its name.
     name: Arc<str>,
     /// This host's name in `X-Served-By`.
@@ -171,6 +175,7 @@ impl Services {
                 shields: shielding::Shields::new(&stores.shields),
                 cache: cache.with_fanout(fanout),
                 decisions: platform.decisions.clone(),
+                metrics: Arc::new(platform.telemetry.metrics.service(&config.name)),
                 name: config.name.as_str().into(),
                 served_by: served_by(&config.environment),
                 caches: config.cache_http,
@@ -183,13 +188,13 @@ impl Services {
     }
 
     /// Whose decisions about caching are remembered.
-    pub fn asker(&self, request_id: &Arc<str>) -> Asker {
-        Asker { service: self.name.clone(), request_id: request_id.clone(), decisions: self.decisions.clone() }
+    pub fn asker(&self, request_id: &Arc<str>, origin: Option<Origin>) -> Asker {
+        Asker { service: self.name.clone(), request_id: request_id.clone(), decisions: self.decisions.clone(), origin }
     }
 
     /// Who sends requests that a request of a client leads to.
-    pub fn sender(&self, request_id: &Arc<str>) -> Sender {
-        Sender { cache: self.cache.clone(), asker: self.asker(request_id), served_by: self.served_by.clone(), caches: self.caches }
+    pub fn sender(&self, request_id: &Arc<str>, origin: Option<Origin>) -> Sender {
+        Sender { cache: self.cache.clone(), asker: self.asker(request_id, origin), served_by: self.served_by.clone(), caches: self.caches }
     }
 
     /// Puts the seeds of its KV stores in. Those of a store that cannot be used now are tried again in the background.

@@ -69,6 +69,11 @@ impl SecretStore {
         Ok(Arc::new(Self { secrets }))
     }
 
+    /// All of them.
+    pub fn values(&self) -> impl Iterator<Item = Secret> {
+        self.secrets.values().cloned()
+    }
+
     /// The secret of that name.
     pub fn get(&self, name: &str) -> Option<&Secret> {
         self.secrets.get(name)

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use prometheus::TextEncoder;
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
+use super::exemplars::{Exemplar, Exemplars};
 use super::metrics::FAMILIES;
 use super::process;
 
@@ -51,16 +52,16 @@ impl Format {
 }
 
 /// Families in a format.
-pub(super) fn encode(families: &[MetricFamily], format: Format) -> String {
+pub(super) fn encode(families: &[MetricFamily], format: Format, exemplars: &Exemplars) -> String {
     match format {
         Format::Text => TextEncoder::new().encode_to_string(families).unwrap_or_default(),
-        Format::OpenMetrics => open_metrics(families),
+        Format::OpenMetrics => open_metrics(families, exemplars),
     }
 }
 
 /// OpenMetrics 1.0: counters are named without `_total`, which their samples have; buckets have floating-point bounds;
 /// there is an end.
-fn open_metrics(families: &[MetricFamily]) -> String {
+fn open_metrics(families: &[MetricFamily], exemplars: &Exemplars) -> String {
     let mut text = String::with_capacity(16 << 10);
     for family in families {
         let kind = family.get_field_type();
@@ -77,19 +78,27 @@ fn open_metrics(families: &[MetricFamily]) -> String {
         let _ = write!(text, "# HELP {name} {}\n# TYPE {name} {word}\n", escaped(family.help()));
         for metric in family.get_metric() {
             match kind {
-                MetricType::COUNTER => sample(&mut text, name, suffix, metric, None, metric.get_counter().get_value()),
+                MetricType::COUNTER => sample(&mut text, name, suffix, metric, None, metric.get_counter().get_value(), None),
                 MetricType::HISTOGRAM => {
                     let histogram = metric.get_histogram();
                     let count = histogram.get_sample_count();
+                    let examples = exemplars.of(name, metric.get_label());
+                    let mut below = f64::NEG_INFINITY;
+                    let mut example = |bound: f64| {
+                        let found = examples.iter().rev().find(|example| example.value > below && example.value <= bound);
+                        below = bound;
+                        found
+                    };
                     for bucket in histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound().is_finite()) {
                         let bound = format!("{:?}", bucket.upper_bound());
-                        sample(&mut text, name, "_bucket", metric, Some(&bound), bucket.cumulative_count() as f64);
+                        let example = example(bucket.upper_bound());
+                        sample(&mut text, name, "_bucket", metric, Some(&bound), bucket.cumulative_count() as f64, example);
                     }
-                    sample(&mut text, name, "_bucket", metric, Some("+Inf"), count as f64);
-                    sample(&mut text, name, "_sum", metric, None, histogram.get_sample_sum());
-                    sample(&mut text, name, "_count", metric, None, count as f64);
+                    sample(&mut text, name, "_bucket", metric, Some("+Inf"), count as f64, example(f64::INFINITY));
+                    sample(&mut text, name, "_sum", metric, None, histogram.get_sample_sum(), None);
+                    sample(&mut text, name, "_count", metric, None, count as f64, None);
                 }
-                _ => sample(&mut text, name, suffix, metric, None, metric.get_gauge().get_value()),
+                _ => sample(&mut text, name, suffix, metric, None, metric.get_gauge().get_value(), None),
             }
         }
     }
@@ -97,13 +106,17 @@ fn open_metrics(families: &[MetricFamily]) -> String {
     text
 }
 
-fn sample(text: &mut String, name: &str, suffix: &str, metric: &Metric, bound: Option<&str>, value: f64) {
+fn sample(text: &mut String, name: &str, suffix: &str, metric: &Metric, bound: Option<&str>, value: f64, example: Option<&Exemplar>) {
     let labels = metric.get_label().iter().map(|pair| (pair.name(), pair.value())).chain(bound.map(|bound| ("le", bound)));
     let labels: Vec<String> = labels.map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
     let _ = match labels.as_slice() {
-        [] => writeln!(text, "{name}{suffix} {value}"),
-        labels => writeln!(text, "{name}{suffix}{{{}}} {value}", labels.join(",")),
+        [] => write!(text, "{name}{suffix} {value}"),
+        labels => write!(text, "{name}{suffix}{{{}}} {value}", labels.join(",")),
     };
+    if let Some(Exemplar { value, trace, at }) = example {
+        let _ = write!(text, " # {{trace_id=\"{trace}\"}} {value} {}.{:03}", at.as_secs(), at.subsec_millis());
+    }
+    text.push('\n');
 }
 
 /// As in help texts and label values.
@@ -129,6 +142,7 @@ mod tests {
     use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
 
     use super::*;
+    use crate::telemetry::trace::context::TraceId;
 
     #[test]
     fn what_scrapers_accept() {
@@ -167,6 +181,16 @@ mod tests {
         let expected = "# HELP a Says \\\"a\\\".\n# TYPE a counter\na_total{of=\"x\\\"\\\\\\ny\"} 3\n# HELP b B.\n# TYPE b gauge\nb -2\n\
                         # HELP c_seconds C.\n# TYPE c_seconds histogram\nc_seconds_bucket{le=\"0.5\"} 1\nc_seconds_bucket{le=\"1.0\"} 1\n\
                         c_seconds_bucket{le=\"+Inf\"} 2\nc_seconds_sum 4.25\nc_seconds_count 2\n# EOF\n";
-        assert_eq!(encode(&registry.gather(), Format::OpenMetrics), expected);
+        let exemplars = Exemplars::default();
+        assert_eq!(encode(&registry.gather(), Format::OpenMetrics, &exemplars), expected);
+        exemplars.note("c_seconds", &[], 0.25, TraceId(0xab));
+        exemplars.note("c_seconds", &[("of", "another")], 0.75, TraceId(1));
+        exemplars.note("c_seconds", &[], 4.0, TraceId(0xcd));
+        let text = encode(&registry.gather(), Format::OpenMetrics, &exemplars);
+        let of = |bound: &str| text.lines().find(|line| line.contains(bound)).expect("a bucket").to_owned();
+        let trace = "000000000000000000000000000000";
+        assert!(of("le=\"0.5\"").starts_with(&format!("c_seconds_bucket{{le=\"0.5\"}} 1 # {{trace_id=\"{trace}ab\"}} 0.25 ")));
+        assert_eq!(of("le=\"1.0\""), "c_seconds_bucket{le=\"1.0\"} 1");
+        assert!(of("le=\"+Inf\"").contains(&format!("# {{trace_id=\"{trace}cd\"}} 4 ")));
     }
 }

@@ -4,10 +4,15 @@
 //! request and no shutdown may depend on who reads the log.
 
 use std::io::{self, IsTerminal as _, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tracing_subscriber::EnvFilter;
+use super::trace::spans;
+use parking_lot::Mutex;
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, reload};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -19,30 +24,62 @@ pub enum Format {
     Json,
 }
 
+/// What is logged, and how to change that.
+struct Filter {
+    text: Mutex<String>,
+    format: Format,
+    handle: reload::Handle<EnvFilter, Registry>,
+}
+
+static FILTER: OnceLock<Filter> = OnceLock::new();
+
 /// Starts logging. `verbosity` is the number of `-v`; `filter` (as `RUST_LOG`) wins over it.
 pub fn start(verbosity: u8, format: Format, filter: Option<&str>) {
     let default = match verbosity {
-        0 => "warn,sidelight=info",
+        // Spans of the host's own work are for traces.
+        0 => "warn,sidelight=info,sidelight::host=off",
         // pingora tells of its own waits, which are not ours.
-        1 => "info,pingora_core=warn",
-        2 => "info,pingora_core=warn,sidelight=debug,wiggle=off",
+        1 => "info,pingora_core=warn,sidelight::host=off",
+        2 => "info,pingora_core=warn,sidelight=debug,sidelight::host=off,wiggle=off",
         // WASI's own spans would be in front of every line of a guest's output.
-        _ => "debug,sidelight=trace,wiggle=off,wasmtime_wasi=info",
+        _ => "debug,sidelight=trace,sidelight::host=off,wiggle=off,wasmtime_wasi=info",
     };
-    let filter = filter.map_or_else(|| EnvFilter::new(default), EnvFilter::new);
+    let text = filter.unwrap_or(default).to_owned();
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(&text));
     let colours = io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Lossy)
         // Those would go where the line could not go.
         .log_internal_errors(false)
         .with_ansi(colours)
         .with_span_events(FmtSpan::NONE);
-    // A second start (tests) keeps the first.
-    let _ = match format {
-        Format::Text => builder.try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+    let lines = match format {
+        Format::Text => lines.with_filter(filter).boxed(),
+        Format::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     };
+    // A second start (tests) keeps the first.
+    if tracing_subscriber::registry().with(lines).with(spans::layer()).try_init().is_ok() {
+        drop(FILTER.set(Filter { text: Mutex::new(text), format, handle }));
+    }
+}
+
+/// How lines look.
+pub fn format() -> Format {
+    FILTER.get().map_or(Format::Text, |filter| filter.format)
+}
+
+/// What is logged.
+pub fn filter() -> String {
+    FILTER.get().map(|filter| filter.text.lock().clone()).unwrap_or_default()
+}
+
+/// Changes what is logged, from now on: as `RUST_LOG` says it.
+pub fn set_filter(text: &str) -> Result<(), String> {
+    let filter = FILTER.get().ok_or("this process has no log of its own")?;
+    let parsed = EnvFilter::builder().parse(text).map_err(|error| error.to_string())?;
+    filter.handle.reload(parsed).map_err(|error| error.to_string())?;
+    text.clone_into(&mut filter.text.lock());
+    Ok(())
 }
 
 static LOST: AtomicU64 = AtomicU64::new(0);

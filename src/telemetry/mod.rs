@@ -1,20 +1,30 @@
 //! Metrics, logs and the clock. Other layers receive a [`Telemetry`]; none of them names a metric.
 
+pub mod access;
 pub mod clock;
+pub mod exemplars;
 pub mod exposition;
+pub mod hostcalls;
 pub mod logs;
 pub mod metrics;
 mod process;
+pub mod service;
+pub mod trace;
 
 use std::sync::Arc;
 
+use crate::config::traces::Traces;
 pub use metrics::Metrics;
+use trace::Tracer;
+use trace::export::StartError;
 
 /// What every layer above records with.
 #[derive(Clone)]
 pub struct Telemetry {
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
+    /// Gets what is recorded of requests.
+    pub tracer: Tracer,
     /// Gets every record of a log endpoint, beside where it goes.
     pub log_tap: Option<LogTap>,
 }
@@ -25,7 +35,15 @@ pub type LogTap = Arc<dyn Fn(&str, &str, &[u8]) + Send + Sync>;
 impl Telemetry {
     /// A fresh registry; nothing is exported yet.
     pub fn new() -> Self {
-        Self { metrics: Arc::new(Metrics::new()), log_tap: None }
+        let metrics = Arc::new(Metrics::new());
+        Self { tracer: Tracer::off(&metrics), metrics, log_tap: None }
+    }
+
+    /// With traces as the settings say.
+    pub fn with_traces(self, settings: Traces) -> Result<Self, StartError> {
+        let tracer = Tracer::start(settings, &self.metrics)?;
+        trace::spans::export_to(&tracer);
+        Ok(Self { tracer, ..self })
     }
 
     /// With somebody who gets every record of a log endpoint.

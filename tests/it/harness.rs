@@ -65,7 +65,7 @@ macro_rules! languages {
 pub struct Log(Arc<(Mutex<Vec<String>>, Condvar)>);
 
 impl Log {
-    fn follow(&self, stream: impl std::io::Read + Send + 'static) {
+    pub fn follow(&self, stream: impl std::io::Read + Send + 'static) {
         let log = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
@@ -208,7 +208,9 @@ impl Setup {
             return command;
         }
         command
-            .args(["serve", "--admin", "127.0.0.1:0", if self.quiet { "--log-format=text" } else { "-vv" }, "--cache-dir"])
+            .arg("serve")
+            .args(if self.args.iter().any(|arg| arg == "--admin") { &[] as &[&str] } else { &["--admin", "127.0.0.1:0"] })
+            .args([if self.quiet { "--log-format=text" } else { "-vv" }, "--cache-dir"])
             .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules"))
             .args(if self.args.iter().any(|arg| arg == "--addr") { &[] as &[&str] } else { &["--addr", "127.0.0.1:0"] })
             .args(&self.args)
@@ -308,7 +310,7 @@ impl Sidelight {
 
     /// What the operators' listener answers.
     pub fn operate(&self, method: &str, path: &str) -> Answer {
-        client::send(self.admin, &format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
+        client::send(self.admin, &format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
     }
 
     /// Asks for a reload; the verdict.
@@ -352,10 +354,22 @@ impl Sidelight {
         }
     }
 
-    /// A metric's value; 0 when it is not there.
-    pub fn metric(&self, name: &str) -> f64 {
+    /// A metric's value: the sum of all series that have these labels, and maybe more; 0 when there are none.
+    pub fn metric(&self, wanted: &str) -> f64 {
         let text = client::send(self.admin, "GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").text();
-        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0.0)
+        let parts = |series: &str| {
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let labels: Vec<String> =
+                labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).map(str::to_owned).collect();
+            (name.to_owned(), labels)
+        };
+        let (name, labels) = parts(wanted);
+        let values = text.lines().filter(|line| line.starts_with(&name)).filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (found, has) = parts(series);
+            (found == name && labels.iter().all(|label| has.contains(label))).then(|| value.parse::<f64>().ok()).flatten()
+        });
+        values.sum()
     }
 
     /// Waits until a metric has a value.

@@ -4,7 +4,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::client;
-use crate::harness::{PATIENCE, Setup, binary, guest};
+use crate::harness::{PATIENCE, Setup, Sidelight, binary, guest};
 use crate::languages;
 
 languages!(
@@ -94,4 +94,47 @@ fn causes_are_in_the_log() {
     sidelight.wait_metric("sidelight_requests_overloaded_total", 1.0);
     drop(held);
     sidelight.log.wait_for(&["WARN", "a body that a guest reads broke off", "request_id="]);
+}
+
+/// A line for each request, in the form that the log has.
+#[test]
+fn the_access_log() {
+    let ask = |sidelight: &Sidelight| {
+        let request = "GET /synthetic?a=b&token=hunter2 HTTP/1.1\r\nHost: a.test\r\nUser-Agent: it \"1\"\r\nConnection: close\r\n\r\n";
+        assert_eq!(client::send(sidelight.addr, request).status, 418);
+    };
+    let fields = "--access-log=method,host,path,query,status,bytes,service,client,user_agent,referer,version";
+    let sidelight = Setup::behaviours("rust").arg(fields).start();
+    ask(&sidelight);
+    sidelight.log.wait_for(&[
+        "method=GET host=a.test path=/synthetic query=\"a=b&token=REDACTED\" status=418 bytes=21 service=it client=127.0.0.1 \
+         user_agent=\"it \\\"1\\\"\" referer=- version=1.1",
+    ]);
+    // One that is no request has none; one that no service has does.
+    assert_eq!(client::send(sidelight.addr, "nonsense\r\n\r\n").status, 400);
+    let sidelight = Setup::behaviours("rust").arg("--access-log --log-format json").start();
+    ask(&sidelight);
+    let line = sidelight.log.wait("the line", |line| line.contains("\"path\":\"/synthetic\"").then(|| line.to_owned()));
+    let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!((&line["status"], &line["bytes"], &line["trace_id"]), (&418.into(), &21.into(), &serde_json::Value::Null));
+    assert_eq!(line["request_id"].as_str().map(str::len), Some(36));
+    assert!(line["duration_ms"].as_f64().is_some_and(|time| time > 0.0 && time < 60_000.0));
+    let (status, log) = Setup::behaviours("rust").arg("--access-log=colour").fails();
+    assert!(status.code() == Some(2) && log.contains("`colour`") && log.contains("duration_ms"), "{log}");
+}
+
+/// What a guest was when it trapped, on request.
+#[test]
+fn core_dumps() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dumps = folder.path().join("dumps");
+    let sidelight = Setup::new(guest("rust", "misbehave")).arg(&format!("--core-dumps {}", dumps.display())).start();
+    assert_eq!(sidelight.get("/trap").status, 500);
+    sidelight.log.wait_for(&["a core dump of the guest was written"]);
+    let files: Vec<_> = std::fs::read_dir(&dumps).expect("the folder").map(|file| file.expect("a file").path()).collect();
+    let dump = std::fs::read(&files[0]).expect("the dump");
+    // A wasm module whose custom sections are the dump's (the tool conventions' format), with the guest's memory in it.
+    assert!(dump.starts_with(b"\0asm") && dump.windows(9).any(|part| part == b"corestack") && dump.len() > 100_000, "{}", dump.len());
+    assert_eq!(sidelight.get("/").status, 200);
+    assert_eq!(std::fs::read_dir(&dumps).expect("the folder").count(), 1);
 }

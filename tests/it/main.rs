@@ -10,6 +10,7 @@
 )]
 
 mod abi;
+mod admin;
 mod backends;
 mod bad_input;
 mod caching;
@@ -25,6 +26,7 @@ mod harness;
 mod health;
 mod hops;
 mod http2;
+mod inspector;
 mod kv;
 mod limits;
 mod logging;
@@ -50,4 +52,5 @@ mod streaming;
 mod synthetic;
 mod tls;
 mod tls_clients;
+mod traces;
 mod upload;

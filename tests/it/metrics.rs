@@ -131,6 +131,31 @@ fn prometheus_answers() {
     assert_eq!(metadata["data"][0]["type"], "counter", "{metadata}");
 }
 
+/// From a slow bucket to the trace of a request that was in it.
+#[test]
+fn exemplars_lead_to_traces() {
+    let collector = Origin::fixed("");
+    let sidelight = Setup::new(guest("rust", "hello")).arg(&format!("--otlp-endpoint {}", collector.url())).start();
+    let prometheus = Prometheus::start(&sidelight);
+    prometheus.wait("up", |up| up == 1.0);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let request = format!("GET / HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{trace}-00f067aa0ba902b7-01\r\nConnection: close\r\n\r\n");
+    assert_eq!(client::send(sidelight.addr, &request).status, 200);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_secs();
+        let query = format!("query=sidelight_request_duration_seconds_bucket&start={}&end={}", now - 600, now + 600);
+        let found = prometheus.ask(&format!("/api/v1/query_exemplars?{query}"));
+        let example = &found["data"][0]["exemplars"][0];
+        if example["labels"]["trace_id"] == trace {
+            assert_eq!(found["data"][0]["seriesLabels"]["service"], "it");
+            break;
+        }
+        assert!(Instant::now() < deadline, "no exemplar: {found}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 #[test]
 fn what_is_asked_for_is_what_comes() {
     let (_origin, sidelight) = busy();
@@ -139,8 +164,11 @@ fn what_is_asked_for_is_what_comes() {
     assert!(plain.text().contains("# TYPE sidelight_requests_total counter\n"));
     let open = scrape(&sidelight, "application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
     assert_eq!(open.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
-    assert!(open.text().contains("# TYPE sidelight_requests counter\nsidelight_requests_total{code=\"200\"} 20\n"));
-    assert!(open.text().contains("sidelight_backend_request_duration_seconds_bucket{backend=\"origin\",le=\"1.0\"} 20\n"));
+    assert!(
+        open.text()
+            .contains("# TYPE sidelight_requests counter\nsidelight_requests_total{code=\"200\",method=\"GET\",service=\"it\"} 20\n")
+    );
+    assert!(open.text().contains("sidelight_backend_request_duration_seconds_bucket{backend=\"origin\",service=\"it\",le=\"1.0\"} 20\n"));
     assert!(open.text().ends_with("\n# EOF\n"));
     let memory = sidelight.metric("process_resident_memory_bytes");
     assert!(memory > 1e6, "{memory}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::Resolve;
+use crate::config::Secret;
 use crate::config::logs::{FileSink, HttpSink, LogEndpoint, LogKind, Sink, SyslogSink, Transport};
 use crate::config::options::LogOptions;
 
@@ -106,7 +107,7 @@ impl Resolve<'_> {
                     {
                         self.problem(name, "no header field", "a name and a value");
                     }
-                    headers.push((name.get_ref().clone(), value.get_ref().clone()));
+                    headers.push((name.get_ref().clone(), Secret::new(value.get_ref().clone().into_bytes())));
                 }
                 let authorization = from.authorization_file.as_ref().map(|file| self.path(file));
                 let http = HttpSink { url: url.get_ref().clone(), headers, authorization, ca };

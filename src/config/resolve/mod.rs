@@ -16,7 +16,7 @@ use super::manifest::Manifest;
 use super::state::State;
 use super::{
     Backend, BackendTls, ClientCertificate, Config, Environment, Facts, GuestLimits, Health, HealthCheck, HttpVersions, Note, Pem,
-    PoolLimits, Stores, Targets, TcpKeepalive, TlsVersion, manifest,
+    PoolLimits, Secret, Stores, Targets, TcpKeepalive, TlsVersion, manifest,
 };
 
 mod logs;
@@ -94,7 +94,7 @@ impl Config {
         let facts = Facts {
             compliance_region: more.compliance_region,
             products: more.products,
-            fastly_keys: local.fake_valid_fastly_keys.clone(),
+            fastly_keys: local.fake_valid_fastly_keys.iter().map(|key| Secret::new(key.clone().into_bytes())).collect(),
             clients: more.clients,
             inspect: more.inspect,
         };
@@ -226,6 +226,7 @@ impl Resolve<'_> {
             health,
             availability: 100,
             check: None,
+            propagate: None,
             dynamic: false,
         })
     }
@@ -236,6 +237,7 @@ impl Resolve<'_> {
         backend.connect_timeout = millis(from.connect_timeout_ms, backend.connect_timeout);
         backend.keepalive_time = millis(from.keepalive_time_ms, backend.keepalive_time);
         backend.availability = from.availability.unwrap_or(backend.availability);
+        backend.propagate = from.propagate;
         backend.prefer_ipv6 = from.prefer_ipv6.unwrap_or(backend.prefer_ipv6);
         backend.pool = PoolLimits {
             connections: from.max_connections.unwrap_or_default(),

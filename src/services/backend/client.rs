@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
-use ::http::{HeaderMap, Method, StatusCode, Uri};
+use ::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::connectors::TransportConnector;
@@ -37,6 +37,8 @@ use crate::http::wire::{self, WriteError};
 use crate::http::{Body, BodyError, BodyStream, RequestHead, ResponseHead};
 use crate::http::{cdn_loop, encoding};
 use crate::telemetry::clock;
+use crate::telemetry::trace::context::TRACEPARENT;
+use crate::telemetry::trace::{Attempt, Origin, Outgoing};
 
 /// How long a backend may refuse to take request bytes.
 pub(super) const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
@@ -76,6 +78,8 @@ pub struct Request {
     pub decompress: bool,
     /// The protocol that the connection is asked to change to (RFC 9110 §7.8).
     pub upgrade: Option<HeaderValue>,
+    /// The trace that it belongs to.
+    pub origin: Option<Origin>,
 }
 
 /// A response whose body may still be coming.
@@ -141,16 +145,29 @@ impl Backend {
     /// A pooled connection may have been closed at the moment it was used. A request that can be
     /// sent again without harm (RFC 9110 §9.2.2) is, once, on a new connection.
     pub(super) async fn retrying(self: &Arc<Self>, mut request: Request) -> Result<Response, SendError> {
-        let prepared = self.prepare(&mut request)?;
+        let mut prepared = self.prepare(&mut request)?;
+        let said = request.origin.as_ref().and_then(|_| prepared.headers.get(TRACEPARENT).cloned());
+        let mut resend = 0;
         let mut kept = self.kept();
         let mut again = prepared.method.is_idempotent().then(|| request.body.duplicate()).flatten();
         let mut body = request.body;
         loop {
+            let attempt = request.origin.as_ref().map(|origin| self.attempt(origin, resend, said.as_ref(), &mut prepared));
             let (road, was_kept) = match kept.take() {
                 Some(kept) => (kept, true),
                 // Rare, and large: not a part of every exchange's future.
-                None => Box::pin(self.road()).await?,
+                None => match Box::pin(self.road(attempt.as_ref())).await {
+                    Ok(road) => road,
+                    Err(error) => return Err(traced(error, attempt.as_ref())),
+                },
             };
+            if let Some(attempt) = &attempt {
+                let (peer, version) = match &road {
+                    Road::One(stream, _) => (peer_of(stream), Version::HTTP_11),
+                    Road::Two(shared) => (shared.peer(), Version::HTTP_2),
+                };
+                attempt.connected(peer, was_kept, version, self.config.propagate, &mut prepared.headers);
+            }
             if was_kept { &self.counters.reused } else { &self.counters.new }.inc();
             let result = match road {
                 Road::One(stream, mut life) => {
@@ -160,10 +177,39 @@ impl Backend {
                 Road::Two(shared) => Box::pin(self.exchange_h2(&shared, &prepared, body)).await,
             };
             match result {
-                Err(Failed { error: _, unanswered: true }) if was_kept && let Some(same) = again.take() => body = same,
-                result => return result.map_err(|failed| failed.error),
+                Err(Failed { error, unanswered: true }) if was_kept && let Some(same) = again.take() => {
+                    drop(traced(error, attempt.as_ref()));
+                    resend += 1;
+                    self.counters.retries.inc();
+                    body = same;
+                }
+                Err(failed) => return Err(traced(failed.error, attempt.as_ref())),
+                Ok(response) => {
+                    return Ok(match attempt {
+                        Some(attempt) => watched(response, attempt),
+                        None => response,
+                    });
+                }
             }
         }
+    }
+
+    fn attempt(&self, origin: &Origin, resend: u32, said: Option<&HeaderValue>, prepared: &mut Prepared) -> Attempt {
+        // An attempt before may have said something else.
+        match said {
+            Some(said) => drop(prepared.headers.insert(TRACEPARENT, said.clone())),
+            None => drop(prepared.headers.remove(TRACEPARENT)),
+        }
+        let outgoing = Outgoing {
+            backend: &self.config.name,
+            host: (&self.config.host, self.config.port),
+            secure: self.config.tls.is_some(),
+            method: &prepared.method,
+            target: &prepared.target,
+            resend,
+            begun: clock::ticks(),
+        };
+        origin.attempt(&outgoing, &prepared.headers)
     }
 
     /// A connection that is there.
@@ -177,9 +223,9 @@ impl Backend {
     }
 
     /// A new connection, or one that others have just made or left; true in that case.
-    async fn road(self: &Arc<Self>) -> Result<(Road, bool), SendError> {
+    async fn road(self: &Arc<Self>, attempt: Option<&Attempt>) -> Result<(Road, bool), SendError> {
         if self.config.http == HttpVersions::One {
-            return self.road_one().await;
+            return self.road_one(attempt).await;
         }
         let _connecting = self.multiplexed.connecting.lock().await;
         if let Some(shared) = self.multiplexed.take(self) {
@@ -193,7 +239,7 @@ impl Backend {
                 return self.multiplexed.any().map(|shared| (Road::Two(shared), true)).ok_or_else(|| self.is_full());
             }
         }
-        let stream = self.connect().await?;
+        let stream = self.connect(attempt).await?;
         let is_two = stream.selected_alpn_proto() == Some(ALPN::H2);
         match (self.config.http, &self.tls) {
             (HttpVersions::Two, None) => {}
@@ -205,8 +251,8 @@ impl Backend {
     }
 
     /// The same for HTTP/1.1. Where connections are bounded, one waits for a place as long as for a connection.
-    async fn road_one(self: &Arc<Self>) -> Result<(Road, bool), SendError> {
-        let Some(room) = &self.room else { return Ok((Road::One(self.connect().await?, Life::default()), false)) };
+    async fn road_one(self: &Arc<Self>, attempt: Option<&Attempt>) -> Result<(Road, bool), SendError> {
+        let Some(room) = &self.room else { return Ok((Road::One(self.connect(attempt).await?, Life::default()), false)) };
         let waiting = async {
             loop {
                 if let Some(place) = room.enter() {
@@ -219,7 +265,7 @@ impl Backend {
             }
         };
         match timeout(self.config.connect_timeout, waiting).await {
-            Ok(Ok(place)) => Ok((Road::One(self.connect().await?, Life { place: Some(place), ..Life::default() }), false)),
+            Ok(Ok(place)) => Ok((Road::One(self.connect(attempt).await?, Life { place: Some(place), ..Life::default() }), false)),
             Ok(Err(kept)) => Ok((kept, true)),
             Err(_) => Err(self.is_full()),
         }
@@ -275,12 +321,16 @@ impl Backend {
     }
 
     /// A new connection, within the connect timeout: name resolution, TCP and TLS.
-    async fn connect(&self) -> Result<Stream, SendError> {
+    async fn connect(&self, attempt: Option<&Attempt>) -> Result<Stream, SendError> {
         let config = &self.config;
         let resolving = std::sync::atomic::AtomicBool::new(true);
+        let begun = clock::now();
         let work = async {
             let mut addresses = resolve(&config.host, config.port).await?;
             resolving.store(false, Ordering::Relaxed);
+            if let Some(attempt) = attempt {
+                attempt.resolved();
+            }
             addresses.sort_by_key(|address| address.is_ipv6() != config.prefer_ipv6);
             let mut failure = None;
             for address in addresses {
@@ -289,7 +339,7 @@ impl Backend {
                     failure = Some(SendError::Unroutable(not_allowed.to_string()));
                     continue;
                 }
-                match self.connect_to(address).await {
+                match self.connect_to(address, attempt).await {
                     Ok(stream) => return Ok(stream),
                     Err(error) => failure = Some(error),
                 }
@@ -297,13 +347,16 @@ impl Backend {
             Err(failure.unwrap_or_else(|| SendError::Dns { host: config.host.clone(), reason: "no addresses".to_owned(), rcode: None }))
         };
         match timeout(config.connect_timeout, work).await {
-            Ok(result) => result,
+            Ok(result) => {
+                self.counters.connect.observe(clock::now().duration_since(begun).as_secs_f64());
+                result
+            }
             Err(_) if resolving.load(Ordering::Relaxed) => Err(SendError::DnsTimeout(config.host.clone())),
             Err(_) => Err(SendError::ConnectTimeout(format!("{}:{}", config.host, config.port))),
         }
     }
 
-    async fn connect_to(&self, address: SocketAddr) -> Result<Stream, SendError> {
+    async fn connect_to(&self, address: SocketAddr, attempt: Option<&Attempt>) -> Result<Stream, SendError> {
         let mut options = PeerOptions::new();
         let keepalive = &self.config.tcp_keepalive;
         options.tcp_keepalive = keepalive.enabled.then(|| TcpKeepalive {
@@ -324,6 +377,9 @@ impl Backend {
             .new_stream(&BackendPeer { addr: PeerAddr::Inet(address), options })
             .await
             .map_err(|error| SendError::connecting(&address.to_string(), &error))?;
+        if let Some(attempt) = attempt {
+            attempt.reached();
+        }
         let Some(client) = client else { return Ok(stream) };
         let l4 = stream.into_any().downcast::<L4Stream>().map_err(|_| SendError::Internal("no TCP stream to put TLS on".to_owned()))?;
         let name = ServerName::try_from(client.name().to_owned()).map_err(|error| SendError::Internal(error.to_string()))?;
@@ -412,6 +468,51 @@ impl Backend {
             Some(writing) => relay(coming, writing),
         };
         Ok(Response { head: response, body, peer, switched: None })
+    }
+}
+
+/// Notes a failure in the trace.
+fn traced(error: SendError, attempt: Option<&Attempt>) -> SendError {
+    if let Some(attempt) = attempt {
+        attempt.failed(error.name(), || error.to_string());
+    }
+    error
+}
+
+/// The attempt is over when the response's body is, or when nobody wants that any more.
+fn watched(mut response: Response, attempt: Attempt) -> Response {
+    attempt.answered(response.head.status, &response.head.headers);
+    match response.body.known_length() {
+        Some(length) => attempt.received(length as usize),
+        None => response.body = Body::stream(Box::new(Watched { body: std::mem::take(&mut response.body), attempt })),
+    }
+    response
+}
+
+/// A response's body that a trace learns of.
+struct Watched {
+    body: Body,
+    attempt: Attempt,
+}
+
+#[async_trait]
+impl BodyStream for Watched {
+    async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let chunk = self.body.chunk().await;
+        match &chunk {
+            Ok(Some(bytes)) => self.attempt.received(bytes.len()),
+            Ok(None) => {}
+            Err(error) => self.attempt.failed("response_body", || error.to_string()),
+        }
+        chunk
+    }
+
+    fn remaining(&self) -> Option<u64> {
+        self.body.framed_length()
+    }
+
+    fn trailers(&mut self) -> Option<Box<HeaderMap>> {
+        self.body.take_trailers()
     }
 }
 

@@ -101,6 +101,11 @@ impl End {
 }
 
 impl Shared {
+    /// The other end.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
     fn exchanges(&self) -> usize {
         Arc::strong_count(&self.busy) - 1
     }
@@ -120,6 +125,11 @@ impl Multiplexed {
                 && shared.exchanges() < MAX_STREAMS.min(shared.send.current_max_send_streams().max(1))
         };
         open.iter().find(has_room).cloned()
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.open.lock().len()
     }
 
     /// The connection with the fewest exchanges.
@@ -305,7 +315,7 @@ fn request(prepared: &Prepared, secure: bool) -> Result<Request<()>, SendError> 
 /// Writes a request's body; the backend sees it if that fails.
 async fn send_body(stream: &mut SendStream<Bytes>, framing: BodyFraming, body: &mut Body) -> Result<(), SendError> {
     match h2_stream::write(stream, framing, body, UPLOAD_PATIENCE).await {
-        Ok(()) => Ok(()),
+        Ok(_) => Ok(()),
         Err(error @ (h2_stream::Unsent::Body(_) | h2_stream::Unsent::Length)) => Err(SendError::RequestBody(error.to_string())),
         Err(error) => Err(SendError::Terminated(error.to_string())),
     }

@@ -10,7 +10,7 @@ use ::http::{Method, Uri};
 use pingora::prelude::timeout;
 
 use super::client::Request;
-use super::{Backend, SendError};
+use super::{Backend, Counters, SendError};
 use crate::config::HealthCheck;
 use crate::http::{Body, RequestHead};
 
@@ -52,7 +52,7 @@ impl Backend {
         if let Some(host) = check.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()) {
             head.headers.insert(header::HOST, host);
         }
-        let request = Request { head, body: Body::empty(), decompress: false, upgrade: None };
+        let request = Request { head, body: Body::empty(), decompress: false, upgrade: None, origin: None };
         match timeout(check.timeout, Box::pin(self.retrying(request))).await {
             Ok(Ok(response)) if response.head.status.as_u16() == check.expected => Ok(()),
             Ok(Ok(response)) => Err(format!("it answered {} and not {}", response.head.status.as_u16(), check.expected)),
@@ -93,7 +93,8 @@ async fn run(backend: Weak<Backend>, check: HealthCheck) {
                 Err(reason) => tracing::warn!(target: "sidelight::backend", backend = name, reason, "backend is unhealthy"),
             }
         }
-        checked.counters.telemetry.metrics.backend_healthy.with_label_values(&[&checked.counters.label]).set(i64::from(healthy));
+        let Counters { service, label, telemetry, .. } = &checked.counters;
+        telemetry.metrics.backend_healthy.with_label_values(&[service, label]).set(i64::from(healthy));
         drop(checked);
         tokio::time::sleep(check.interval).await;
     }

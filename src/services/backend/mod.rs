@@ -46,6 +46,8 @@ pub struct Backends {
     shared: Arc<Mutex<HashMap<config::Backend, Arc<Backend>>>>,
     targets: Arc<Targets>,
     connector: Arc<Connector>,
+    /// The service, as metrics name it.
+    service: String,
     telemetry: Telemetry,
     /// Speaks GRIP for the service, if there is one.
     grip_proxy: Option<Arc<Backend>>,
@@ -78,12 +80,15 @@ pub struct Backend {
 }
 
 struct Counters {
+    service: String,
     label: String,
     telemetry: Telemetry,
     ok: IntCounter,
     time: Histogram,
+    connect: Histogram,
     new: IntCounter,
     reused: IntCounter,
+    retries: IntCounter,
 }
 
 impl Backends {
@@ -95,6 +100,7 @@ impl Backends {
         telemetry: &Telemetry,
     ) -> Result<Self, Vec<BuildError>> {
         let mut by_name = HashMap::new();
+        let service = telemetry.metrics.label(&config.name).to_owned();
         let mut errors = Vec::new();
         for (name, settings) in &config.backends {
             let tls = settings.tls.as_ref().map(|tls| tls::Client::build(tls, settings.http, connector.system_roots())).transpose();
@@ -104,7 +110,7 @@ impl Backends {
                         previous.and_then(|previous| previous.by_name.get(name)).filter(|before| before.is(settings, tls.as_ref()));
                     let backend = match before {
                         Some(before) => before.clone(),
-                        None => Arc::new(Backend::new(settings.clone(), name, tls.map(Ok), None, connector, telemetry)),
+                        None => Arc::new(Backend::new(settings.clone(), (&service, name), tls.map(Ok), None, connector, telemetry)),
                     };
                     by_name.insert(name.clone(), backend);
                 }
@@ -121,14 +127,14 @@ impl Backends {
             // It holds clients for as long as they stay, mostly in silence.
             let settings =
                 config::Backend { first_byte_timeout: HELD, between_bytes_timeout: HELD, ..config::Backend::plain("grip-proxy", address) };
-            Arc::new(Backend::new(settings, "grip-proxy", None, None, connector, telemetry))
+            Arc::new(Backend::new(settings, (&service, "grip-proxy"), None, None, connector, telemetry))
         });
         let grip_proxy = match (grip_proxy, previous.and_then(|previous| previous.grip_proxy.as_ref())) {
             (Some(proxy), Some(before)) if before.config == proxy.config => Some(before.clone()),
             (proxy, _) => proxy,
         };
         let shared = shared.unwrap_or_default();
-        Ok(Self { grip_proxy, by_name, shared, targets, connector: connector.clone(), telemetry: telemetry.clone() })
+        Ok(Self { grip_proxy, by_name, shared, targets, connector: connector.clone(), service, telemetry: telemetry.clone() })
     }
 
     /// A dynamic backend: one that was made before with the same name and settings, or a new one.
@@ -145,7 +151,7 @@ impl Backends {
         let make = |settings: &config::Backend| {
             let tls = settings.tls.as_ref().map(|tls| tls::Client::build(tls, settings.http, self.connector.system_roots()));
             let tls = tls.map(|built| built.map_err(|error| error.to_string()));
-            Arc::new(Backend::new(settings.clone(), DYNAMIC, tls, targets, &self.connector, &self.telemetry))
+            Arc::new(Backend::new(settings.clone(), (&self.service, DYNAMIC), tls, targets, &self.connector, &self.telemetry))
         };
         if !pooled {
             let backend = make(&settings);
@@ -178,6 +184,14 @@ impl Backends {
         self.by_name.values().for_each(Backend::start_checks);
     }
 
+    /// Those of the manifest by name, and behind them dynamic ones that are remembered.
+    pub fn all(&self) -> Vec<Arc<Backend>> {
+        let mut named: Vec<_> = self.by_name.values().cloned().collect();
+        named.sort_by(|a, b| a.config.name.cmp(&b.config.name));
+        named.extend(self.shared.lock().values().cloned());
+        named
+    }
+
     /// The backend of that name.
     pub fn get(&self, name: &str) -> Option<&Arc<Backend>> {
         self.by_name.get(name)
@@ -193,7 +207,7 @@ impl std::fmt::Debug for Backend {
 impl Backend {
     fn new(
         config: config::Backend,
-        label: &str,
+        (service, label): (&str, &str),
         tls: Option<Result<tls::Client, String>>,
         targets: Option<Arc<Targets>>,
         connector: &Arc<Connector>,
@@ -201,11 +215,14 @@ impl Backend {
     ) -> Self {
         let metrics = &telemetry.metrics;
         let counters = Counters {
+            service: service.to_owned(),
             label: label.to_owned(),
-            ok: metrics.backend_requests.with_label_values(&[label, "ok"]),
-            time: metrics.backend_time.with_label_values(&[label]),
-            new: metrics.backend_connections.with_label_values(&[label, "new"]),
-            reused: metrics.backend_connections.with_label_values(&[label, "reused"]),
+            ok: metrics.backend_requests.with_label_values(&[service, label, "ok"]),
+            time: metrics.backend_time.with_label_values(&[service, label]),
+            connect: metrics.backend_connect.with_label_values(&[service, label]),
+            new: metrics.backend_connections.with_label_values(&[service, label, "new"]),
+            reused: metrics.backend_connections.with_label_values(&[service, label, "reused"]),
+            retries: metrics.backend_retries.with_label_values(&[service, label]),
             telemetry: telemetry.clone(),
         };
         let room = (config.pool.connections > 0).then(|| room::Room::new(config.pool.connections as usize));
@@ -248,6 +265,26 @@ impl Backend {
         }
     }
 
+    /// What operators see of it.
+    pub fn shown(&self) -> serde_json::Value {
+        let config = &self.config;
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let host = if config.host.contains(':') { format!("[{}]", config.host) } else { config.host.clone() };
+        serde_json::json!({
+            "name": config.name,
+            "url": format!("{scheme}://{host}:{}{}", config.port, config.path_prefix),
+            "health": match self.health() {
+                config::Health::Healthy => "healthy",
+                config::Health::Unhealthy => "unhealthy",
+                config::Health::Unknown => "unknown",
+            },
+            "checked": self.checked.is_some(),
+            "dynamic": config.dynamic,
+            "idle": self.idle.idle(),
+            "open": self.multiplexed.count(),
+        })
+    }
+
     /// Its settings.
     pub fn config(&self) -> &config::Backend {
         &self.config
@@ -257,7 +294,12 @@ impl Backend {
         match error {
             None => self.counters.ok.inc(),
             Some(error) => {
-                self.counters.telemetry.metrics.backend_requests.with_label_values(&[&self.counters.label, error.name()]).inc();
+                self.counters
+                    .telemetry
+                    .metrics
+                    .backend_requests
+                    .with_label_values(&[&self.counters.service, &self.counters.label, error.name()])
+                    .inc();
             }
         }
     }

@@ -71,6 +71,11 @@ impl Pool {
         Arc::new(Self { state: Mutex::default(), capacity, keep, room })
     }
 
+    /// How many there are.
+    pub fn idle(&self) -> usize {
+        self.state.lock().idle.len()
+    }
+
     /// A connection that was alive just now: the one that this thread used last, else the one that any did.
     pub fn take(&self) -> Option<(Stream, Life)> {
         let thread = thread::current().id();

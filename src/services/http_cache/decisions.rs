@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::policy::{Action, Reason};
 use crate::services::cache::{Cache, Key, Outcome, Phase, WriteOptions};
+use crate::telemetry::trace::{Origin, Trace};
 
 /// How many requests are remembered.
 const REMEMBERED: usize = 1000;
@@ -90,6 +91,7 @@ pub struct Stored {
 #[derive(Debug)]
 pub struct Decision {
     record: Option<(Arc<Decisions>, Box<Record>)>,
+    trace: Option<Arc<Trace>>,
     pub(super) key: Option<Key>,
     pub(super) waited: bool,
     pub(super) lookup: Option<Answer>,
@@ -123,6 +125,8 @@ pub struct Asker {
     pub request_id: Arc<str>,
     /// Where it is remembered.
     pub decisions: Arc<Decisions>,
+    /// Its trace, if it has one.
+    pub origin: Option<Origin>,
 }
 
 impl Decision {
@@ -141,12 +145,13 @@ impl Decision {
             action: None,
             stored: None,
         };
-        Self { record: Some((asker.decisions.clone(), Box::new(record))), key: None, waited: false, lookup: None }
+        let trace = asker.origin.as_ref().map(|origin| origin.trace.clone());
+        Self { record: Some((asker.decisions.clone(), Box::new(record))), trace, key: None, waited: false, lookup: None }
     }
 
     /// One that nobody is told.
     pub fn none() -> Self {
-        Self { record: None, key: None, waited: false, lookup: Some(Answer::Hit) }
+        Self { record: None, trace: None, key: None, waited: false, lookup: Some(Answer::Hit) }
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Record)) {
@@ -209,6 +214,9 @@ impl Drop for Decision {
             record.key = self.key;
             record.lookup = self.lookup;
             record.waited = self.waited;
+            if let (Some(trace), Some(answer)) = (&self.trace, self.lookup) {
+                trace.looked(&record.about, answer.name(), record.action.map(|(action, reason)| (action.name(), reason.text())));
+            }
             decisions.push(*record);
         }
     }

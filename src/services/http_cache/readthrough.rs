@@ -95,7 +95,8 @@ impl Sender {
     }
 
     /// Sends a request past the cache.
-    pub async fn direct(&self, backend: Arc<Backend>, request: Request) -> Result<Response, SendError> {
+    pub async fn direct(&self, backend: Arc<Backend>, mut request: Request) -> Result<Response, SendError> {
+        request.origin.clone_from(&self.asker.origin);
         if !super::policy::is_unsafe(&request.head.method) {
             return backend.send(request).await;
         }
@@ -116,7 +117,7 @@ impl Sender {
     }
 
     async fn stored(&self, backend: Arc<Backend>, request: Request, key: Option<[u8; 32]>, how: &Override) -> Result<Response, SendError> {
-        let Request { head, body, decompress, upgrade } = request;
+        let Request { head, body, decompress, upgrade, origin: _ } = request;
         let decision = Decision::new(&self.asker, format!("{} {}", head.method, super::about(&head)).into(), false);
         let mut transaction = Transaction::begin(&self.cache, head, key, decision);
         if let Some(limit) = how.lookup_timeout
@@ -143,7 +144,7 @@ impl Sender {
         if !asked {
             // Requests like this do without the cache.
             let head = transaction.request().clone();
-            let response = backend.send(Request { head, body, decompress, upgrade }).await;
+            let response = backend.send(Request { head, body, decompress, upgrade, origin: self.asker.origin.clone() }).await;
             return response.map(missed);
         }
         match self.fetch(&backend, &mut transaction, body, how).await {
@@ -170,7 +171,7 @@ impl Sender {
         let head = transaction.backend_request().await;
         let asked = transaction.request().method.clone();
         let Response { head, body, peer, switched } =
-            backend.clone().send(Request { head, body, decompress: false, upgrade: None }).await?;
+            backend.clone().send(Request { head, body, decompress: false, upgrade: None, origin: self.asker.origin.clone() }).await?;
         let (mut action, head) = transaction.prepare(&head).await;
         if head.headers.contains_key(header::SET_COOKIE) && action == Action::Insert {
             action = Action::RecordUncacheable;

@@ -72,7 +72,7 @@ impl Http {
     async fn post(&self, kind: &str, body: String) -> Result<(), Failure> {
         let mut request = self.client.post(&self.settings.url).header("content-type", kind).body(body);
         for (name, value) in &self.settings.headers {
-            request = request.header(name, value);
+            request = request.header(name, value.as_ref());
         }
         if let Some(path) = &self.settings.authorization {
             request = request.header("authorization", authorization(path)?);

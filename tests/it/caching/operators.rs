@@ -16,7 +16,7 @@ fn setup(origin: &Origin) -> Setup {
 }
 
 fn operate(sidelight: &Sidelight, method: &str, path: &str, fields: &[(&str, &str)]) -> Answer {
-    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n");
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n");
     for (name, value) in fields {
         request.push_str(&format!("{name}: {value}\r\n"));
     }
