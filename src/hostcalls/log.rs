@@ -11,7 +11,7 @@ fn endpoint_get(sandbox: &mut Sandbox, name: Str) -> HostResult<Handle<Endpoint>
 
 fn write(sandbox: &mut Sandbox, endpoint: Handle<Endpoint>, record: Bytes64K) -> HostResult<u32> {
     let endpoint = sandbox.logs.get(endpoint)?;
-    sandbox.services.logs.write(endpoint, sandbox.id(), &record.0);
+    sandbox.services.logs.write(endpoint, sandbox.id(), sandbox.span(), &record.0);
     Ok(record.0.len() as u32)
 }
 

@@ -83,7 +83,8 @@ impl LogLines {
         let text = String::from_utf8_lossy(&self.unfinished);
         let text = text.trim_end_matches(['\n', '\r']);
         if !text.is_empty() {
-            tracing::info!(target: "sidelight::guest", stream = self.name, request_id = &*self.current.id(), "{text}");
+            let trace_id = self.current.trace_id().map(tracing::field::display);
+            tracing::info!(target: "sidelight::guest", stream = self.name, request_id = &*self.current.id(), trace_id, "{text}");
         }
         self.unfinished.clear();
     }

@@ -204,7 +204,7 @@ impl Current {
 
     /// The id of its trace, if it has one.
     pub fn trace_id(&self) -> Option<TraceId> {
-        self.0.lock().1.as_ref().map(|trace| trace.id())
+        self.0.lock().1.as_ref().filter(|trace| trace.is_told()).map(|trace| trace.id())
     }
 
     /// The sandbox went on to another request.

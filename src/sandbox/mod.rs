@@ -28,6 +28,7 @@ use crate::services::http_cache::readthrough::{Override, Sender};
 use crate::services::kv_store;
 use crate::services::log::Endpoint;
 use crate::services::secret_store::SecretStore;
+use crate::telemetry::trace::context::Remote;
 use crate::telemetry::trace::{Calls, Origin, Trace};
 
 pub use backends::RegisterError;
@@ -197,6 +198,11 @@ impl Sandbox {
     /// Names the current request in logs and traces.
     pub fn id(&self) -> &str {
         &self.received.id
+    }
+
+    /// The span of the guest's work for the current request, if that has a trace that others know.
+    pub fn span(&self) -> Option<Remote> {
+        self.trace.as_ref().filter(|trace| trace.is_told()).map(|trace| trace.guest())
     }
 
     /// Whose decisions about caching are remembered.

@@ -258,7 +258,12 @@ impl Exchange<'_> {
         if reader.is_done() {
             return (None, Body::empty());
         }
-        let (upload, body) = upload::channel(reader.remaining(), expects_continue, self.edge.limits.client_timeout);
+        let (upload, body) = upload::channel(
+            reader.remaining(),
+            expects_continue,
+            self.edge.limits.client_timeout,
+            &self.edge.telemetry.metrics.request_bytes,
+        );
         (Some(upload), body)
     }
 

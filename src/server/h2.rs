@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use pingora::prelude::timeout;
 use pingora::protocols::http::date::get_cached_date;
 use pingora::server::ShutdownWatch;
+use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
@@ -204,7 +205,7 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
         // A stream that is gone shows when the answer is written.
         drop(respond.send_informational(early));
     }
-    let incoming = Incoming::new(incoming, length, edge.limits.client_timeout);
+    let incoming = Incoming::new(incoming, length, edge.limits.client_timeout, &edge.telemetry.metrics.request_bytes);
     let received = Arc::new(Received { raw_head, client, h2_fingerprint: shared.fingerprint.clone(), id: id.clone() });
     done.trace = exchange::trace(edge, &received, &mut head, begun);
     done.entry = exchange::entry(edge, &received, &head, done.trace.as_ref());
@@ -281,12 +282,13 @@ struct Incoming {
     stream: Option<Arc<Mutex<Option<RecvStream>>>>,
     length: Option<u64>,
     patience: Duration,
+    counted: IntCounter,
 }
 
 impl Incoming {
-    fn new(stream: RecvStream, length: Option<u64>, patience: Duration) -> Self {
+    fn new(stream: RecvStream, length: Option<u64>, patience: Duration, counted: &IntCounter) -> Self {
         let stream = (!stream.is_end_stream()).then(|| Arc::new(Mutex::new(Some(stream))));
-        Self { stream, length, patience }
+        Self { stream, length, patience, counted: counted.clone() }
     }
 
     /// Whether somebody reads it.
@@ -305,6 +307,7 @@ impl Incoming {
                 ended: false,
                 trailers: None,
                 patience: self.patience,
+                counted: self.counted.clone(),
             })),
         }
     }
@@ -318,6 +321,7 @@ struct RequestBody {
     ended: bool,
     trailers: Option<Box<HeaderMap>>,
     patience: Duration,
+    counted: IntCounter,
 }
 
 #[async_trait]
@@ -333,6 +337,7 @@ impl BodyStream for RequestBody {
         };
         match piece? {
             Piece::Bytes(bytes) => {
+                self.counted.inc_by(bytes.len() as u64);
                 self.remaining = self.remaining.map(|left| left.saturating_sub(bytes.len() as u64));
                 self.ended = stream.is_end_stream();
                 Ok(Some(bytes))

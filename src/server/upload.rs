@@ -9,6 +9,7 @@ use ::http::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::prelude::timeout;
+use prometheus::IntCounter;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Mutex, Notify, mpsc};
 
@@ -67,14 +68,15 @@ pub struct Upload {
     begun: Arc<AtomicBool>,
     expects_continue: bool,
     patience: Duration,
+    counted: IntCounter,
 }
 
 /// A request body of `length` bytes, if the client said so, and the side that fills it.
-pub fn channel(length: Option<u64>, expects_continue: bool, patience: Duration) -> (Upload, Body) {
+pub fn channel(length: Option<u64>, expects_continue: bool, patience: Duration, counted: &IntCounter) -> (Upload, Body) {
     let (pieces, receiver) = mpsc::channel(1);
     let asked = Arc::new(Notify::new());
     let body = ClientBody { pieces: receiver, asked: Some(asked.clone()), remaining: length, trailers: None };
-    (Upload { pieces, asked, begun: Arc::default(), expects_continue, patience }, Body::stream(Box::new(body)))
+    (Upload { pieces, asked, begun: Arc::default(), expects_continue, patience, counted: counted.clone() }, Body::stream(Box::new(body)))
 }
 
 impl Upload {
@@ -98,7 +100,10 @@ impl Upload {
         loop {
             let Ok(slot) = self.pieces.reserve().await else { return };
             let piece = match timeout(self.patience, reader.chunk()).await {
-                Ok(Ok(Some(bytes))) => Ok(Piece::Bytes(bytes)),
+                Ok(Ok(Some(bytes))) => {
+                    self.counted.inc_by(bytes.len() as u64);
+                    Ok(Piece::Bytes(bytes))
+                }
                 Ok(Ok(None)) => {
                     slot.send(Ok(Piece::End(reader.trailers())));
                     return;

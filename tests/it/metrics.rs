@@ -174,6 +174,75 @@ fn what_is_asked_for_is_what_comes() {
     assert!(memory > 1e6, "{memory}");
 }
 
+/// Bytes both ways, over both versions of HTTP.
+#[test]
+fn bytes_of_bodies() {
+    let sidelight = Setup::behaviours("rust").start();
+    let length = sidelight.post("/echo", &"x".repeat(1000)).body.len() as f64;
+    assert!((sidelight.metric("sidelight_request_body_bytes_total") - 1000.0).abs() < 0.5);
+    sidelight.wait_metric("sidelight_response_body_bytes_total", length);
+    let body = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(body.path(), "x".repeat(500)).expect("writes");
+    let sent = Command::new("curl")
+        .args([
+            "-s",
+            "--http2-prior-knowledge",
+            "--data-binary",
+            &format!("@{}", body.path().display()),
+            &format!("http://{}/echo", sidelight.addr),
+        ])
+        .output()
+        .expect("curl");
+    sidelight.wait_metric("sidelight_request_body_bytes_total", 1500.0);
+    sidelight.wait_metric("sidelight_response_body_bytes_total", length + sent.stdout.len() as f64);
+}
+
+/// The rules we offer: valid, doing what they say on made-up series, and about metrics that there are.
+#[test]
+fn the_rules() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus");
+    for args in [["check", "rules", "rules.yml"], ["test", "rules", "rules_test.yml"]] {
+        let output = Command::new("promtool").args(args).current_dir(&folder).output().expect("promtool (Debian: prometheus)");
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && said.contains("SUCCESS"), "{said}");
+    }
+    let reference = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/observability.md")).expect("the document");
+    let rules = std::fs::read_to_string(folder.join("rules.yml")).expect("the rules");
+    let mut names = 0;
+    for word in rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':').filter(|word| word.starts_with("sidelight_")) {
+        let name = word.trim_end_matches("_bucket");
+        assert!(reference.contains(&format!("| `{name}` |")), "{word}");
+        names += 1;
+    }
+    assert!(names > 10);
+}
+
+/// Whatever clients send, there are no more series than before: nothing of theirs is a label.
+#[test]
+fn clients_make_no_series() {
+    let sidelight = Setup::new(guest("rust", "hello")).start();
+    let series = || scrape(&sidelight, "text/plain").text().lines().filter(|line| line.starts_with("sidelight_")).count();
+    let ask = |connection: &mut client::Connection, method: &str, number: u32| {
+        let fields = format!("Host: host-{number}.test\r\nUser-Agent: agent-{number}\"\\\r\nX-Forwarded-For: 192.0.2.{}\r\n", number % 250);
+        connection.write(format!("{method} /path-{number}?q={number} HTTP/1.1\r\n{fields}\r\n").as_bytes());
+        assert_eq!(connection.answer().status, 200);
+    };
+    let mut connection = client::Connection::open(sidelight.addr);
+    // A method that is known, and one that is not.
+    ask(&mut connection, "GET", 0);
+    ask(&mut connection, "BREW", 0);
+    sidelight.wait_metric("sidelight_requests_total", 2.0);
+    let before = series();
+    for number in 1..5000 {
+        ask(&mut connection, if number % 2 == 0 { "GET" } else { "BREW" }, number);
+    }
+    for number in 0..50 {
+        ask(&mut connection, &format!("BREW{number}"), number);
+    }
+    assert_eq!(series(), before);
+    assert!((sidelight.metric("sidelight_requests_total{method=\"_OTHER\"}") - 2551.0).abs() < 0.5);
+}
+
 /// The reference in the documents is what the binary says of itself, and what it exports is in it.
 #[test]
 fn the_reference_is_true() {

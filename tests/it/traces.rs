@@ -1,6 +1,5 @@
 //! Traces: what a collector gets of a request, and what clients, programs and backends are told of it.
 
-use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use crate::client;
 use crate::harness::{Log, PATIENCE, Setup, Sidelight, guest};
 use crate::origin::{Origin, RUNTIME, refused, text};
 use crate::redis::free_port;
+use crate::tls::{self, Authority, Leaf};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -91,7 +91,7 @@ fn spans(request: ExportTraceServiceRequest) -> Vec<Got> {
 #[derive(Clone)]
 enum Collector {
     Http(Arc<Origin>),
-    Grpc(Arc<Mutex<Vec<Got>>>, SocketAddr),
+    Grpc(Arc<Mutex<Vec<Got>>>, String),
 }
 
 struct Service(Arc<Mutex<Vec<Got>>>);
@@ -116,19 +116,36 @@ impl Collector {
     }
 
     fn grpc() -> Self {
+        Self::grpc_with(|server| server, "http", "127.0.0.1")
+    }
+
+    /// With TLS, for clients whose certificate an authority has issued.
+    fn grpc_tls(leaf: &Leaf, clients: &Authority) -> Self {
+        let identity = tonic::transport::Identity::from_pem(&leaf.pem, &leaf.key_pem);
+        let roots = tonic::transport::Certificate::from_pem(&clients.pem);
+        let tls = tonic::transport::ServerTlsConfig::new().identity(identity).client_ca_root(roots);
+        Self::grpc_with(|server| server.tls_config(tls).expect("a certificate"), "https", "localhost")
+    }
+
+    fn grpc_with(
+        change: impl FnOnce(tonic::transport::Server) -> tonic::transport::Server,
+        scheme: &'static str,
+        host: &'static str,
+    ) -> Self {
         let list: Arc<Mutex<Vec<Got>>> = Arc::default();
         let listener = RUNTIME.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("binds");
         let addr = listener.local_addr().expect("an address");
         let service = TraceServiceServer::new(Service(list.clone())).accept_compressed(tonic::codec::CompressionEncoding::Gzip);
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        RUNTIME.spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
-        Self::Grpc(list, addr)
+        let mut server = change(tonic::transport::Server::builder());
+        RUNTIME.spawn(server.add_service(service).serve_with_incoming(incoming));
+        Self::Grpc(list, format!("{scheme}://{host}:{}", addr.port()))
     }
 
     fn url(&self) -> String {
         match self {
             Self::Http(origin) => origin.url(),
-            Self::Grpc(_, addr) => format!("http://{addr}"),
+            Self::Grpc(_, url) => url.clone(),
         }
     }
 
@@ -311,6 +328,60 @@ fn the_whole_tree_by_http() {
 #[test]
 fn the_whole_tree_by_grpc() {
     whole_tree(&Collector::grpc(), "protocol = \"grpc\"\nheaders = { x-key = \"k\" }\ngzip = true");
+}
+
+/// With TLS both ways; without the client's certificate, or the collector's issuer, nothing goes out.
+#[test]
+fn by_tls() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let (theirs, ours) = (Authority::new(), Authority::new());
+    let (server, client_leaf) = (theirs.leaf(&["localhost"]), ours.leaf(&["sidelight"]));
+    let files = |setup: Setup| {
+        let pair = format!("{}{}", client_leaf.pem, client_leaf.key_pem);
+        setup.file("ca.pem", &theirs.pem).file("client.pem", &pair).file("other.pem", &ours.pem)
+    };
+    let exported = |it: &Sidelight, result: &str| it.metric(&format!("sidelight_trace_spans_total{{result=\"{result}\"}}"));
+    let collector = Collector::grpc_tls(&server, &ours);
+    let more = "protocol = \"grpc\"\nheaders = { x-key = \"k\" }\nca_file = \"ca.pem\"\ncertificate_file = \"client.pem\"";
+    let sidelight = files(setup(&collector, more, "")).start();
+    assert_eq!(get(&sidelight, "/synthetic", &traceparent("01")).status, 418);
+    assert!(collector.wait(TRACE).len() > 2);
+    // By HTTP, to a collector that asks for a certificate, too.
+    let (addr, names) = tls::origin(&server, Some(&ours));
+    let host = |more: &str| {
+        let host = format!(
+            "[traces]\nendpoint = \"https://localhost:{}\"\ndelay = \"20ms\"\ntimeout = \"500ms\"\n{more}\n[services.it]\nmodule = \"{}\"\n",
+            addr.port(),
+            guest("rust", "hello").display()
+        );
+        let sidelight = files(Setup::host(&host)).start();
+        assert_eq!(get(&sidelight, "/", &traceparent("01")).status, 200);
+        sidelight
+    };
+    let sidelight = host("ca_file = \"ca.pem\"\ncertificate_file = \"client.pem\"");
+    sidelight.wait_until("spans", |it| exported(it, "exported") > 2.0);
+    assert_eq!(names.lock().expect("the list").last().cloned().flatten().as_deref(), Some("localhost"));
+    for more in ["ca_file = \"ca.pem\"", "ca_file = \"other.pem\"\ncertificate_file = \"client.pem\""] {
+        let sidelight = host(more);
+        sidelight.wait_until("a failure", |it| exported(it, "failed") > 2.0);
+        assert!(exported(&sidelight, "exported") < 0.5);
+    }
+}
+
+/// What programs log is found from their trace, and the other way round.
+#[test]
+fn logs_know_the_trace() {
+    let (collector, logs) = (Collector::http(), Origin::fixed("{}"));
+    let manifest = format!("[sidelight.logs.events]\nkind = \"otlp\"\nurl = \"{}/v1/logs\"\nflush_ms = 50\n", logs.url());
+    let sidelight = setup(&collector, "", &manifest).start();
+    assert_eq!(get(&sidelight, "/log?msg=tidings", &traceparent("01")).status, 200);
+    sidelight.wait_until("a record", |_| logs.count() == 1);
+    let sent: serde_json::Value = serde_json::from_slice(&logs.last().body).expect("JSON");
+    let record = &sent["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0];
+    let got = collector.wait(TRACE);
+    let ran = one(&got, |got| got.span.name == "guest");
+    assert_eq!((&record["traceId"], &record["spanId"], &record["flags"]), (&TRACE.into(), &ran.id().into(), &1.into()));
+    sidelight.log.wait_for(&["stdout: tidings", &format!("trace_id={TRACE}")]);
 }
 
 /// Rotel, a collector of somebody else's, prints what it gets.

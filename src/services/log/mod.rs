@@ -14,8 +14,11 @@ use bytes::Bytes;
 use prometheus::IntCounter;
 
 use super::{BuildError, Platform};
+use tracing::field;
+
 use crate::config::Config;
 use crate::config::logs::Sink;
+use crate::telemetry::trace::context::Remote;
 use crate::telemetry::{LogTap, clock};
 
 pub use queue::Queue;
@@ -52,6 +55,8 @@ pub struct Record {
     pub endpoint: Arc<str>,
     /// Of the request it was written for.
     pub request_id: Box<str>,
+    /// The span of the guest that wrote it, if its request has a trace that others know.
+    pub span: Option<Remote>,
     /// At most [`MAX_RECORD`] bytes.
     pub content: Bytes,
     /// Bytes that were cut off.
@@ -108,8 +113,8 @@ impl Endpoints {
         Ok(Endpoint { name: name.into(), queue })
     }
 
-    /// Writes one record, for the request `request_id`. An empty one is none.
-    pub fn write(&self, endpoint: &Endpoint, request_id: &str, record: &[u8]) {
+    /// Writes one record, for the request `request_id`, by a guest of this span. An empty one is none.
+    pub fn write(&self, endpoint: &Endpoint, request_id: &str, span: Option<Remote>, record: &[u8]) {
         if record.is_empty() {
             return;
         }
@@ -125,6 +130,7 @@ impl Endpoints {
                 at: clock::unix(),
                 endpoint: endpoint.name.clone(),
                 request_id: request_id.into(),
+                span,
                 content: Bytes::copy_from_slice(record),
                 cut,
             });
@@ -134,11 +140,9 @@ impl Endpoints {
         let text = String::from_utf8_lossy(record);
         let text = text.trim_end_matches('\n');
         let (service, endpoint) = (&*self.service, &*endpoint.name);
-        if cut > 0 {
-            tracing::info!(target: "sidelight::guest_log", endpoint, service, request_id, cut_bytes = cut, "{text}");
-        } else {
-            tracing::info!(target: "sidelight::guest_log", endpoint, service, request_id, "{text}");
-        }
+        let trace_id = span.map(|span| field::display(span.trace));
+        let cut_bytes = (cut > 0).then_some(cut);
+        tracing::info!(target: "sidelight::guest_log", endpoint, service, request_id, trace_id, cut_bytes, "{text}");
     }
 }
 

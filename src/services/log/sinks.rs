@@ -264,6 +264,9 @@ fn lines(service: &str, records: &[Record]) -> String {
             "time": time(record), "service": service, "endpoint": &*record.endpoint, "request_id": &*record.request_id,
             "message": message(record),
         });
+        if let Some(span) = record.span {
+            line["trace_id"] = span.trace.to_string().into();
+        }
         if record.cut > 0 {
             line["cut_bytes"] = record.cut.into();
         }
@@ -278,11 +281,17 @@ fn otlp(service: &str, records: &[Record]) -> Json {
     let attribute = |key: &str, value: &str| json!({ "key": key, "value": { "stringValue": value } });
     let record = |record: &Record| {
         let nanos = record.at.as_nanos().to_string();
-        json!({
+        let mut shown = json!({
             "timeUnixNano": nanos, "observedTimeUnixNano": nanos, "severityNumber": 9, "severityText": "INFO",
             "body": { "stringValue": message(record) },
             "attributes": [attribute("fastly.log.endpoint", &record.endpoint), attribute("request.id", &record.request_id)],
-        })
+        });
+        if let Some(span) = record.span {
+            shown["traceId"] = span.trace.to_string().into();
+            shown["spanId"] = span.span.to_string().into();
+            shown["flags"] = u8::from(span.sampled).into();
+        }
+        shown
     };
     let records: Vec<Json> = records.iter().map(record).collect();
     json!({ "resourceLogs": [{

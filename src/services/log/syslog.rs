@@ -157,6 +157,7 @@ mod tests {
             at: std::time::Duration::from_millis(1_700_000_000_123),
             endpoint: "my events".into(),
             request_id: "a\"]b".into(),
+            span: None,
             content: "hello\nthere\n".into(),
             cut: 0,
         };

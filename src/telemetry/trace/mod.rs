@@ -270,13 +270,18 @@ impl Trace {
         self.id
     }
 
+    /// Whether others know of it.
+    pub fn is_told(&self) -> bool {
+        self.propagates
+    }
+
     /// Whether it is exported in any case.
     pub fn is_sampled(&self) -> bool {
         self.sampled
     }
 
     /// The guest's span, as others refer to it.
-    fn guest(&self) -> Remote {
+    pub fn guest(&self) -> Remote {
         Remote { trace: self.id, span: guest_span(self.seed), sampled: self.sampled }
     }
 
