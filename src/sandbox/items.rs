@@ -250,6 +250,12 @@ impl Sandbox {
     /// them must be open; none is consumed. Cancel-safe.
     pub async fn select(&mut self, handles: &[u32]) -> Result<usize, BadHandle> {
         let free = self.is_free();
+        if let [only] = handles
+            && free
+            && matches!(self.items.get(Handle::<AsyncItem>::from_raw(*only)), Ok(AsyncItem::Promise(_)))
+        {
+            self.rest();
+        }
         // The futures live as long as the wait does: the timers in them must.
         let mut waits: Vec<(usize, BoxFuture<'_, ()>)> = Vec::with_capacity(handles.len());
         for (item, index) in self.items.get_many_mut(handles)? {

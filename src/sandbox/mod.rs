@@ -226,6 +226,14 @@ impl Sandbox {
         self.calls = self.trace.as_ref().and_then(|trace| Calls::begin(trace, false));
     }
 
+    /// The guest waits for another request: however long that takes, the one before is over.
+    fn rest(&mut self) {
+        self.end_trace();
+        if let Some(trace) = self.current.take_trace() {
+            trace.ended("finished", String::new);
+        }
+    }
+
     /// The guest is through with its request.
     fn end_trace(&mut self) {
         if let Some(calls) = self.calls.take() {

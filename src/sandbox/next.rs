@@ -134,11 +134,7 @@ impl Sandbox {
         if !self.is_free() {
             return Err(NextError::Unanswered);
         }
-        // However long it waits: the request before is over.
-        self.end_trace();
-        if let Some(trace) = self.current.take_trace() {
-            trace.ended("finished", String::new);
-        }
+        self.rest();
         self.look_at_promise(handle)?.ready(true).await;
         self.promise = None;
         self.incoming = None;

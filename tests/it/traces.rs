@@ -15,6 +15,7 @@ use prost::Message as _;
 
 use crate::client;
 use crate::harness::{Log, PATIENCE, Setup, Sidelight, guest};
+use crate::languages;
 use crate::origin::{Origin, RUNTIME, refused, text};
 use crate::redis::free_port;
 use crate::tls::{self, Authority, Leaf};
@@ -612,26 +613,27 @@ fn levels() {
     assert!(dropped.parse::<u32>().expect("a number") > 5);
 }
 
-/// A guest that serves several requests: each has a trace of its own, at once when it is answered.
-#[test]
-fn sandboxes_that_are_reused() {
-    let collector = Collector::http();
-    let host = format!(
-        "[traces]\nendpoint = \"{}\"\ndelay = \"20ms\"\n[services.it]\nmodule = \"{}\"\n",
-        collector.url(),
-        guest("rust", "reuse").display()
-    );
-    let sidelight = Setup::host(&host).start();
-    for (number, cold) in [(1, "true"), (2, "false"), (3, "false")] {
-        let trace = format!("{number:032x}");
-        drop(get(&sidelight, "/", &format!("traceparent: 00-{trace}-{PARENT}-01\r\n")));
-        // While the guest waits for its next request.
-        let got = collector.wait(&trace);
-        let ran = one(&got, |got| got.span.name == "guest");
-        assert_eq!((ran.get("faas.coldstart").as_str(), ran.get("sidelight.guest.outcome").as_str()), (cold, "finished"));
-        assert!(ran.span.end_time_unix_nano - ran.span.start_time_unix_nano < 5_000_000_000);
+languages!(
+    /// A guest that serves several requests: each has a trace of its own, at once when it is answered.
+    fn sandboxes_that_are_reused(language) {
+        let collector = Collector::http();
+        let host = format!(
+            "[traces]\nendpoint = \"{}\"\ndelay = \"20ms\"\n[services.it]\nmodule = \"{}\"\n",
+            collector.url(),
+            guest(language, "reuse").display()
+        );
+        let sidelight = Setup::host(&host).start();
+        for (number, cold) in [(1, "true"), (2, "false"), (3, "false")] {
+            let trace = format!("{number:032x}");
+            drop(get(&sidelight, "/", &format!("traceparent: 00-{trace}-{PARENT}-01\r\n")));
+            // While the guest waits for its next request.
+            let got = collector.wait(&trace);
+            let ran = one(&got, |got| got.span.name == "guest");
+            assert_eq!((ran.get("faas.coldstart").as_str(), ran.get("sidelight.guest.outcome").as_str()), (cold, "finished"));
+            assert!(ran.span.end_time_unix_nano - ran.span.start_time_unix_nano < 5_000_000_000);
+        }
     }
-}
+);
 
 #[test]
 fn guests_that_fail() {
