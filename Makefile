@@ -55,3 +55,4 @@ bench-telemetry: needs
 
 bench-http: needs
 	benches/http.sh
+	SKIP_BUILD=1 benches/telemetry.sh

@@ -32,6 +32,7 @@ use crate::server::tls::Secure;
 use crate::server::{Edge, Hops, Plain};
 use crate::services::{BuildError, Platform, Services};
 use crate::telemetry::access::AccessLog;
+use crate::telemetry::trace::export::Exporter;
 use crate::telemetry::{Telemetry, logs};
 
 use drain::Drain;
@@ -168,6 +169,9 @@ pub fn check(launch: &Launch) -> Result<Status, (Exit, Vec<Report>)> {
     let telemetry = Telemetry::new();
     let plan = launch.plan().map_err(|unplanned| (Exit::from(unplanned.error.clone()), unplanned.error.reports()))?;
     sound(&plan.host).map_err(|exit| (exit, Vec::new()))?;
+    if let Some(export) = &plan.host.traces.export {
+        Exporter::check(export).map_err(|error| (Exit::Usage(format!("traces: {error}")), Vec::new()))?;
+    }
     if let Some(tls) = &plan.host.tls {
         Certificates::read(tls).map_err(|error| (error.into(), Vec::new()))?;
     }
@@ -188,6 +192,11 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     let host = launch.plan().map_err(|unplanned| unplanned.error)?.host;
     sound(&host)?;
     let telemetry = Telemetry::new().with_traces(host.traces.clone()).map_err(|error| Exit::Usage(format!("traces: {error}")))?;
+    if let Some(export) = &host.traces.export {
+        tracing::info!(target: "sidelight::traces", sample = ?host.traces.sample, "traces go to {}", export.endpoint);
+    } else if host.traces.keep_errors || host.traces.keep_slow.is_some() || host.traces.force.is_some() {
+        tracing::warn!(target: "sidelight::traces", "[traces] has no endpoint: nothing is exported");
+    }
     if host.inspect {
         telemetry.tracer.recent().watch_always();
     }
@@ -249,7 +258,8 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
             unreachable: matches!(host.admin, Some(Listen::Unix(_))),
         };
         let operator = Admin { telemetry: telemetry.clone(), control, guard, probes: watching.clone() };
-        tracing::info!("metrics on {}/metrics", admin.url("http"));
+        let url = admin.url("http");
+        tracing::info!("metrics on {url}/metrics, the inspector on {url}/inspector/");
         server.add_service(admin.serve("admin", HttpServer::new_app(operator), 1));
     }
     if let Some(probes) = probed {

@@ -14,15 +14,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::reload::{Outcome as Attempt, Reloader};
 use super::watch::Asked;
 use super::{cache, kv};
-use crate::config::{HostConfig, Secret};
+use crate::config::HostConfig;
 use crate::runtime::{Runtime, Snapshot};
 use crate::server::admin::{AdminRequest, AdminResponse, Operate};
 use crate::services::Platform;
 use crate::services::kv_store::Error as StoreError;
-use crate::telemetry::trace::show::REDACTED;
-
-/// Bytes below which a secret is not looked for in what is shown.
-const SHORT: usize = 6;
+use crate::telemetry::secrets;
 
 /// A document that was read, and what it is now.
 fn document(path: &Path) -> Value {
@@ -103,24 +100,7 @@ impl Operate for Control {
     }
 
     fn redactor(&self) -> Box<dyn Fn(&str) -> String + Send + '_> {
-        let mut secrets: Vec<Secret> = self.host.admin_token.iter().chain(&self.host.traces.force).cloned().collect();
-        secrets.extend(self.host.traces.export.iter().flat_map(|export| export.headers.iter().map(|(_, secret)| secret.clone())));
-        for service in self.reloader.current().routes().services() {
-            secrets.extend(service.config.facts.fastly_keys.iter().cloned());
-            secrets.extend(service.services.secret_stores.values().flat_map(|store| store.values()));
-        }
-        // A short one would be found everywhere, and is none.
-        let texts = secrets.iter().filter_map(|secret| std::str::from_utf8(secret.as_ref()).ok()).filter(|text| text.len() >= SHORT);
-        let mut texts: Vec<String> = texts.map(str::to_owned).collect();
-        texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
-        texts.dedup();
-        Box::new(move |text| {
-            let mut shown = text.to_owned();
-            for secret in texts.iter().filter(|secret| text.contains(secret.as_str())) {
-                shown = shown.replace(secret.as_str(), REDACTED);
-            }
-            shown
-        })
+        Box::new(|text| secrets::hidden(text).into_owned())
     }
 
     async fn profile(&self, service: &str, seconds: u64) -> Result<Vec<u8>, (StatusCode, String)> {

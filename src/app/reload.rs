@@ -22,11 +22,12 @@ use super::load::{Launch, Plan, ServicePlan, Unplanned};
 use tracing::field;
 
 use crate::config::diagnostics::Report;
-use crate::config::{Config, HostConfig, Smoke};
+use crate::config::{Config, HostConfig, Secret, Smoke};
 use crate::runtime::source::{SourceError, Store};
 use crate::runtime::{Current, Guest, LoadError, Routes, Runtime, Snapshot, Target, Trial};
 use crate::services::data::DataError;
 use crate::services::{BuildError, Platform, Services};
+use crate::telemetry::secrets;
 use crate::telemetry::trace::spans::TARGET;
 use crate::telemetry::{Telemetry, clock};
 
@@ -409,6 +410,18 @@ impl Reloader {
         result.map(|()| verdict)
     }
 
+    /// Has nothing that is shown show what is secret now.
+    fn know_secrets(&self) {
+        let host = &self.host;
+        let headers = host.traces.export.iter().flat_map(|export| export.headers.iter().map(|(_, secret)| secret));
+        let mut all: Vec<Secret> = host.admin_token.iter().chain(&host.traces.force).chain(headers).cloned().collect();
+        for service in self.current.routes().services() {
+            all.extend(service.config.facts.fastly_keys.iter().cloned());
+            all.extend(service.services.secret_stores.values().flat_map(|store| store.values()));
+        }
+        secrets::know(all.iter());
+    }
+
     fn tell(&self, verdict: &Verdict) {
         let metrics = &self.telemetry.metrics;
         let result = match verdict.result {
@@ -422,6 +435,7 @@ impl Reloader {
         let well = verdict.result != Outcome::Failed && verdict.rejected.is_empty();
         metrics.reload_successful.set(i64::from(well));
         metrics.generation.set(i64::try_from(verdict.generation).unwrap_or(i64::MAX));
+        self.know_secrets();
         metrics.module_info.reset();
         for service in self.current.routes().services() {
             let labels = [metrics.label(&service.config.name), service.guest.digest()];
@@ -750,6 +764,15 @@ fn needs_restart(now: &HostConfig, wanted: &HostConfig) -> Vec<&'static str> {
         ("listen", now.listen != wanted.listen),
         ("tls", now.tls != wanted.tls),
         ("admin", now.admin != wanted.admin),
+        ("admin_token_file", now.admin_token != wanted.admin_token),
+        ("admin_hosts", now.admin_hosts != wanted.admin_hosts),
+        ("admin_open", now.admin_open != wanted.admin_open),
+        ("probes", now.probes != wanted.probes),
+        ("inspect", now.inspect != wanted.inspect),
+        ("traces", now.traces != wanted.traces),
+        ("metrics", now.hostcall_metrics != wanted.hostcall_metrics),
+        ("access_log", now.access != wanted.access),
+        ("core_dumps", now.core_dumps != wanted.core_dumps),
         ("threads", now.threads != wanted.threads),
         ("cache", now.cache != wanted.cache || (now.cache.disk > 0 && now.state.data_dir != wanted.state.data_dir)),
         ("cache_dir", now.cache_dir != wanted.cache_dir),

@@ -25,6 +25,9 @@ impl Secret {
     /// The content of a file, without white space around it.
     pub fn of_file(path: &std::path::Path) -> std::io::Result<Self> {
         let text = Zeroizing::new(std::fs::read(path)?);
+        if text.trim_ascii().is_empty() {
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is empty"));
+        }
         Ok(Self::new(text.trim_ascii().to_vec()))
     }
 }

@@ -333,6 +333,8 @@ impl Default for Traces {
 fn of_base(base: &str, protocol: Protocol) -> String {
     match protocol {
         Protocol::Grpc => base.to_owned(),
+        // Many give the whole of it.
+        Protocol::Http if base.ends_with("/v1/traces") => base.to_owned(),
         Protocol::Http => format!("{}/v1/traces", base.trim_end_matches('/')),
     }
 }
@@ -353,7 +355,10 @@ impl Variables<'_> {
     }
 
     fn warn(&mut self, name: &str, expected: &str) {
-        self.warnings.push(format!("{name} is not used: expected {expected}"));
+        let warning = format!("{name}, or a part of it, is not used: expected {expected}");
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
     }
 
     fn number(&mut self, name: &str) -> Option<usize> {

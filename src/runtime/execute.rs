@@ -1,7 +1,10 @@
 //! One execution: from instantiation to outcome, under limits.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -243,7 +246,7 @@ impl Runtime {
             // Beside the folder's other files; whoever asked for dumps can wait for one.
             let dump = dump.serialize(&mut store, &guest.digest()[..16]);
             let path = folder.join(format!("{}-{id}.coredump", clock::unix().as_millis()));
-            match std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&path, dump)) {
+            match write_private(folder, &path, &dump) {
                 Ok(()) => {
                     tracing::warn!(target: "sidelight::guest", request_id = id, file = %path.display(), "a core dump of the guest was written")
                 }
@@ -293,7 +296,7 @@ impl Runtime {
         let Execution { meter, current, .. } = &**execution;
         // Counts from 1, as in production.
         let generation = snapshot.services.cache.space().generation() + 1;
-        let wasi = wasi::context(&snapshot.guest.variables, generation, &parcel.request.received.id, current, self.arguments.as_deref());
+        let wasi = wasi::context(snapshot, generation, &parcel.request.received.id, current, self.arguments.as_deref());
         let limits = &snapshot.config.limits;
         let limiter = MemoryLimiter::new(limits.memory, TABLE_ELEMENTS, meter.clone());
         let next = Arc::new(Source::new(self, snapshot.clone(), execution.clone()));
@@ -383,6 +386,14 @@ impl Runtime {
             }
         }
     }
+}
+
+/// Writes what only this user may read.
+fn write_private(folder: &Path, path: &Path, content: &[u8]) -> std::io::Result<()> {
+    if !folder.exists() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(content)
 }
 
 /// A request that no client has made.

@@ -11,10 +11,12 @@ use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{WasiCtxBuilder, async_trait};
 
+use super::Snapshot;
 use crate::abi::GuestState;
 use crate::config::Config;
 use crate::config::host::Environment;
 use crate::sandbox::Current;
+use crate::telemetry::trace::record::Service;
 
 /// `argv[0]`.
 const PROGRAM: &str = "compute-app";
@@ -47,11 +49,17 @@ pub fn variables(environment: &Environment, config: &Config) -> Arc<[(String, St
 
 /// WASI for a sandbox whose first request is `id`, and which works on `current`. With `arguments` the program is
 /// run by itself: its output is the process's.
-pub fn context(variables: &[(String, String)], generation: u64, id: &str, current: &Current, arguments: Option<&[String]>) -> WasiP1Ctx {
+pub fn context(snapshot: &Snapshot, generation: u64, id: &str, current: &Current, arguments: Option<&[String]>) -> WasiP1Ctx {
     let mut builder = WasiCtxBuilder::new();
-    builder.envs(variables).env("FASTLY_TRACE_ID", id.replace('-', "")).env("FASTLY_CACHE_GENERATION", generation.to_string());
+    builder
+        .envs(&snapshot.guest.variables)
+        .env("FASTLY_TRACE_ID", id.replace('-', ""))
+        .env("FASTLY_CACHE_GENERATION", generation.to_string());
     match arguments {
-        None => builder.arg(PROGRAM).stdout(LogLines::new("stdout", current)).stderr(LogLines::new("stderr", current)),
+        None => {
+            let lines = |name| LogLines { name, service: snapshot.traced.clone(), current: current.clone(), unfinished: Vec::new() };
+            builder.arg(PROGRAM).stdout(lines("stdout")).stderr(lines("stderr"))
+        }
         Some(arguments) => builder.args(arguments).inherit_stdout().inherit_stderr(),
     };
     builder.build_p1()
@@ -61,15 +69,12 @@ pub fn context(variables: &[(String, String)], generation: u64, id: &str, curren
 #[derive(Clone)]
 struct LogLines {
     name: &'static str,
+    service: Arc<Service>,
     current: Current,
     unfinished: Vec<u8>,
 }
 
 impl LogLines {
-    fn new(name: &'static str, current: &Current) -> Self {
-        Self { name, current: current.clone(), unfinished: Vec::new() }
-    }
-
     fn take(&mut self, bytes: &[u8]) {
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
             self.unfinished.extend_from_slice(piece);
@@ -84,7 +89,8 @@ impl LogLines {
         let text = text.trim_end_matches(['\n', '\r']);
         if !text.is_empty() {
             let trace_id = self.current.trace_id().map(tracing::field::display);
-            tracing::info!(target: "sidelight::guest", stream = self.name, request_id = &*self.current.id(), trace_id, "{text}");
+            let service = &self.service.name;
+            tracing::info!(target: "sidelight::guest", service, stream = self.name, request_id = &*self.current.id(), trace_id, "{text}");
         }
         self.unfinished.clear();
     }

@@ -198,8 +198,7 @@ impl Exchange<'_> {
                 return Next::Close;
             }
         };
-        asked.trace = exchange::trace(self.edge, &received, &mut head, ticks);
-        asked.entry = exchange::entry(self.edge, &received, &head, asked.trace.as_ref());
+        (asked.trace, asked.entry) = exchange::begin(self.edge, &received, &mut head, ticks);
         let next = self.answered(reader, head, received, &asked, &writer).await;
         let time = clock::now().duration_since(begun).as_secs_f64();
         asked.service(self.edge).timed(&self.edge.telemetry.metrics, time, asked.trace.as_deref());

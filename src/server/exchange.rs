@@ -16,7 +16,7 @@ use crate::http::request::RequestLine;
 use crate::http::{RequestHead, ResponseHead, cdn_loop, framing};
 use crate::runtime::{Outcome, Serving, Trial, Unserved};
 use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, HandOff, Received, Reply};
-use crate::telemetry::access::{Entry, Head};
+use crate::telemetry::access::Entry;
 use crate::telemetry::clock::Ticks;
 use crate::telemetry::service::ServiceMetrics;
 use crate::telemetry::trace::Arrived;
@@ -27,11 +27,12 @@ pub fn id() -> Arc<str> {
     uuid::Uuid::new_v4().hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned().into()
 }
 
-/// Begins the trace of a request, if it has one, and tells the guest of it.
-pub fn trace(edge: &Edge, received: &Received, head: &mut RequestHead, begun: Ticks) -> Option<Arc<Trace>> {
+/// Begins what is kept of a request whose head is there: its trace, if it has one, of which the guest is told, and its line in
+/// the access log, if there is one.
+pub fn begin(edge: &Edge, received: &Received, head: &mut RequestHead, begun: Ticks) -> (Option<Arc<Trace>>, Option<Entry>) {
     let tracer = &edge.telemetry.tracer;
-    if !tracer.is_on() {
-        return None;
+    if !tracer.is_on() && edge.access.is_none() {
+        return (None, None);
     }
     let arrived = Arrived {
         id: &received.id,
@@ -43,21 +44,9 @@ pub fn trace(edge: &Edge, received: &Received, head: &mut RequestHead, begun: Ti
         server: received.client.server,
         begun,
     };
-    tracer.begin(&arrived, &mut head.headers)
-}
-
-/// Begins the request's line in the access log, if there is one.
-pub fn entry(edge: &Edge, received: &Received, head: &RequestHead, trace: Option<&Arc<Trace>>) -> Option<Entry> {
-    let log = edge.access.as_ref()?;
-    Some(log.begin(&Head {
-        id: &received.id,
-        method: &head.method,
-        uri: &head.uri,
-        version: head.version,
-        raw_head: &received.raw_head,
-        client: received.client.address.ip(),
-        trace: trace.map(|trace| trace.id()),
-    }))
+    let trace = tracer.begin(&arrived, &mut head.headers);
+    let entry = edge.access.as_ref().map(|log| log.begin(&arrived, trace.as_ref().map(|trace| trace.id())));
+    (trace, entry)
 }
 
 /// The limit of production, enforced or reported.

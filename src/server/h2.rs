@@ -207,8 +207,7 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
     }
     let incoming = Incoming::new(incoming, length, edge.limits.client_timeout, &edge.telemetry.metrics.request_bytes);
     let received = Arc::new(Received { raw_head, client, h2_fingerprint: shared.fingerprint.clone(), id: id.clone() });
-    done.trace = exchange::trace(edge, &received, &mut head, begun);
-    done.entry = exchange::entry(edge, &received, &head, done.trace.as_ref());
+    (done.trace, done.entry) = exchange::begin(edge, &received, &mut head, begun);
     let request = DownstreamRequest { head, body: incoming.body(), received: received.clone(), trace: done.trace.clone() };
     let mut answering = Answering::begin(edge, &id, request).await;
     done.service = answering.service.take();

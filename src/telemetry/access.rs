@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use super::clock;
 use super::logs::{self, Format};
+use super::secrets;
 use super::trace::context::TraceId;
-use super::trace::head;
+use super::trace::{Arrived, head};
 use crate::config::access::{AccessField, AccessSettings};
 
 /// Writes a line for each request.
@@ -38,24 +39,6 @@ pub struct Entry {
     bytes: AtomicU64,
 }
 
-/// The head of a request.
-pub struct Head<'a> {
-    /// Names it in logs.
-    pub id: &'a Arc<str>,
-    /// Its method.
-    pub method: &'a Method,
-    /// Its URI, absolute.
-    pub uri: &'a Uri,
-    /// The version of HTTP.
-    pub version: Version,
-    /// As it came.
-    pub raw_head: &'a Bytes,
-    /// Who asks.
-    pub client: IpAddr,
-    /// Its trace, if it has one.
-    pub trace: Option<TraceId>,
-}
-
 impl AccessLog {
     /// One as the settings say; `None`: none.
     pub fn new(settings: &AccessSettings, format: Format) -> Option<Arc<Self>> {
@@ -63,7 +46,7 @@ impl AccessLog {
     }
 
     /// A request begins.
-    pub fn begin(self: &Arc<Self>, head: &Head<'_>) -> Entry {
+    pub fn begin(self: &Arc<Self>, head: &Arrived<'_>, trace: Option<TraceId>) -> Entry {
         Entry {
             log: self.clone(),
             at: clock::unix(),
@@ -71,9 +54,9 @@ impl AccessLog {
             method: head.method.clone(),
             uri: head.uri.clone(),
             version: head.version,
-            client: head.client,
+            client: head.client.ip(),
             raw_head: head.raw_head.clone(),
-            trace: head.trace,
+            trace,
             service: OnceLock::new(),
             status: AtomicU16::new(0),
             bytes: AtomicU64::new(0),
@@ -142,7 +125,10 @@ impl Entry {
             AccessField::Bytes => Value::Number(self.bytes.load(Ordering::Relaxed) as f64),
             AccessField::DurationMs => Value::Number((took.as_secs_f64() * 1e6).round() / 1000.0),
             AccessField::UserAgent => of_head("user-agent"),
-            AccessField::Referer => of_head("referer"),
+            AccessField::Referer => match of_head("referer") {
+                Value::Text(url) => Value::Text(head::shown(&url).into_owned()),
+                none => none,
+            },
         }
     }
 }
@@ -177,6 +163,7 @@ impl Value<'_> {
 
 /// In JSON always in quotes; in text only where a reader would be misled.
 fn quoted(line: &mut String, text: &str, json: bool) {
+    let text = &*secrets::hidden(text);
     let plain = !json
         && !text.is_empty()
         && text != "-"

@@ -27,6 +27,8 @@ pub enum Format {
 /// What is logged, and how to change that.
 struct Filter {
     text: Mutex<String>,
+    /// As it was at the start.
+    first: String,
     format: Format,
     handle: reload::Handle<EnvFilter, Registry>,
 }
@@ -59,7 +61,7 @@ pub fn start(verbosity: u8, format: Format, filter: Option<&str>) {
     };
     // A second start (tests) keeps the first.
     if tracing_subscriber::registry().with(lines).with(spans::layer()).try_init().is_ok() {
-        drop(FILTER.set(Filter { text: Mutex::new(text), format, handle }));
+        drop(FILTER.set(Filter { first: text.clone(), text: Mutex::new(text), format, handle }));
     }
 }
 
@@ -76,6 +78,11 @@ pub fn filter() -> String {
 /// Changes what is logged, from now on: as `RUST_LOG` says it.
 pub fn set_filter(text: &str) -> Result<(), String> {
     let filter = FILTER.get().ok_or("this process has no log of its own")?;
+    let text = if text == "default" { &filter.first } else { text };
+    let plain = |part: &str| !part.trim().is_empty() && !part.trim().contains(char::is_whitespace);
+    if !text.split(',').all(plain) {
+        return Err("a filter is a list of levels, and of TARGET=LEVEL".to_owned());
+    }
     let parsed = EnvFilter::builder().parse(text).map_err(|error| error.to_string())?;
     filter.handle.reload(parsed).map_err(|error| error.to_string())?;
     text.clone_into(&mut filter.text.lock());

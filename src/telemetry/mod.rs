@@ -8,6 +8,7 @@ pub mod hostcalls;
 pub mod logs;
 pub mod metrics;
 mod process;
+pub mod secrets;
 pub mod service;
 pub mod trace;
 

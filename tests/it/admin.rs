@@ -320,7 +320,9 @@ fn levels_of_the_log() {
     sidelight.log.wait_for(&["sidelight::hostcall", "send_downstream"]);
     let wrong = post(&sidelight, "/log-level", "info,=nonsense==");
     assert!(wrong.status == 400 && wrong.text().contains("expected a filter"), "{}", wrong.text());
+    assert_eq!((post(&sidelight, "/log-level", "").status, post(&sidelight, "/log-level", "two words").status), (400, 400));
     assert_eq!(sidelight.operate("GET", "/log-level").json()["filter"], "info,sidelight::hostcall=trace");
+    assert_eq!(post(&sidelight, "/log-level", "default").json(), now);
     assert_eq!(post(&sidelight, "/log-level", &"x".repeat(5000)).status, 413);
 }
 
@@ -373,7 +375,7 @@ fn no_secret_is_shown() {
         header = mark("log-header"),
     );
     let host = format!(
-        "admin_token_file = \"token\"\n\
+        "admin_token_file = \"token\"\naccess_log = [\"path\", \"query\", \"user_agent\", \"referer\"]\n\
          [traces]\nendpoint = \"{}\"\nheaders = {{ x-key = \"{}\" }}\nauthorization_file = \"otlp\"\nforce_file = \"force\"\ndelay = \"20ms\"\n\
          [services.it]\nmanifest = \"fastly.toml\"\nmodule = \"{}\"\n",
         origin.url(),
@@ -441,6 +443,8 @@ fn no_secret_is_shown() {
     sidelight.wait_until("a trace", |_| origin.seen().iter().any(|seen| seen.target == "/v1/traces"));
     for seen in origin.seen().iter().filter(|seen| seen.target == "/v1/traces") {
         let text = String::from_utf8_lossy(&seen.body).into_owned();
+        // Values of secret stores, too, wherever the program or its client put them.
+        assert!(!text.contains("marked-secret-inline") && !text.contains("marked-secret-env"), "{text}");
         assert!(!text.contains("query-of-client") && !text.contains("secret-bearer") && !text.contains("secret-cookie"), "{text}");
         assert_eq!(seen.values("authorization"), [mark("otlp")]);
     }

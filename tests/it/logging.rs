@@ -18,6 +18,7 @@ languages!(
         for stream in ["stdout", "stderr"] {
             let line = sidelight.log.wait_for(&[&format!("{stream}: tidings")]);
             assert_eq!(id(&line).as_ref(), Some(&request), "{line}");
+            assert!(line.contains("service=\"it\""), "{line}");
         }
         assert!(sidelight.metric("sidelight_log_records_total{result=\"written\"}") >= 1.0);
     }
@@ -135,6 +136,10 @@ fn core_dumps() {
     let dump = std::fs::read(&files[0]).expect("the dump");
     // A wasm module whose custom sections are the dump's (the tool conventions' format), with the guest's memory in it.
     assert!(dump.starts_with(b"\0asm") && dump.windows(9).any(|part| part == b"corestack") && dump.len() > 100_000, "{}", dump.len());
+    // Nobody else's to read.
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = |path: &std::path::Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!((mode(&dumps), mode(&files[0])), (0o700, 0o600));
     assert_eq!(sidelight.get("/").status, 200);
     assert_eq!(std::fs::read_dir(&dumps).expect("the folder").count(), 1);
 }

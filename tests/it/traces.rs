@@ -385,6 +385,16 @@ fn logs_know_the_trace() {
     sidelight.log.wait_for(&["stdout: tidings", &format!("trace_id={TRACE}")]);
 }
 
+/// What is changed in the file and cannot be in force is said.
+#[test]
+fn changes_that_need_a_restart() {
+    let collector = Collector::http();
+    let sidelight = setup(&collector, "", "").start();
+    let host = std::fs::read_to_string(sidelight.path("sidelight.toml")).expect("the file");
+    sidelight.write("sidelight.toml", &host.replace("delay = \"20ms\"", "delay = \"20ms\"\nsample = \"none\""));
+    assert_eq!(sidelight.reload()["restart_needed"], serde_json::json!(["traces"]));
+}
+
 /// Rotel, a collector of somebody else's, prints what it gets.
 struct Rotel {
     child: Child,
@@ -718,7 +728,7 @@ fn by_variables() {
         .env("OTEL_BSP_SCHEDULE_DELAY", "20")
         .env("OTEL_TRACES_SAMPLER", "sometimes")
         .start();
-    sidelight.log.wait_for(&["OTEL_TRACES_SAMPLER is not used"]);
+    sidelight.log.wait_for(&["OTEL_TRACES_SAMPLER, or a part of it, is not used"]);
     assert_eq!(sidelight.get("/").status, 200);
     let got = collector.only();
     let server = one(&got, |got| got.is(SpanKind::Server));
@@ -779,6 +789,22 @@ fn reloads() {
 fn what_cannot_be() {
     let (status, log) = Setup::new(guest("rust", "hello")).arg("--otlp-endpoint collector:4318").fails();
     assert!(status.code() == Some(2) && log.contains("collector:4318") && log.contains("http"), "{log}");
+    let (status, log) = Setup::new(guest("rust", "hello")).arg("--otlp-endpoint http://user:hunter2@c:4318").fails();
+    assert!(status.code() == Some(2) && log.contains("it has a user") && !log.contains("hunter2"), "{log}");
+    // `check` says the same.
+    for more in [
+        "endpoint = \"collector\"",
+        "endpoint = \"http://c\"\nca_file = \"nope.pem\"",
+        "endpoint = \"http://c\"\nheaders = { \"bad name\" = \"x\" }",
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("sidelight.toml");
+        std::fs::write(&file, format!("[traces]\n{more}\n[services.it]\nmodule = \"{}\"\n", guest("rust", "hello").display()))
+            .expect("writes");
+        let output = Command::new(crate::harness::binary()).arg("check").arg(&file).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && said.contains("[traces]"), "{said}");
+    }
     let (status, log) = Setup::new(guest("rust", "hello")).arg("--otlp-endpoint http://c --trace most").fails();
     assert!(status.code() == Some(2) && log.contains("10/s"), "{log}");
 }

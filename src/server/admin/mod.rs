@@ -221,7 +221,7 @@ impl Admin {
             return answer;
         }
         // The page itself says nothing; what it shows needs the token.
-        let open = path == "/inspector" || path.starts_with("/inspector/");
+        let open = path == "/" || path == "/inspector" || path.starts_with("/inspector/");
         if let Err((status, why)) = self.guard.check(&method, &headers, open) {
             let mut response = told(status, why);
             if status == StatusCode::UNAUTHORIZED {
@@ -241,7 +241,7 @@ impl Admin {
             let asked = AdminRequest { method: method.as_str().to_owned(), path, query, headers, body };
             return admin_response(if of_the_cache { self.control.cache(asked).await } else { self.control.kv(asked).await });
         }
-        if open {
+        if open && path != "/" {
             return if reads(&method) { inspect::file(&path) } else { only("GET, HEAD") };
         }
         if path.starts_with("/inspect/") {
@@ -290,7 +290,9 @@ fn set_filter(body: &Bytes) -> Response<Vec<u8>> {
             tracing::warn!(filter = logs::filter(), "what is logged was changed");
             ok_json(&json!({ "filter": logs::filter() }))
         }
-        Err(error) => told(StatusCode::BAD_REQUEST, format!("{error}\nexpected a filter like info,sidelight::hostcall=trace\n")),
+        Err(error) => {
+            told(StatusCode::BAD_REQUEST, format!("{error}\nexpected a filter like info,sidelight::hostcall=trace, or default\n"))
+        }
     }
 }
 

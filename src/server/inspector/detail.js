@@ -150,7 +150,7 @@ function showHead(summary, ...more) {
 function showLive(request) {
   const pairs = [
     ['For', duration(request.age_us)],
-    ['Waits for', request.waits_for ? el('code', {}, visible(request.waits_for)) : 'nothing: it computes'],
+    ['Waits for', request.waits_for ? el('code', {}, visible(request.waits_for)) : 'no hostcall: it computes, or sleeps'],
     ['Backends', request.backends.length ? request.backends.map(visible).join(', ') : 'none now'],
     ['Service', request.service === null ? null : visible(request.service)],
     ['Began', moment(request.begun_ms)],

@@ -9,7 +9,7 @@ const HIDDEN_EVERY_MS = 5000;
 const HIDDEN_FOR_MS = 5 * 60_000;
 const RETRY_AT_MOST_MS = 8000;
 /** Most requests kept here. */
-const MOST = 5000;
+const MOST = 500;
 /** Sidelight records for so long after it was asked. */
 export const RECORDS_FOR_MS = 15_000;
 

@@ -140,7 +140,7 @@ function link(item) {
 }
 
 function liveText(item) {
-  const waits = item.waits_for ? `waits for ${item.waits_for}` : 'computes';
+  const waits = item.waits_for ? `waits for ${item.waits_for}` : 'computes or sleeps';
   return `${duration(item.age_us)}, ${waits}${item.backends.length ? ` (${item.backends.map(short).join(', ')})` : ''}`;
 }
 

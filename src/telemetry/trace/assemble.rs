@@ -17,6 +17,7 @@ use crate::config::traces::HostcallSpans;
 use crate::telemetry::clock::{self, Ticks};
 use crate::telemetry::hostcalls::Hostcalls;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::secrets;
 
 /// How spans are made.
 pub struct Assembler {
@@ -81,7 +82,7 @@ fn carried(trace: &Finished) -> Option<TraceState> {
 }
 
 fn text(value: impl Into<String>) -> Value {
-    Value::String(value.into().into())
+    Value::String(secrets::hidden(&value.into()).into_owned().into())
 }
 
 fn number(value: impl TryInto<i64>) -> Value {

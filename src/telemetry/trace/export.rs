@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ::http::{HeaderName, HeaderValue};
 use opentelemetry::KeyValue;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
@@ -30,7 +31,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A file cannot be read.
-    #[error("reading {path}: {error}", path = .path.display())]
+    #[error("reading {path}: {error} (a file of [traces], or of an OTEL_… variable)", path = .path.display())]
     File {
         /// Which.
         path: std::path::PathBuf,
@@ -38,7 +39,9 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// Something about the collector cannot be used.
-    #[error("the collector at {endpoint} cannot be used: {reason}")]
+    #[error(
+        "the collector at `{endpoint}` (--otlp-endpoint, endpoint of [traces], or OTEL_EXPORTER_OTLP_ENDPOINT) cannot be used: {reason}"
+    )]
     Endpoint {
         /// Its URL.
         endpoint: String,
@@ -94,6 +97,13 @@ impl Exporter {
         thread.spawn(move || runtime.block_on(worker.run())).map_err(StartError::Thread)?;
         let dropped = metrics.trace_spans.with_label_values(&["dropped"]);
         Ok(Self { items, waiting, most: export.queue, dropped })
+    }
+
+    /// Whether spans can be exported so; nothing is started.
+    pub fn check(export: &Export) -> Result<(), StartError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let _within = runtime.enter();
+        Transport::new(export).map(drop)
     }
 
     /// Puts a trace into the queue, or drops it.
@@ -268,7 +278,22 @@ fn read(path: &std::path::Path) -> Result<Vec<u8>, StartError> {
 
 impl Transport {
     fn new(export: &Export) -> Result<Self, StartError> {
-        let failed = |reason: String| StartError::Endpoint { endpoint: export.endpoint.clone(), reason };
+        let shown = export.endpoint.rsplit('@').next().unwrap_or_default().to_owned();
+        let failed = |reason: String| StartError::Endpoint { endpoint: shown.clone(), reason };
+        let url = reqwest::Url::parse(&export.endpoint).ok().filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+        let Some(url) = url else {
+            return Err(failed("expected an http:// or https:// URL, for example http://127.0.0.1:4318".to_owned()));
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(failed(
+                "it has a user; credentials go into authorization_file or headers of [traces], or OTEL_EXPORTER_OTLP_HEADERS".to_owned(),
+            ));
+        }
+        for (name, value) in &export.headers {
+            if HeaderName::from_bytes(name.as_bytes()).is_err() || HeaderValue::from_bytes(value.as_ref()).is_err() {
+                return Err(failed(format!("`{name}` and its value cannot be a header field")));
+            }
+        }
         let ca = export.ca.as_deref().map(read).transpose()?;
         let client = match &export.client {
             Some((certificate, key)) => Some((read(certificate)?, read(key)?)),
@@ -285,17 +310,10 @@ impl Transport {
                     let identity = reqwest::Identity::from_pem(&[key, b"\n".to_vec(), certificate].concat());
                     builder = builder.identity(identity.map_err(|error| failed(error.to_string()))?);
                 }
-                let url = reqwest::Url::parse(&export.endpoint).map_err(|error| failed(error.to_string()))?;
-                if !["http", "https"].contains(&url.scheme()) {
-                    return Err(failed("expected an http:// or https:// URL".to_owned()));
-                }
                 Ok(Self::Http(Arc::new(builder.build().map_err(|error| failed(error.to_string()))?)))
             }
             Protocol::Grpc => {
                 let mut endpoint = Endpoint::from_shared(export.endpoint.clone()).map_err(|error| failed(error.to_string()))?;
-                if endpoint.uri().scheme().is_none() || endpoint.uri().host().is_none() {
-                    return Err(failed("expected an http:// or https:// URL".to_owned()));
-                }
                 if endpoint.uri().scheme_str() == Some("https") {
                     let mut tls = ClientTlsConfig::new();
                     tls = match ca {

@@ -5,24 +5,10 @@ use std::borrow::Cow;
 use ::http::Version;
 
 /// Names in a query whose values nobody is to see.
-const SECRET_NAMES: [&str; 16] = [
-    "access_token",
-    "api_key",
-    "apikey",
-    "auth",
-    "awsaccesskeyid",
-    "client_secret",
-    "key",
-    "password",
-    "secret",
-    "session",
-    "sig",
-    "signature",
-    "token",
-    "x-amz-credential",
-    "x-amz-signature",
-    "x-goog-signature",
-];
+const SECRET_NAMES: [&str; 11] = ["auth", "code", "jwt", "key", "otp", "passwd", "pwd", "sig", "signature", "ticket", "x-amz-credential"];
+
+/// Parts of such names.
+const SECRET_PARTS: [&str; 7] = ["accesskey", "apikey", "credential", "password", "secret", "session", "token"];
 
 /// The fields of a head as it came.
 pub fn lines(raw_head: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
@@ -46,9 +32,18 @@ pub fn version(version: Version) -> &'static str {
     }
 }
 
+/// Whether what has this name in a query is likely to be a secret. Names may be percent-encoded.
+fn is_secret(name: &str) -> bool {
+    let pair = format!("http://a/?{name}=");
+    let decoded = reqwest::Url::parse(&pair).ok().and_then(|url| url.query_pairs().next().map(|(name, _)| name.to_ascii_lowercase()));
+    let name = decoded.unwrap_or_else(|| name.to_ascii_lowercase());
+    let letters: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+    SECRET_NAMES.contains(&name.as_str()) || name.ends_with("-signature") || SECRET_PARTS.iter().any(|part| letters.contains(part))
+}
+
 /// A query without the values of names that are usual for secrets.
 pub fn redacted(query: &str) -> Cow<'_, str> {
-    let is_secret = |pair: &str| pair.split_once('=').is_some_and(|(name, _)| SECRET_NAMES.contains(&name.to_ascii_lowercase().as_str()));
+    let is_secret = |pair: &str| pair.split_once('=').is_some_and(|(name, _)| is_secret(name));
     if !query.split('&').any(is_secret) {
         return query.into();
     }
@@ -62,11 +57,17 @@ pub fn redacted(query: &str) -> Cow<'_, str> {
     pairs.join("&").into()
 }
 
-/// A name that a hostcall was given, as it may be seen: it may be a URL with a query.
+/// A name that a hostcall was given, as it may be seen: it may be a URL, with a user and a query.
 pub fn shown(name: &str) -> Cow<'_, str> {
-    match name.split_once('?') {
-        Some((before, query)) => format!("{before}?{}", redacted(query)).into(),
-        None => name.into(),
+    let (before, query) = name.split_once('?').map_or((name, None), |(before, query)| (before, Some(query)));
+    let place = before.split_once("://").and_then(|(scheme, rest)| {
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        authority.rsplit_once('@').map(|(_, host)| format!("{scheme}://{host}{path}"))
+    });
+    match (place, query) {
+        (None, None) => name.into(),
+        (Some(place), None) => place.into(),
+        (place, Some(query)) => format!("{}?{}", place.as_deref().unwrap_or(before), redacted(query)).into(),
     }
 }
 
@@ -79,6 +80,13 @@ mod tests {
         assert_eq!(redacted("a=b&c=d"), "a=b&c=d");
         assert_eq!(redacted("a=b&Token=x%20y&c&sig="), "a=b&Token=REDACTED&c&sig=REDACTED");
         assert_eq!(redacted(""), "");
+        assert_eq!(
+            redacted("api%5Fkey=a&sessionid=b&passwd=c&X-Amz-Signature=d&code=e"),
+            "api%5Fkey=REDACTED&sessionid=REDACTED&passwd=REDACTED&X-Amz-Signature=REDACTED&code=REDACTED"
+        );
+        assert_eq!(redacted("keyword=a&monkey=b&page=2"), "keyword=a&monkey=b&page=2");
+        assert_eq!(shown("http://u:p@x/?token=a"), "http://x/?token=REDACTED");
+        assert_eq!((&*shown("http://u:p@x/y"), &*shown("a?b"), &*shown("name@x")), ("http://x/y", "a?b", "name@x"));
     }
 
     #[test]

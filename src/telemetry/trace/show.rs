@@ -18,9 +18,11 @@ use super::recent::{CAPACITY, Recent};
 use super::record::{Attempted, Call};
 use super::{Finished, Trace};
 use crate::telemetry::clock::{self, Ticks};
+use crate::telemetry::secrets::REDACTED;
 
 /// Fields whose values are credentials.
-const SECRET_FIELDS: [&str; 8] = [
+const SECRET_FIELDS: [&str; 9] = [
+    "x-auth",
     "authorization",
     "proxy-authorization",
     "cookie",
@@ -33,9 +35,6 @@ const SECRET_FIELDS: [&str; 8] = [
 
 /// Parts of names of fields that are likely to be for credentials.
 const SECRET_PARTS: [&str; 5] = ["secret", "token", "password", "api-key", "apikey"];
-
-/// What stands in the place of a secret.
-pub const REDACTED: &str = "‹redacted›";
 
 /// Takes what is secret out of a text.
 pub type Redactor<'a> = &'a dyn Fn(&str) -> String;
@@ -81,7 +80,7 @@ impl Show<'_> {
         let shown = fields.map(|(name, value)| {
             let lower = name.to_ascii_lowercase();
             let secret = SECRET_FIELDS.contains(&lower.as_str()) || SECRET_PARTS.iter().any(|part| lower.contains(part));
-            let value = if secret { REDACTED.to_owned() } else { self.text(&String::from_utf8_lossy(value)) };
+            let value = if secret { REDACTED.to_owned() } else { self.text(&shown(&String::from_utf8_lossy(value))) };
             json!([name, value])
         });
         shown.collect()
