@@ -17,7 +17,7 @@ const TARGET = needed('TARGET_URL').replace(/\/$/, '');
 const SHOTS = needed('SHOTS');
 const PATHS = (process.env.PATHS ?? '/').split(',');
 const TOKEN = process.env.TOKEN ?? '';
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 30_000;
 const PAUSE_MS = 3500;
 const MARKUP = '<img/src=x/onerror=window.hostile=1>';
 const DESKTOP = { width: 1280, height: 800 };
