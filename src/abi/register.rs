@@ -149,7 +149,9 @@ impl Probe {
             return;
         }
         let ended = clock::ticks();
-        self.calls.count(self.function, status as usize, called.begun, ended);
+        if self.calls.is_on() {
+            self.calls.count(self.function, status as usize, called.begun, ended);
+        }
         if let Some(calls) = &mut sandbox.calls {
             let call = record::Call {
                 function: self.function.number(),

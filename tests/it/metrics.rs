@@ -243,6 +243,22 @@ fn clients_make_no_series() {
     assert!((sidelight.metric("sidelight_requests_total{method=\"_OTHER\"}") - 2551.0).abs() < 0.5);
 }
 
+/// Switched off, there are none, also of requests that are traced.
+#[test]
+fn hostcalls_that_are_not_counted() {
+    let collector = Origin::fixed("");
+    let host = format!(
+        "[metrics]\nhostcalls = false\n[traces]\nendpoint = \"{}\"\ndelay = \"20ms\"\n[services.it]\nmodule = \"{}\"\n",
+        collector.url(),
+        guest("rust", "hello").display()
+    );
+    let sidelight = Setup::host(&host).start();
+    assert_eq!(sidelight.get("/").status, 200);
+    sidelight.wait_until("a trace", |it| it.metric("sidelight_trace_spans_total{result=\"exported\"}") > 5.0);
+    assert!(sidelight.metric("sidelight_requests_total") > 0.5);
+    assert!(!scrape(&sidelight, "text/plain").text().contains("sidelight_hostcalls_total{"));
+}
+
 /// The reference in the documents is what the binary says of itself, and what it exports is in it.
 #[test]
 fn the_reference_is_true() {
