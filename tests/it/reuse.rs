@@ -14,7 +14,7 @@ fn reuse(language: &str) -> Setup {
 fn get(sidelight: &Sidelight, path: &str) -> Answer {
     let answer = sidelight.get(path);
     // The guest has ended, or waits for the next.
-    sidelight.wait_until("rest", |sidelight| sidelight.metric("sidelight_sandboxes_waiting") >= sidelight.metric("sidelight_sandboxes "));
+    sidelight.wait_until("rest", |sidelight| sidelight.metric("sidelight_sandboxes_waiting") >= sidelight.metric("sidelight_sandboxes"));
     answer
 }
 
