@@ -66,7 +66,7 @@ impl Bench {
         let (responder, _) = Responder::new();
         let parcel = Parcel { request: self.request(), responder };
         let execution = Execution::new(&parcel.request);
-        self.runtime.state(&self.current.pin("", "/").expect("a service"), parcel, &execution)
+        self.runtime.state(&self.current.pin("", "/", &::http::HeaderMap::new()).expect("a service"), parcel, &execution)
     }
 }
 
@@ -78,7 +78,7 @@ fn instantiate(c: &mut Criterion) {
                 black_box(
                     bench
                         .runtime
-                        .instantiate(&bench.current.pin("", "/").expect("a service").guest, bench.state())
+                        .instantiate(&bench.current.pin("", "/", &::http::HeaderMap::new()).expect("a service").guest, bench.state())
                         .await
                         .expect("a sandbox"),
                 );
@@ -92,8 +92,11 @@ fn request(c: &mut Criterion) {
     c.bench_function("request/hello", |b| {
         b.iter(|| {
             bench.tokio.block_on(async {
-                let mut serving =
-                    bench.runtime.serve(bench.current.pin("", "/").expect("a service"), bench.request()).await.expect("a sandbox");
+                let mut serving = bench
+                    .runtime
+                    .serve(bench.current.pin("", "/", &::http::HeaderMap::new()).expect("a service"), bench.request())
+                    .await
+                    .expect("a sandbox");
                 black_box(serving.reply().await.expect("an answer"));
                 // To the guest's end.
                 while bench.runtime.free() < SANDBOXES {
@@ -106,8 +109,11 @@ fn request(c: &mut Criterion) {
     c.bench_function("request/reuse", |b| {
         b.iter(|| {
             bench.tokio.block_on(async {
-                let mut serving =
-                    bench.runtime.serve(bench.current.pin("", "/").expect("a service"), bench.request()).await.expect("a sandbox");
+                let mut serving = bench
+                    .runtime
+                    .serve(bench.current.pin("", "/", &::http::HeaderMap::new()).expect("a service"), bench.request())
+                    .await
+                    .expect("a sandbox");
                 black_box(serving.reply().await.expect("an answer"));
             });
         });

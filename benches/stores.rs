@@ -123,8 +123,11 @@ impl Stage {
         let request = DownstreamRequest { head, body: Body::empty(), received: Arc::new(received), trace: None };
         tokio.block_on(async {
             let begun = Instant::now();
-            let mut serving =
-                self.runtime.serve(current.pin("", "/").expect("a service"), request).await.unwrap_or_else(|_| panic!("no sandbox"));
+            let mut serving = self
+                .runtime
+                .serve(current.pin("", "/", &::http::HeaderMap::new()).expect("a service"), request)
+                .await
+                .unwrap_or_else(|_| panic!("no sandbox"));
             match serving.reply().await {
                 Err(Unserved::Ended(_)) | Ok(_) => begun.elapsed(),
                 Err(_) => panic!("not served"),

@@ -31,7 +31,8 @@ use tokio::sync::watch;
 
 use crate::app::Exit;
 use crate::app::load::Launch;
-use crate::app::reload::{Reloader, Verdict};
+use crate::app::reload::Reloader;
+use crate::app::verdict::Verdict;
 use crate::config::settings::{Machine, Settings};
 use crate::config::{ModuleSource, Targets};
 use crate::http::framing::BodyFraming;

@@ -183,7 +183,7 @@ impl Stage {
         let raw_head = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: a\r\nX-One: 1\r\n\r\n");
         let received = Received { raw_head, client, h2_fingerprint: None, id: id.to_string().into() };
         let request = DownstreamRequest { head, body: Body::from(Bytes::from(body)), received: Arc::new(received), trace: None };
-        let (runtime, snapshot) = (self.runtime.clone(), self.current.pin("", "/").expect("a service"));
+        let (runtime, snapshot) = (self.runtime.clone(), self.current.pin("", "/", &::http::HeaderMap::new()).expect("a service"));
         async move {
             match runtime.serve(snapshot, request).await {
                 Ok(mut serving) => match serving.reply().await {

@@ -33,6 +33,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("wasmtime_wasi", &["abi", "runtime"]),
     ("pingora", &["app", "server", "services", "http"]),
     ("clap", &["cli", "telemetry"]),
+    ("clap_complete", &["cli"]),
+    ("kube", &["app"]),
+    ("k8s_openapi", &["app"]),
+    ("oci_client", &["runtime"]),
     ("prometheus", &["telemetry", "services", "abi", "server"]),
 ];
 

@@ -1,18 +1,24 @@
 //! From files to a plan: what the process is to serve. The same code for serving, reloading and checking.
 
-use std::collections::BTreeSet;
+mod dropins;
+
+pub use dropins::EXPIRES;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use toml::Spanned;
 
 use crate::config::diagnostics::{Problem, Sources};
 use crate::config::document::{Node, Value};
-use crate::config::host_file::{self, Host, ServiceEntry};
+use crate::config::host_file::{self, DropIns, Host};
+use crate::config::services::ServiceEntry;
 use crate::config::settings::{Machine, Settings};
 use crate::config::{Config, ConfigError, HostConfig, HttpVersions, ModuleSource, Rollout};
 use crate::runtime::Route;
 use crate::runtime::source::packed_manifest;
+use crate::telemetry::clock;
 
 /// What is asked for: files and settings, as the command line has them.
 #[derive(Clone, Debug, Default)]
@@ -41,8 +47,19 @@ pub struct Plan {
     pub host: HostConfig,
     /// Its services.
     pub services: Vec<ServicePlan>,
+    /// Services that come and go. One that cannot be planned leaves the others alone.
+    pub dropins: Vec<DropIn>,
     /// Every file that this was read from, or would be if it were there.
     pub documents: BTreeSet<PathBuf>,
+}
+
+/// A service that comes and goes.
+#[derive(Clone, Debug)]
+pub struct DropIn {
+    /// Its name.
+    pub name: String,
+    /// What is wrong with it, or what it is.
+    pub plan: Result<ServicePlan, ConfigError>,
 }
 
 /// One service.
@@ -58,6 +75,15 @@ pub struct ServicePlan {
     pub poll: Option<Duration>,
     /// How a new generation takes over.
     pub rollout: Option<Rollout>,
+    /// When it is served no longer.
+    pub expires: Option<SystemTime>,
+}
+
+impl ServicePlan {
+    /// Whether its time is over.
+    pub fn is_over(&self) -> bool {
+        self.expires.is_some_and(|expires| expires <= clock::wall())
+    }
 }
 
 /// A plan that cannot be made. The documents read so far are worth watching: one of them has to change.
@@ -146,8 +172,15 @@ impl Reader {
             let document = self.keep(Node::parse(text, Path::new(COMMAND_LINE), base))?;
             manifest = Some((PathBuf::new(), document));
         }
-        let Host { settings, services } = host.unwrap_or_default();
-        let decided = launch.settings.clone().or(settings).decide(&launch.machine);
+        let Host { settings, services, dropins, kubernetes } = host.unwrap_or_default();
+        let mut decided = launch.settings.clone().or(settings).decide(&launch.machine);
+        // The command line's folder, the host file's rules.
+        let given = decided.dropins.take().map(|from| from.folder);
+        let dropins = match (dropins, given) {
+            (rules, Some(folder)) => Some(DropIns { folder, hosts: rules.map(|rules| rules.hosts).unwrap_or_default() }),
+            (rules, None) => rules,
+        };
+        (decided.dropins, decided.kubernetes) = (self.folder(dropins, &decided), kubernetes);
         if decided.cache.disk > 0 && decided.state.data_dir.is_none() {
             self.fault(
                 "the cache is to be kept on disk, too (--cache-disk, cache.disk_mib), and there is no folder for that",
@@ -158,14 +191,18 @@ impl Reader {
             self.fault("a manifest or a program beside a host file that has services", "leave out one of them");
             return None;
         }
-        let plans: Vec<Option<ServicePlan>> = if services.is_empty() {
+        let comes_alone = manifest.is_none() && launch.program.is_none() && decided.dropins.is_some();
+        let plans: Vec<Option<ServicePlan>> = if services.is_empty() && comes_alone {
+            Vec::new()
+        } else if services.is_empty() {
             vec![self.single(launch, &decided, manifest)]
         } else {
             services.iter().map(|entry| self.service(entry, &decided)).collect()
         };
         let services = plans.into_iter().collect::<Option<Vec<_>>>()?;
         self.collisions(&services);
-        Some(Plan { host: decided, services, documents: BTreeSet::new() })
+        let dropins = decided.dropins.as_ref().map(|from| dropins::read(from, &decided, &mut self.documents)).unwrap_or_default();
+        Some(Plan { host: decided, services, dropins, documents: BTreeSet::new() })
     }
 
     /// The one service of a process without a list of them.
@@ -186,7 +223,7 @@ impl Reader {
             );
             return None;
         };
-        Some(ServicePlan { route: Route::default(), config: with_host(config, host), module, poll: None, rollout: None })
+        Some(ServicePlan { route: Route::default(), config: with_host(config, host), module, poll: None, rollout: None, expires: None })
     }
 
     /// The manifest in a package.
@@ -226,26 +263,67 @@ impl Reader {
         if let Some(targets) = &entry.dynamic_targets {
             config.dynamic_targets = targets.clone();
         }
-        let route = Route { hosts: entry.hosts.clone(), paths: entry.paths.clone() };
-        Some(ServicePlan { route, config, module, poll: entry.poll, rollout: entry.rollout.clone() })
+        let route = Route { hosts: entry.hosts.clone(), paths: entry.paths.clone(), headers: entry.headers.clone() };
+        Some(ServicePlan { route, config, module, poll: entry.poll, rollout: entry.rollout.clone(), expires: entry.expires })
     }
 
     /// Two services cannot have the same requests.
     fn collisions(&mut self, services: &[ServicePlan]) {
-        let mut taken = std::collections::BTreeMap::new();
+        let mut taken = Taken::default();
         for service in services {
-            let every = |list: &[String]| if list.is_empty() { vec![String::new()] } else { list.to_vec() };
-            for host in every(&service.route.hosts) {
-                for path in every(&service.route.paths) {
-                    let key = (host.clone(), path.trim_end_matches('/').to_owned());
-                    if let Some(other) = taken.insert(key, &service.config.name) {
-                        let what = if host.is_empty() { "every host".to_owned() } else { format!("host `{host}`") };
-                        let message = format!("services `{other}` and `{}` both have {what} with path `{path}/`", service.config.name);
-                        self.fault(message, "give them different `hosts` or `paths`");
-                    }
+            if let Some(message) = taken.take(service) {
+                self.fault(message, DIFFERENT);
+            }
+        }
+    }
+
+    /// Where services that come and go are, with what a host file leaves open.
+    fn folder(&mut self, given: Option<DropIns>, host: &HostConfig) -> Option<DropIns> {
+        let mut given = given?;
+        if given.folder.as_os_str().is_empty() {
+            match &host.cache_dir {
+                Some(folder) => given.folder = folder.join("services"),
+                None => {
+                    self.fault("services of Kubernetes need a folder, and there is none", "services_dir, or cache_dir in the host file")
                 }
             }
         }
+        Some(given)
+    }
+}
+
+/// What to do about services that want the same requests.
+pub const DIFFERENT: &str = "give them different `hosts`, `paths` or `headers`";
+
+/// Which requests are taken, and by whom.
+#[derive(Default)]
+pub struct Taken<'a>(BTreeMap<Requests, &'a str>);
+
+/// A host, a path, and header fields in the order of their names.
+type Requests = (String, String, Vec<(String, Vec<u8>)>);
+
+impl<'a> Taken<'a> {
+    /// Gives a service its requests, unless another has some of them: who, and which.
+    pub fn take(&mut self, service: &'a ServicePlan) -> Option<String> {
+        let every = |list: &[String]| if list.is_empty() { vec![String::new()] } else { list.to_vec() };
+        let route = &service.route;
+        let mut headers: Vec<_> =
+            route.headers.iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_owned())).collect();
+        headers.sort();
+        let mut wanted = Vec::new();
+        for host in every(&route.hosts) {
+            for path in every(&route.paths) {
+                let key = (host.clone(), path.trim_end_matches('/').to_owned(), headers.clone());
+                if let Some(other) = self.0.get(&key) {
+                    let what = if host.is_empty() { "every host".to_owned() } else { format!("host `{host}`") };
+                    let fields = if headers.is_empty() { "" } else { " and the same header fields" };
+                    return Some(format!("services `{other}` and `{}` both have {what} with path `{path}/`{fields}", service.config.name));
+                }
+                wanted.push(key);
+            }
+        }
+        self.0.extend(wanted.into_iter().map(|key| (key, service.config.name.as_str())));
+        None
     }
 }
 

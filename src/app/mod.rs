@@ -5,14 +5,19 @@
 
 pub mod cache;
 pub mod drain;
+pub mod expire;
+mod files;
+mod kubernetes;
 pub mod kv;
 pub mod load;
 mod operate;
 pub mod reload;
 pub mod signals;
+pub mod verdict;
 pub mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use pingora::apps::http_app::HttpServer;
 use pingora::server::configuration::ServerConf;
@@ -36,10 +41,12 @@ use crate::telemetry::trace::export::Exporter;
 use crate::telemetry::{Telemetry, logs};
 
 use drain::Drain;
+use kubernetes::Cluster;
 use load::{Launch, Plan};
 use operate::Control;
-use reload::{Reloader, Status};
+use reload::Reloader;
 use signals::Shutdown;
+use verdict::Status;
 use watch::Reloads;
 
 /// Why the process ends with an error.
@@ -131,9 +138,7 @@ pub fn run(launch: &Launch, arguments: Vec<String>) -> Result<u8, Exit> {
     threads.map_err(|error| internal(&error))?.block_on(async {
         services.backends.start_checks();
         let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
-        let guest = tokio::task::block_in_place(|| {
-            reload::load(&Store::new(host.cache_dir.as_deref(), host.registry_auth.clone()), &runtime, &plan)
-        })?;
+        let guest = tokio::task::block_in_place(|| reload::load(&Store::of(&host), &runtime, &plan))?;
         let snapshot = Snapshot::new(1, Arc::new(plan.config), services, guest);
         snapshot.waiting.close();
         let outcome = runtime.run_once(Arc::new(snapshot)).await;
@@ -180,7 +185,13 @@ pub fn check(launch: &Launch) -> Result<Status, (Exit, Vec<Report>)> {
     let reloader = Reloader::new(launch.clone(), plan.host, Arc::new(runtime), Arc::new(platform), Arc::default());
     let problems = |reloader: &Reloader| reloader.status().reloads.into_iter().next().map(|first| first.problems).unwrap_or_default();
     reloader.start().map_err(|exit| (exit, problems(&reloader)))?;
-    Ok(reloader.status())
+    let status = reloader.status();
+    if status.faulty.is_empty() {
+        return Ok(status);
+    }
+    let text = status.faulty.iter().map(|fault| fault.error.as_str()).collect::<Vec<_>>().join("\n");
+    let problems = status.faulty.into_iter().flat_map(|fault| fault.problems).collect();
+    Err((Exit::Services { code: 3, text }, problems))
 }
 
 /// Serves until the process is told to stop. `watch`: whether files that change are read again by themselves.
@@ -248,8 +259,14 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
         server.add_service(background_service("certificates", Renewal { certificates, telemetry: telemetry.clone() }));
     }
     let (reloads, ask) = Reloads::new(reloader.clone(), watch);
+    let known = Arc::new(AtomicBool::new(host.kubernetes.is_none() || !reloader.status().services.is_empty()));
+    if let (Some(settings), Some(from)) = (host.kubernetes.clone(), &host.dropins) {
+        let (folder, reloads) = (from.folder.clone(), ask.clone());
+        let cluster = Cluster { settings, folder, reloads, reloader: reloader.clone(), known: known.clone() };
+        server.add_service(background_service("kubernetes", cluster));
+    }
     let control: Arc<dyn Operate> =
-        Arc::new(Control { reloader: reloader.clone(), platform: platform.clone(), runtime: running, host: host.clone(), ask });
+        Arc::new(Control { reloader: reloader.clone(), platform: platform.clone(), runtime: running, host: host.clone(), ask, known });
     let watching = Probes { telemetry: telemetry.clone(), control: control.clone(), draining: Arc::default() };
     if let Some(admin) = admin {
         let guard = Guard {

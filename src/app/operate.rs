@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::http::StatusCode;
@@ -9,11 +10,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use super::reload::{Outcome as Attempt, Reloader};
+use super::reload::Reloader;
+use super::verdict::Outcome as Attempt;
 use super::watch::Asked;
-use super::{cache, kv};
+use super::{cache, kv, watch};
 use crate::config::HostConfig;
 use crate::runtime::{Runtime, Snapshot};
 use crate::server::admin::{AdminRequest, AdminResponse, Operate};
@@ -52,12 +54,18 @@ pub(super) struct Control {
     pub(super) runtime: Arc<Runtime>,
     pub(super) host: HostConfig,
     pub(super) ask: mpsc::Sender<Asked>,
+    /// Whether everything that is to be served at the start is known.
+    pub(super) known: Arc<AtomicBool>,
 }
 
 #[async_trait]
 impl Operate for Control {
     fn status(&self) -> String {
         serde_json::to_string_pretty(&self.reloader.status()).unwrap_or_default()
+    }
+
+    fn begins(&self) -> bool {
+        !self.known.load(Ordering::Relaxed)
     }
 
     fn degraded(&self) -> Vec<String> {
@@ -181,9 +189,7 @@ impl Operate for Control {
     }
 
     async fn reload(&self) -> Option<(bool, String)> {
-        let (reply, verdict) = oneshot::channel();
-        self.ask.send(reply).await.ok()?;
-        let verdict = verdict.await.ok()?;
+        let verdict = watch::ask(&self.ask, "request").await?;
         Some((verdict.result != Attempt::Failed, serde_json::to_string_pretty(&verdict).unwrap_or_default()))
     }
 }

@@ -5,20 +5,19 @@
 //! the others alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
-use serde::Serialize;
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use zeroize::Zeroizing;
 
 use super::Exit;
-use super::load::{Launch, Plan, ServicePlan, Unplanned};
+use super::files::{digest, files_of, settings_files};
+use super::load::{DIFFERENT, Launch, Plan, ServicePlan, Taken, Unplanned};
+use super::verdict::{Outcome, ServiceFault, ServiceStatus, Status, TrialStatus, Verdict};
 use tracing::field;
 
 use crate::config::diagnostics::Report;
@@ -42,106 +41,6 @@ const SMOKE: Duration = Duration::from_secs(10);
 
 /// How often a set of files that changes while it is read is read again.
 const TRIES: usize = 5;
-
-/// What became of an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// In force.
-    Ok,
-    /// Everything is as it was.
-    Unchanged,
-    /// Nothing was changed.
-    Failed,
-}
-
-/// An attempt to change what is served, as operators are told of it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Verdict {
-    /// What became of it.
-    pub result: Outcome,
-    /// What made us try: `start`, `signal`, `files`, `request`, `poll`, `trial`.
-    pub cause: &'static str,
-    /// The generation in force afterwards.
-    pub generation: u64,
-    /// Services that are new or not as they were.
-    pub changed: Vec<String>,
-    /// Of those, the ones that take only some of the requests at first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub on_trial: Vec<String>,
-    /// Services whose newest generation has failed its trial: the one before answers.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rejected: Vec<String>,
-    /// Services that are gone.
-    pub removed: Vec<String>,
-    /// Settings that differ and take effect only at the next start.
-    pub restart_needed: Vec<&'static str>,
-    /// Why it failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// The same, fault by fault, when documents are at fault.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<Report>,
-    /// When it began, in seconds since the epoch.
-    pub at: u64,
-    /// How long it took.
-    pub ms: u64,
-}
-
-/// A service, for operators.
-#[derive(Clone, Debug, Serialize)]
-pub struct ServiceStatus {
-    /// Its name.
-    pub name: String,
-    /// The generation it came with.
-    pub generation: u64,
-    /// Hosts; none: every one.
-    pub hosts: Vec<String>,
-    /// Paths; none: every one.
-    pub paths: Vec<String>,
-    /// Where its program is from.
-    pub module: String,
-    /// SHA-256 of its program.
-    pub digest: String,
-    /// How it fares, while the one before still takes some requests.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub trial: Option<TrialStatus>,
-}
-
-/// A generation on trial, for operators.
-#[derive(Clone, Debug, Serialize)]
-pub struct TrialStatus {
-    /// Of a hundred requests.
-    pub percent: u8,
-    /// Its answers so far.
-    pub answered: u64,
-    /// How many of them failed.
-    pub failed: u64,
-    /// Until it takes over.
-    pub seconds_left: u64,
-    /// SHA-256 of the program that takes the other requests.
-    pub stable_digest: String,
-}
-
-/// What is in force, for operators.
-#[derive(Clone, Debug, Serialize)]
-pub struct Status {
-    /// Version of this host.
-    pub version: &'static str,
-    /// Counts what came into force.
-    pub generation: u64,
-    /// Whether the last attempt is not in force.
-    pub degraded: bool,
-    /// What state is kept in and cannot be used now.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub away: Vec<String>,
-    /// Seconds since the start.
-    pub uptime: u64,
-    /// What is served.
-    pub services: Vec<ServiceStatus>,
-    /// Attempts, the last first.
-    pub reloads: Vec<Verdict>,
-}
 
 /// A service in force, and what it was made of.
 #[derive(Clone)]
@@ -205,6 +104,8 @@ struct State {
     /// Their contents at the last attempt.
     seen: [u8; 32],
     history: Vec<Verdict>,
+    /// Services that come and go whose newest files cannot be used.
+    faulty: Vec<ServiceFault>,
 }
 
 /// Builds and swaps.
@@ -278,9 +179,16 @@ impl Reloader {
     /// For a host that has started as `host` says; nothing is served yet.
     pub fn new(launch: Launch, host: HostConfig, runtime: Arc<Runtime>, platform: Arc<Platform>, current: Arc<Current>) -> Self {
         let telemetry = platform.telemetry.clone();
-        let state = State { generation: 0, loaded: BTreeMap::new(), files: BTreeSet::new(), seen: [0; 32], history: Vec::new() };
+        let state = State {
+            generation: 0,
+            loaded: BTreeMap::new(),
+            files: BTreeSet::new(),
+            seen: [0; 32],
+            history: Vec::new(),
+            faulty: Vec::new(),
+        };
         let (state, begun) = (Mutex::new(state), clock::now());
-        let store = Store::new(host.cache_dir.as_deref(), host.registry_auth.clone());
+        let store = Store::of(&host);
         Self { launch, host, runtime, platform, store, telemetry, current, turn: Mutex::default(), state, begun }
     }
 
@@ -332,14 +240,22 @@ impl Reloader {
         movable.filter_map(|loaded| loaded.plan.poll).min()
     }
 
+    /// When the next service is over.
+    pub fn next_expiry(&self) -> Option<SystemTime> {
+        self.state.lock().loaded.values().filter_map(|loaded| loaded.plan.expires).min()
+    }
+
     /// What is in force.
     pub fn status(&self) -> Status {
         let state = self.state.lock();
+        let field = |(name, value): &(HeaderName, HeaderValue)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned());
         let service = |(name, loaded): (&String, &Loaded)| ServiceStatus {
             name: name.clone(),
             generation: loaded.snapshot.generation,
             hosts: loaded.plan.route.hosts.clone(),
             paths: loaded.plan.route.paths.clone(),
+            headers: loaded.plan.route.headers.iter().map(field).collect(),
+            expires: loaded.plan.expires.map(|time| humantime::format_rfc3339_seconds(time).to_string()),
             module: loaded.plan.module.to_string(),
             digest: loaded.snapshot.guest.digest().to_owned(),
             trial: loaded.trial.as_ref().map(|trial| {
@@ -356,10 +272,15 @@ impl Reloader {
         Status {
             version: env!("CARGO_PKG_VERSION"),
             generation: state.generation,
-            degraded: state.history.last().is_some_and(|last| last.result == Outcome::Failed || !last.rejected.is_empty()),
+            degraded: state
+                .history
+                .iter()
+                .rfind(|verdict| verdict.cause != "expiry")
+                .is_some_and(|last| last.result == Outcome::Failed || !last.rejected.is_empty()),
             away: self.platform.degraded(),
             uptime: clock::now().duration_since(self.begun).as_secs(),
             services: state.loaded.iter().map(service).collect(),
+            faulty: state.faulty.clone(),
             reloads: state.history.iter().rev().cloned().collect(),
         }
     }
@@ -373,6 +294,7 @@ impl Reloader {
             on_trial: Vec::new(),
             rejected: Vec::new(),
             removed: Vec::new(),
+            faulty: Vec::new(),
             restart_needed: Vec::new(),
             error: None,
             problems: Vec::new(),
@@ -433,7 +355,9 @@ impl Reloader {
             metrics.reloads.with_label_values(&[result]).inc();
         }
         let well = verdict.result != Outcome::Failed && verdict.rejected.is_empty();
-        metrics.reload_successful.set(i64::from(well));
+        if verdict.cause != "expiry" {
+            metrics.reload_successful.set(i64::from(well));
+        }
         metrics.generation.set(i64::try_from(verdict.generation).unwrap_or(i64::MAX));
         self.know_secrets();
         metrics.module_info.reset();
@@ -489,7 +413,7 @@ impl Reloader {
             };
             let files = files_of(&plan);
             let before = digest(files.iter().map(PathBuf::as_path));
-            let built = self.services(state, &plan);
+            let built = self.services(state, &plan, verdict.cause);
             // All of it must be of one moment: a mounted volume is swapped as a whole.
             tries -= 1;
             if digest(files.iter().map(PathBuf::as_path)) != before && tries > 0 {
@@ -503,6 +427,13 @@ impl Reloader {
             state.seen = digest(state.files.iter().map(PathBuf::as_path));
             break (plan, built?);
         };
+        let (built, faulty) = built;
+        for fault in faulty.iter().filter(|fault| !state.faulty.iter().any(|known| known.error == fault.error)) {
+            tracing::error!(service = fault.service, "a service cannot be used; what was served of it is served on\n{}", fault.error);
+        }
+        self.telemetry.metrics.faulty.set(i64::try_from(faulty.len()).unwrap_or(i64::MAX));
+        verdict.faulty.clone_from(&faulty);
+        state.faulty = faulty;
         verdict.restart_needed = needs_restart(&self.host, &plan.host);
         let name = |loaded: &Loaded| loaded.plan.config.name.clone();
         let kept =
@@ -575,12 +506,27 @@ impl Reloader {
         }
     }
 
+    /// Ends the services whose time is over.
+    pub fn expire(&self) {
+        let _turn = self.turn.lock();
+        let mut state = self.state.lock();
+        let over: Vec<String> = state.loaded.iter().filter(|(_, loaded)| loaded.plan.is_over()).map(|(name, _)| name.clone()).collect();
+        if over.is_empty() {
+            return;
+        }
+        state.loaded.retain(|name, _| !over.contains(name));
+        self.publish(&mut state);
+        let verdict = Verdict { generation: state.generation, removed: over, ..self.verdict("expiry", Outcome::Ok) };
+        self.tell(&verdict);
+        remember(&mut state, verdict);
+    }
+
     /// Every service of a plan: what is as it was, and the rest built anew.
-    fn services(&self, state: &State, plan: &Plan) -> Result<Vec<Loaded>, Refusal> {
+    fn services(&self, state: &State, plan: &Plan, cause: &str) -> Result<(Vec<Loaded>, Vec<ServiceFault>), Refusal> {
         let mut loaded = Vec::with_capacity(plan.services.len());
         let (mut errors, mut problems, mut first) = (Vec::new(), Vec::new(), None);
-        for service in &plan.services {
-            match self.service(state.loaded.get(&service.config.name), service, state.generation + 1) {
+        for service in plan.services.iter().filter(|service| !service.is_over()) {
+            match self.service(state, service, cause) {
                 Ok(service) => loaded.push(service),
                 Err(refusal) => {
                     let name = &service.config.name;
@@ -591,7 +537,10 @@ impl Reloader {
             }
         }
         match first {
-            None => Ok(loaded),
+            None => {
+                let faulty = self.dropins(state, plan, cause, &mut loaded);
+                Ok((loaded, faulty))
+            }
             Some(exit) if plan.services.len() > 1 => {
                 let text = errors.join("\n");
                 let exit = Box::new(Exit::Services { code: exit.code(), text: text.clone() });
@@ -601,9 +550,80 @@ impl Reloader {
         }
     }
 
-    fn service(&self, before: Option<&Loaded>, plan: &ServicePlan, generation: u64) -> Result<Loaded, Refusal> {
+    /// Adds the services that come and go. Each is a case of its own: one that cannot be used stays as it was, and those that
+    /// have their requests already go before others that want the same.
+    fn dropins(&self, state: &State, plan: &Plan, cause: &str, loaded: &mut Vec<Loaded>) -> Vec<ServiceFault> {
+        let mut faulty = Vec::new();
+        let names: BTreeSet<&str> = plan.services.iter().map(|service| service.config.name.as_str()).collect();
+        let mut taken = Taken::default();
+        for service in plan.services.iter().filter(|service| !service.is_over()) {
+            drop(taken.take(service));
+        }
+        let before = |name: &str| state.loaded.get(name).filter(|before| !before.plan.is_over() && !names.contains(name));
+        let mut fault = |service: &str, (error, problems): (String, Vec<Report>)| {
+            faulty.push(ServiceFault { service: service.to_owned(), error, problems });
+        };
+        let mut wanted = Vec::new();
+        for dropin in &plan.dropins {
+            let name = dropin.name.as_str();
+            match &dropin.plan {
+                Ok(_) if names.contains(name) => {
+                    fault(
+                        name,
+                        (format!("service `{name}`: the host file has a service of that name\n  hint: give it another name"), Vec::new()),
+                    );
+                }
+                Ok(plan) if plan.is_over() => {}
+                Ok(plan) => wanted.push((before(name).is_none_or(|before| before.plan.route != plan.route), name, Some(plan))),
+                Err(error) => {
+                    fault(name, (error.to_string(), error.reports()));
+                    wanted.push((false, name, None));
+                }
+            }
+        }
+        wanted.sort_by_key(|(new, name, _)| (*new, *name));
+        for (_, name, plan) in wanted {
+            if let Some(plan) = plan {
+                let built = match taken.take(plan) {
+                    None => self.service(state, plan, cause).map_err(|refusal| (refusal.error, refusal.problems)),
+                    Some(message) => Err((format!("{message}\n  hint: {DIFFERENT}"), Vec::new())),
+                };
+                match built {
+                    Ok(built) => {
+                        loaded.push(built);
+                        continue;
+                    }
+                    Err(why) => fault(name, why),
+                }
+            }
+            // As it was, if nobody else has its requests by now.
+            if let Some(before) = before(name)
+                && (plan.is_some_and(|plan| plan.route == before.plan.route) || taken.take(&before.plan).is_none())
+            {
+                loaded.push(before.clone());
+            }
+        }
+        faulty.sort_by(|a, b| a.service.cmp(&b.service));
+        faulty
+    }
+
+    fn service(&self, state: &State, plan: &ServicePlan, cause: &str) -> Result<Loaded, Refusal> {
         let config = &plan.config;
+        let before = state.loaded.get(&config.name);
         let files = digest(settings_files(config).iter().map(PathBuf::as_path));
+        // Registries are asked when somebody wants to know whether something has moved.
+        let looks = match cause {
+            "start" | "signal" | "request" => true,
+            "poll" => plan.poll.is_some(),
+            _ => false,
+        };
+        if let Some(before) = before.filter(|before| before.plan.config == *config && before.files == files)
+            && !looks
+            && plan.module.file().is_none()
+            && before.plan.module == plan.module
+        {
+            return Ok(Loaded { plan: plan.clone(), ..before.clone() });
+        }
         let guest = load(&self.store, &self.runtime, plan).map_err(|error| (error,))?;
         if let Some(before) = before
             && before.plan.config == *config
@@ -640,7 +660,7 @@ impl Reloader {
         let snapshot = Snapshot {
             trial: trial.as_ref().map(|trial| trial.trial.clone()),
             permits: self.permits(before, config),
-            ..Snapshot::new(generation, Arc::new(config.clone()), services, guest)
+            ..Snapshot::new(state.generation + 1, Arc::new(config.clone()), services, guest)
         };
         let snapshot = Arc::new(snapshot);
         if let Some(smoke) = plan.rollout.as_ref().and_then(|rollout| rollout.smoke.as_ref()) {
@@ -691,15 +711,6 @@ fn remember(state: &mut State, verdict: Verdict) {
     state.history.push(verdict);
 }
 
-impl ServicePlan {
-    /// Its program and the files its settings name, those in folders that they name included.
-    fn files(&self) -> Vec<PathBuf> {
-        let mut files = settings_files(&self.config);
-        files.extend(self.module.file().map(Path::to_owned));
-        files
-    }
-}
-
 /// Gets a service's program and loads it.
 pub fn load(store: &Store, runtime: &Runtime, plan: &ServicePlan) -> Result<Guest, LoadError> {
     let name = PathBuf::from(plan.module.to_string());
@@ -710,51 +721,6 @@ pub fn load(store: &Store, runtime: &Runtime, plan: &ServicePlan) -> Result<Gues
         Err(SourceError::File { .. }) => runtime.load(&name, &plan.config),
         Err(error) => Err(LoadError::Source { path: name, error }),
     }
-}
-
-/// Files that settings name; of a folder the folder itself, those below it, and the files in all of them.
-fn settings_files(config: &Config) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for path in config.files() {
-        within(path, &mut files);
-    }
-    files
-}
-
-fn within(path: &Path, files: &mut Vec<PathBuf>) {
-    files.push(path.to_owned());
-    if let Some(names) = names(path) {
-        // Hidden ones are no data; Kubernetes keeps its copies there.
-        names.iter().filter(|name| !name.as_encoded_bytes().starts_with(b".")).for_each(|name| within(&path.join(name), files));
-    }
-}
-
-/// What is in a folder; `None`: it is none.
-fn names(path: &Path) -> Option<BTreeSet<OsString>> {
-    let entries = std::fs::read_dir(path).ok()?;
-    Some(entries.filter_map(|entry| entry.ok().map(|entry| entry.file_name())).collect())
-}
-
-fn files_of(plan: &Plan) -> BTreeSet<PathBuf> {
-    plan.services.iter().flat_map(ServicePlan::files).chain(plan.documents.iter().cloned()).collect()
-}
-
-/// SHA-256 over files: which there are, and what is in them. Times of change are no evidence.
-fn digest<'a>(files: impl Iterator<Item = &'a Path>) -> [u8; 32] {
-    let mut all = Sha256::new();
-    for file in files {
-        all.update(file.as_os_str().as_encoded_bytes());
-        if let Some(names) = names(file) {
-            names.iter().for_each(|name| all.update([name.as_encoded_bytes(), b"/"].concat()));
-            continue;
-        }
-        match std::fs::read(file) {
-            // It may be a secret.
-            Ok(content) => all.update([&[1][..], &Sha256::digest(Zeroizing::new(content))].concat()),
-            Err(_) => all.update([0]),
-        }
-    }
-    all.finalize().into()
 }
 
 /// Settings that differ and cannot change while the process runs.
@@ -776,7 +742,10 @@ fn needs_restart(now: &HostConfig, wanted: &HostConfig) -> Vec<&'static str> {
         ("threads", now.threads != wanted.threads),
         ("cache", now.cache != wanted.cache || (now.cache.disk > 0 && now.state.data_dir != wanted.state.data_dir)),
         ("cache_dir", now.cache_dir != wanted.cache_dir),
+        ("insecure_registries", now.insecure_registries != wanted.insecure_registries),
         ("registry_auth", now.registry_auth != wanted.registry_auth),
+        ("services_dir", now.dropins.as_ref().map(|from| &from.folder) != wanted.dropins.as_ref().map(|from| &from.folder)),
+        ("kubernetes", now.kubernetes != wanted.kubernetes),
         ("drain_timeout", now.drain_timeout != wanted.drain_timeout),
         ("trusted_proxies", now.trusted_proxies != wanted.trusted_proxies),
         ("proxy_protocol", now.proxy_protocol != wanted.proxy_protocol),

@@ -21,8 +21,10 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use super::reload::{Reloader, Verdict};
+use super::reload::Reloader;
 use super::signals;
+use super::verdict::Verdict;
+use crate::telemetry::clock;
 
 /// Quiet after an event before the files are looked at: changes come in groups.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -36,8 +38,20 @@ const LOOK_SOON: Duration = Duration::from_millis(500);
 /// How often it is looked at how new generations fare.
 const JUDGE: Duration = Duration::from_millis(100);
 
-/// Asks for a reload and gets the verdict.
-pub type Asked = oneshot::Sender<Verdict>;
+/// Somebody wants a reload.
+pub struct Asked {
+    /// Whoever does; see [`Verdict::cause`].
+    pub cause: &'static str,
+    /// Gets the verdict.
+    pub reply: oneshot::Sender<Verdict>,
+}
+
+/// Asks for a reload, and waits until it is done; `None`: the process ends.
+pub async fn ask(reloads: &mpsc::Sender<Asked>, cause: &'static str) -> Option<Verdict> {
+    let (reply, verdict) = oneshot::channel();
+    reloads.send(Asked { cause, reply }).await.ok()?;
+    verdict.await.ok()
+}
 
 /// Reloads, one at a time, as long as the process serves.
 pub struct Reloads {
@@ -186,16 +200,20 @@ impl BackgroundService for Reloads {
             let poll = self.reloader.poll();
             // Not all hosts at once.
             let polled = tokio::time::sleep(poll.map_or(LOOK, |poll| poll.mul_f64(1.0 + 0.1 * f64::from(std::process::id() % 8) / 8.0)));
+            let expiry = self.reloader.next_expiry();
+            // The clock on the wall may be set meanwhile: it is looked at again after a while.
+            let over = tokio::time::sleep(expiry.map_or(LOOK, |at| at.duration_since(clock::wall()).unwrap_or_default().min(LOOK)));
             tokio::select! {
                 () = stopping(&mut shutdown) => return,
                 () = signals::next(&mut hang_up) => drop(self.run(|reloader| reloader.reload("signal")).await),
-                Some(reply) = asked.recv() => {
-                    if let Some(verdict) = self.run(|reloader| reloader.reload("request")).await {
+                Some(Asked { cause, reply }) = asked.recv() => {
+                    if let Some(verdict) = self.run(move |reloader| reloader.reload(cause)).await {
                         // Whoever asked may be gone.
                         drop(reply.send(verdict));
                     }
                 }
                 () = polled, if poll.is_some() => drop(self.run(|reloader| reloader.reload("poll")).await),
+                () = over, if expiry.is_some() => drop(self.run(Reloader::expire).await),
                 _ = judging.tick(), if self.reloader.has_trials() => drop(self.run(Reloader::judge).await),
                 () = changed.notified(), if self.watch => {
                     tokio::time::sleep(SETTLE).await;

@@ -155,6 +155,14 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", env = "SIDELIGHT_REGISTRY_AUTH")]
     registry_auth: Option<PathBuf>,
 
+    /// Registries that are spoken to without TLS, HOST:PORT with commas, beside those on this machine.
+    #[arg(long, value_name = "REGISTRIES", env = "SIDELIGHT_INSECURE_REGISTRIES", value_delimiter = ',')]
+    insecure_registry: Option<Vec<String>>,
+
+    /// Folder of services that come and go: each of its folders with a service.toml is one.
+    #[arg(long, value_name = "FOLDER", env = "SIDELIGHT_SERVICES_DIR")]
+    services_dir: Option<PathBuf>,
+
     /// Folder of the KV stores of services, a file for each service; without one (and without --redis) they are in memory
     /// and gone at the end.
     #[arg(long, value_name = "FOLDER", env = "SIDELIGHT_DATA_DIR")]
@@ -575,6 +583,8 @@ impl Serve {
             threads: self.limits.threads.map(usize::from),
             cache_dir: if self.no_cache { Some(None) } else { self.cache_dir.clone().map(Some) },
             registry_auth: self.registry_auth.clone(),
+            insecure_registries: self.insecure_registry.clone(),
+            services_dir: self.services_dir.clone(),
             data_dir: self.data_dir.clone().filter(|folder| !folder.as_os_str().is_empty()),
             redis: redis(self.redis.as_deref())?,
             cache: CacheSettings { memory: mib(self.cache_memory), object: mib(self.cache_object), disk: mib(self.cache_disk) },

@@ -5,19 +5,22 @@
 //! fastlike's.
 
 mod args;
+mod expire;
 mod fastlike;
 mod kv;
+mod probe;
 mod purge;
+mod push;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
 use crate::app::load::Launch;
-use crate::app::reload::{ServiceStatus, Status};
+use crate::app::verdict::{ServiceStatus, Status};
 use crate::app::{self, Exit};
 use crate::config::host::Profile;
 use crate::config::settings::{LimitSettings, Settings};
@@ -58,6 +61,24 @@ enum Command {
     Purge(purge::Purge),
     /// Run a program once, by itself: its arguments follow, its output and exit code are this process's.
     Run(Run),
+    /// Publish a program to an OCI registry.
+    Push(push::Push),
+    /// Ask addresses until each answers as it should.
+    Probe(probe::Probe),
+    /// Remove a preview environment, a release of the Helm chart, whose time is over.
+    Expire(expire::Expire),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Of which.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff; with a folder: write those of all subcommands there.
+    Man {
+        /// Where to.
+        #[arg(value_name = "FOLDER")]
+        folder: Option<PathBuf>,
+    },
     /// Viceroy's: makes a component of a module. There are no components here.
     #[command(hide = true)]
     Adapt {
@@ -165,6 +186,16 @@ pub fn run() -> ExitCode {
         }
         Some(Command::Check(asked)) => check(&asked),
         Some(Command::Kv(asked)) => kv::run(&asked),
+        Some(Command::Push(asked)) => push::run(&asked),
+        Some(Command::Probe(asked)) => probe::run(&asked),
+        Some(Command::Expire(asked)) => expire::run(&asked),
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sidelight", &mut script);
+            print(&String::from_utf8_lossy(&script));
+            ExitCode::SUCCESS
+        }
+        Some(Command::Man { folder }) => man(folder.as_deref()),
         Some(Command::Purge(asked)) => purge::run(&asked),
         Some(Command::Run(run)) => once(run),
         Some(Command::Serve(asked)) => serve(&asked),
@@ -205,6 +236,21 @@ fn serve(serve: &Serve) -> ExitCode {
     match serve.launch().and_then(|launch| app::serve(launch, !serve.no_watch)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => end(&exit),
+    }
+}
+
+/// The manual.
+fn man(folder: Option<&Path>) -> ExitCode {
+    let written = match folder {
+        Some(folder) => clap_mangen::generate_to(Cli::command(), folder),
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page).map(|()| print(&String::from_utf8_lossy(&page)))
+        }
+    };
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => end(&Exit::Internal(format!("the manual cannot be written: {error}"))),
     }
 }
 
@@ -313,7 +359,6 @@ mod tests {
 
     #[test]
     fn the_arguments_are_sound() {
-        use clap::CommandFactory as _;
         Cli::command().debug_assert();
     }
 

@@ -11,6 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::access::AccessSettings;
+use super::host_file::DropIns;
+use super::kubernetes::Kubernetes;
 use super::traces::Traces;
 use super::{Secret, State, Targets};
 
@@ -39,6 +41,8 @@ pub struct HostConfig {
     pub cache_dir: Option<PathBuf>,
     /// Credentials of OCI registries: a file like docker's `config.json`.
     pub registry_auth: Option<PathBuf>,
+    /// Registries that are spoken to without TLS: `HOST:PORT`.
+    pub insecure_registries: Vec<String>,
     /// What there is to keep the state of services in.
     pub state: State,
     /// How much the cache of all services takes.
@@ -73,6 +77,10 @@ pub struct HostConfig {
     pub access: AccessSettings,
     /// What is recorded of requests as traces.
     pub traces: Traces,
+    /// Services that come and go.
+    pub dropins: Option<DropIns>,
+    /// Where more of those come from.
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// How much the cache takes, in bytes.

@@ -9,17 +9,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use toml::Spanned;
 
 use super::access::{AccessField, AccessSettings};
 use super::diagnostics::{Problem, Sources};
-use super::document::{Node, Value};
+use super::document::{Key, Node, Value};
 use super::host::{ClientCertificates, Listen, TlsListener, UnknownImports};
+use super::kubernetes::{Kubernetes, KubernetesTable};
+use super::services::{Service, ServiceEntry};
 use super::settings::{CacheSettings, EnvironmentSettings, LimitSettings, MetricsTable, Preset, Settings};
 use super::traces::{Sample, TraceSettings, TraceTable};
-use super::{ModuleSource, Secret, Targets, manifest, shape, state};
+use super::{Secret, Targets, manifest, shape, state};
 
 /// The host file. What is left out is as the command line's defaults have it; the command line and `SIDELIGHT_…` variables
 /// go before it. Times are written `500ms`, `10s`, `2m`.
@@ -60,6 +62,8 @@ pub struct HostFile {
     /// Credentials of OCI registries: a file like docker's `config.json`, or a mounted pull secret.
     #[schemars(with = "Option<String>")]
     registry_auth: Option<Spanned<String>>,
+    /// Registries that are spoken to without TLS, `HOST:PORT`, beside those on this machine.
+    insecure_registries: Option<Vec<String>>,
     /// Folder of the stores of services that are kept on disk, a file for each service; none by default.
     #[schemars(with = "Option<String>")]
     data_dir: Option<Spanned<String>>,
@@ -96,6 +100,14 @@ pub struct HostFile {
     /// Services by name.
     #[schemars(with = "BTreeMap<String, Service>")]
     services: BTreeMap<Spanned<String>, Service>,
+    /// A folder of services that come and go: each of its folders with a `service.toml` is one.
+    #[schemars(with = "Option<String>")]
+    services_dir: Option<Spanned<String>>,
+    /// Hosts that those may have: names, and `*.name` for every name below; default: any.
+    #[schemars(with = "Option<Vec<String>>")]
+    services_hosts: Option<Vec<Spanned<String>>>,
+    /// Services from a Kubernetes cluster.
+    kubernetes: KubernetesTable,
 }
 
 /// `[cache]`.
@@ -194,7 +206,7 @@ struct Certificate {
 /// `[limits]`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct HostLimits {
+pub(super) struct HostLimits {
     /// Which of production's limits are enforced.
     preset: Option<Preset>,
     /// Sandboxes at once.
@@ -261,10 +273,26 @@ struct HostLimits {
     client_timeout: Option<Spanned<String>>,
 }
 
+impl HostLimits {
+    /// Keys that are given and that only the host has.
+    pub(super) fn of_the_host(&self) -> impl Iterator<Item = &'static str> {
+        let keys = [
+            ("keep_resident_kib", self.keep_resident_kib.is_some()),
+            ("head_kib", self.head_kib.is_some()),
+            ("uri", self.uri.is_some()),
+            ("h2_streams", self.h2_streams.is_some()),
+            ("head_timeout", self.head_timeout.is_some()),
+            ("idle_timeout", self.idle_timeout.is_some()),
+            ("client_timeout", self.client_timeout.is_some()),
+        ];
+        keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key)
+    }
+}
+
 /// `[environment]`: `FASTLY_…` variables.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Surroundings {
+pub(super) struct Surroundings {
     /// `FASTLY_POP`.
     pop: Option<String>,
     /// `FASTLY_REGION`.
@@ -279,122 +307,6 @@ struct Surroundings {
     staging: Option<bool>,
 }
 
-/// `[services.NAME]`. Beside these it may have every key of a manifest's `[local_server]`, `sidelight`, `name` and
-/// `service_id`: they are put over the manifest, key by key.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default)]
-struct Service {
-    /// Host names; `*.name` takes every name below. None: every host that is no other's.
-    #[schemars(with = "Vec<String>")]
-    hosts: Vec<Spanned<String>>,
-    /// What paths begin with; none: every path.
-    #[schemars(with = "Vec<String>")]
-    paths: Vec<Spanned<String>>,
-    /// Its `fastly.toml`.
-    #[schemars(with = "Option<String>")]
-    manifest: Option<Spanned<String>>,
-    /// Its program: a file (a module, or a package), `https://…#sha256=…` or `oci://…`; default: `bin/main.wasm` beside the
-    /// manifest.
-    #[schemars(with = "Option<String>")]
-    module: Option<Spanned<String>>,
-    /// How often to look whether the tag of an `oci://` program has moved.
-    #[schemars(with = "Option<String>")]
-    poll: Option<Spanned<String>>,
-    /// How a new generation takes over; default: at once.
-    rollout: Option<Rollout>,
-    /// Whether `[setup]` of the manifest is used where its `local_server` is silent.
-    use_setup: bool,
-    /// Limits of its guests.
-    limits: HostLimits,
-    /// What its guests are told.
-    environment: Surroundings,
-    /// Where its dynamic backends may point.
-    #[schemars(with = "Option<Vec<String>>")]
-    dynamic_backends: Option<Vec<Spanned<String>>>,
-}
-
-/// `rollout` of a service.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Rollout {
-    /// Percentage of requests that a new generation takes at first; default: all.
-    #[serde(default = "all")]
-    #[schemars(range(min = 1, max = 100))]
-    percent: u8,
-    /// For how long.
-    #[serde(default)]
-    #[schemars(with = "Option<String>")]
-    time: Option<Spanned<String>>,
-    /// Above which percentage of failed answers (a guest that failed, a 5xx) it is taken back; default: 5.
-    #[serde(default = "few")]
-    #[schemars(range(min = 0, max = 100))]
-    max_failed_percent: u8,
-    /// A request that it must answer first.
-    #[serde(default)]
-    smoke: Option<Smoke>,
-}
-
-fn all() -> u8 {
-    100
-}
-
-fn few() -> u8 {
-    5
-}
-
-/// A request that a new generation must answer before it gets any of clients'.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Smoke {
-    /// Its path and query.
-    #[schemars(with = "String")]
-    path: Spanned<String>,
-    /// Its host; default: the service's first, or localhost.
-    #[serde(default)]
-    host: Option<String>,
-    /// The status of the answer; default: 200.
-    #[serde(default = "ok")]
-    #[schemars(range(min = 200, max = 599))]
-    status: u16,
-}
-
-fn ok() -> u16 {
-    200
-}
-
-/// Keys of a service that are ours and not a manifest's.
-const OWN: [&str; 10] =
-    ["hosts", "paths", "manifest", "module", "poll", "rollout", "use_setup", "limits", "environment", "dynamic_backends"];
-
-/// A service as the host file has it.
-#[derive(Clone, Debug)]
-pub struct ServiceEntry {
-    /// Its name, and where it stands.
-    pub name: Spanned<String>,
-    /// Lower case.
-    pub hosts: Vec<String>,
-    /// Each begins with a slash.
-    pub paths: Vec<String>,
-    /// Its manifest, if it has one.
-    pub manifest: Option<(Spanned<String>, PathBuf)>,
-    /// Its program.
-    pub module: Option<ModuleSource>,
-    /// How often to look whether it has moved.
-    pub poll: Option<Duration>,
-    /// How a new generation takes over.
-    pub rollout: Option<super::Rollout>,
-    /// As the field of the manifest's reading.
-    pub use_setup: bool,
-    /// Limits.
-    pub limits: LimitSettings,
-    /// What guests are told.
-    pub environment: EnvironmentSettings,
-    /// Where dynamic backends may point.
-    pub dynamic_targets: Option<Targets>,
-    /// What is put over the manifest: a document like it.
-    pub overrides: Node,
-}
-
 /// A host file, decided.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
@@ -402,6 +314,19 @@ pub struct Host {
     pub settings: Settings,
     /// Services, in the order of their names.
     pub services: Vec<ServiceEntry>,
+    /// Services that come and go.
+    pub dropins: Option<DropIns>,
+    /// Where more of those come from.
+    pub kubernetes: Option<Kubernetes>,
+}
+
+/// A folder of services that come and go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DropIns {
+    /// The folder; each of its folders is a service of that name.
+    pub folder: PathBuf,
+    /// Hosts they may have, in lower case; `*.name` is every name below; none: any.
+    pub hosts: Vec<String>,
 }
 
 /// Whether a document is a host file and not a service's manifest.
@@ -466,23 +391,35 @@ impl Host {
         let file: HostFile = document.read().map_err(|problem| vec![problem])?;
         let mut decide = Decide { sources, problems: Vec::new() };
         let services = file.services.iter().map(|(name, from)| decide.service(name, from, document)).collect();
-        let host = Self { settings: decide.settings(&file), services };
+        let dropins = decide.dropins(&file);
+        let host = Self { settings: decide.settings(&file), services, dropins, kubernetes: file.kubernetes.decide() };
         if decide.problems.is_empty() { Ok(host) } else { Err(decide.problems) }
+    }
+
+    /// Decides one service that has a document of its own: what `[services.NAME]` of a host file would have.
+    pub fn decide_service(name: &str, document: Node, sources: &Sources) -> Result<ServiceEntry, Vec<Problem>> {
+        let place = document.span.start..document.span.start;
+        let table = |key: &str, node| Node {
+            span: place.clone(),
+            value: Value::Table(vec![(Key { span: place.clone(), name: key.to_owned() }, node)]),
+        };
+        let host = Self::decide(&table("services", table(name, document)), sources)?;
+        host.services.into_iter().next().ok_or_else(Vec::new)
     }
 }
 
-struct Decide<'a> {
-    sources: &'a Sources,
-    problems: Vec<Problem>,
+pub(super) struct Decide<'a> {
+    pub(super) sources: &'a Sources,
+    pub(super) problems: Vec<Problem>,
 }
 
 impl Decide<'_> {
-    fn problem<T>(&mut self, at: &Spanned<T>, message: impl Into<String>, hint: &str) {
+    pub(super) fn problem<T>(&mut self, at: &Spanned<T>, message: impl Into<String>, hint: &str) {
         self.problems.push(Problem::at(at.span(), message).hint(hint));
     }
 
     /// Reads a text into what it stands for.
-    fn parse<T: FromStr<Err: std::fmt::Display>>(&mut self, text: Option<&Spanned<String>>, hint: &str) -> Option<T> {
+    pub(super) fn parse<T: FromStr<Err: std::fmt::Display>>(&mut self, text: Option<&Spanned<String>>, hint: &str) -> Option<T> {
         let text = text?;
         match text.get_ref().parse() {
             Ok(value) => Some(value),
@@ -493,12 +430,12 @@ impl Decide<'_> {
         }
     }
 
-    fn time(&mut self, text: Option<&Spanned<String>>) -> Option<Duration> {
+    pub(super) fn time(&mut self, text: Option<&Spanned<String>>) -> Option<Duration> {
         self.parse::<humantime::Duration>(text, "a time is written 500ms, 10s, 2m").map(Into::into)
     }
 
     /// A time that is not nothing.
-    fn some_time(&mut self, text: Option<&Spanned<String>>) -> Option<Duration> {
+    pub(super) fn some_time(&mut self, text: Option<&Spanned<String>>) -> Option<Duration> {
         let time = self.time(text)?;
         if let (true, Some(text)) = (time.is_zero(), text) {
             self.problem(text, "this time must be more than nothing", "a time is written 500ms, 10s, 2m");
@@ -510,7 +447,7 @@ impl Decide<'_> {
         self.parse(text, "for example 127.0.0.1:7676 or unix:/run/sidelight.sock")
     }
 
-    fn path(&self, file: &Spanned<String>) -> PathBuf {
+    pub(super) fn path(&self, file: &Spanned<String>) -> PathBuf {
         self.sources.file(file.span().start).parent().unwrap_or(Path::new("")).join(file.get_ref())
     }
 
@@ -540,31 +477,7 @@ impl Decide<'_> {
         Some(redis)
     }
 
-    fn rollout(&mut self, from: &Rollout, hosts: &[String]) -> super::Rollout {
-        let smoke = from.smoke.as_ref().map(|smoke| {
-            let host = smoke.host.clone().or_else(|| hosts.iter().find(|host| !host.starts_with('*')).cloned());
-            let host = host.unwrap_or_else(|| "localhost".to_owned());
-            if !smoke.path.get_ref().starts_with('/') || format!("http://{host}{}", smoke.path.get_ref()).parse::<::http::Uri>().is_err() {
-                self.problem(&smoke.path, "this is no path", "for example /healthz");
-            }
-            super::Smoke { host, path: smoke.path.get_ref().clone(), status: smoke.status }
-        });
-        let time = self.time(from.time.as_ref()).unwrap_or(Duration::from_secs(60));
-        super::Rollout { percent: from.percent, time, max_failed_percent: from.max_failed_percent, smoke }
-    }
-
-    fn module(&mut self, text: &Spanned<String>) -> Option<ModuleSource> {
-        let folder = self.sources.file(text.span().start).parent().unwrap_or(Path::new(""));
-        match ModuleSource::parse(text.get_ref(), folder) {
-            Ok(source) => Some(source),
-            Err(error) => {
-                self.problems.push(Problem::at(text.span(), error));
-                None
-            }
-        }
-    }
-
-    fn targets(&mut self, rules: Option<&Vec<Spanned<String>>>) -> Option<Targets> {
+    pub(super) fn targets(&mut self, rules: Option<&Vec<Spanned<String>>>) -> Option<Targets> {
         let rules = rules?;
         let text = rules.iter().map(|rule| rule.get_ref().as_str()).collect::<Vec<_>>().join(",");
         match (text.parse(), rules.first()) {
@@ -575,6 +488,22 @@ impl Decide<'_> {
                 None
             }
             (Err(_), None) => Some(Targets::none()),
+        }
+    }
+
+    fn dropins(&mut self, file: &HostFile) -> Option<DropIns> {
+        let hosts: Vec<String> = file.services_hosts.iter().flatten().map(|host| self.host(host)).collect();
+        match (&file.services_dir, &file.services_hosts) {
+            (Some(folder), _) => Some(DropIns { folder: self.path(folder), hosts }),
+            // Where it is, is decided where the folders of the process are known.
+            (None, _) if file.kubernetes.is_on() => Some(DropIns { folder: PathBuf::new(), hosts }),
+            (None, Some(given)) => {
+                if let Some(first) = given.first() {
+                    self.problem(first, "services_hosts is for services of services_dir, and there is none", "services_dir = \"services\"");
+                }
+                None
+            }
+            (None, None) => None,
         }
     }
 
@@ -624,6 +553,8 @@ impl Decide<'_> {
             threads: file.threads.map(usize::from),
             cache_dir: file.cache_dir.as_ref().map(|folder| Some(self.path(folder)).filter(|_| !folder.get_ref().is_empty())),
             registry_auth: file.registry_auth.as_ref().map(|file| self.path(file)),
+            insecure_registries: file.insecure_registries.clone(),
+            services_dir: None,
             data_dir: file.data_dir.as_ref().filter(|folder| !folder.get_ref().is_empty()).map(|folder| self.path(folder)),
             redis: file.redis.as_ref().and_then(|redis| self.redis(redis)),
             cache: file.cache.settings(),
@@ -686,7 +617,7 @@ impl Decide<'_> {
         }
     }
 
-    fn limits(&mut self, from: &HostLimits) -> LimitSettings {
+    pub(super) fn limits(&mut self, from: &HostLimits) -> LimitSettings {
         let mib = |given: Option<u32>| given.map(|mib| (mib as usize) << 20);
         let kib = |given: Option<u32>| given.map(|kib| (kib as usize) << 10);
         LimitSettings {
@@ -715,74 +646,9 @@ impl Decide<'_> {
             client_timeout: self.time(from.client_timeout.as_ref()),
         }
     }
-
-    fn service(&mut self, name: &Spanned<String>, from: &Service, document: &Node) -> ServiceEntry {
-        if name.get_ref().is_empty() {
-            self.problem(name, "a service needs a name", "[services.NAME]");
-        }
-        let mut hosts = Vec::new();
-        for host in &from.hosts {
-            let text = host.get_ref().to_ascii_lowercase();
-            let plain = text.strip_prefix("*.").unwrap_or(&text);
-            let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']');
-            let has_port = plain.contains(':') && !(plain.starts_with('[') && plain.ends_with(']'));
-            if plain.is_empty() || has_port || !plain.bytes().all(fine) {
-                self.problem(host, format!("`{text}` is no host"), "for example shop.example.com or *.preview.example.com, without a port");
-            }
-            hosts.push(text);
-        }
-        for path in from.paths.iter().filter(|path| !path.get_ref().starts_with('/')) {
-            self.problem(path, "a path begins with a slash", "for example /api");
-        }
-        let limits = &from.limits;
-        let of_the_host = [
-            ("keep_resident_kib", limits.keep_resident_kib.is_some()),
-            ("head_kib", limits.head_kib.is_some()),
-            ("uri", limits.uri.is_some()),
-            ("h2_streams", limits.h2_streams.is_some()),
-            ("head_timeout", limits.head_timeout.is_some()),
-            ("idle_timeout", limits.idle_timeout.is_some()),
-            ("client_timeout", limits.client_timeout.is_some()),
-        ];
-        for (key, _) in of_the_host.iter().filter(|(_, given)| *given) {
-            let message = format!("service `{}` has limits.{key}, which only the host has", name.get_ref());
-            self.problem(name, message, "it belongs to [limits], outside of the services");
-        }
-        ServiceEntry {
-            rollout: from.rollout.as_ref().map(|rollout| self.rollout(rollout, &hosts)),
-            hosts,
-            paths: from.paths.iter().map(|path| path.get_ref().clone()).collect(),
-            manifest: from.manifest.as_ref().map(|file| (file.clone(), self.path(file))),
-            module: from.module.as_ref().and_then(|text| self.module(text)),
-            poll: self.some_time(from.poll.as_ref()),
-            use_setup: from.use_setup,
-            limits: self.limits(&from.limits),
-            environment: environment(&from.environment),
-            dynamic_targets: self.targets(from.dynamic_backends.as_ref()),
-            overrides: overrides(name, document),
-            name: name.clone(),
-        }
-    }
 }
 
-fn environment(from: &Surroundings) -> EnvironmentSettings {
+pub(super) fn environment(from: &Surroundings) -> EnvironmentSettings {
     let Surroundings { pop, region, hostname, service_version, customer_id, staging } = from.clone();
     EnvironmentSettings { pop, region, hostname, service_version, customer_id, staging }
-}
-
-/// The keys of a service that are a manifest's, as a manifest has them.
-fn overrides(name: &Spanned<String>, document: &Node) -> Node {
-    let place = name.span();
-    let table = |entries| Node { span: place.clone(), value: Value::Table(entries) };
-    let service = document.get("services").and_then(|services| services.get(name.get_ref()));
-    let Some(Value::Table(entries)) = service.map(|service| &service.value) else { return table(Vec::new()) };
-    let (mut top, mut local) = (Vec::new(), Vec::new());
-    for (key, node) in entries.iter().filter(|(key, _)| !OWN.contains(&key.name.as_str())) {
-        let list = if matches!(key.name.as_str(), "name" | "service_id" | "sidelight") { &mut top } else { &mut local };
-        list.push((key.clone(), node.clone()));
-    }
-    if !local.is_empty() {
-        top.push((super::document::Key { span: place.clone(), name: "local_server".to_owned() }, table(local)));
-    }
-    table(top)
 }

@@ -10,12 +10,14 @@ pub mod document;
 pub mod facts;
 pub mod host;
 pub mod host_file;
+pub mod kubernetes;
 pub mod logs;
 pub mod manifest;
 pub mod module;
 pub mod options;
 pub mod resolve;
 pub mod secret;
+pub mod services;
 pub mod settings;
 pub mod shape;
 pub mod state;
@@ -102,11 +104,16 @@ pub struct Smoke {
 impl Config {
     /// Files that its settings name, its program apart.
     pub fn files(&self) -> Vec<&Path> {
+        let passwords = self.state.redis.iter().filter_map(|redis| redis.password_file.as_deref());
+        self.own_files().into_iter().chain(passwords).collect()
+    }
+
+    /// Those of them that its manifest names, and not the host.
+    pub fn own_files(&self) -> Vec<&Path> {
         let tls = self.backends.values().filter_map(|backend| backend.tls.as_ref());
         let pems = tls.flat_map(|tls| tls.ca.iter().chain(tls.client.iter().flat_map(|client| [&client.certificate, &client.key])));
         let logs = self.logs.values().flat_map(logs::LogEndpoint::files);
-        let passwords = self.state.redis.iter().filter_map(|redis| redis.password_file.as_ref());
-        pems.filter_map(Pem::file).chain(self.stores.files()).chain(logs.chain(passwords).map(PathBuf::as_path)).collect()
+        pems.filter_map(Pem::file).chain(self.stores.files()).chain(logs.map(PathBuf::as_path)).collect()
     }
 }
 

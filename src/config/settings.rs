@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use super::access::AccessSettings;
 use super::host::{CacheSize, Environment, GuestLimits, HostConfig, Limits, Listen, Profile, ReuseLimits, TlsListener, UnknownImports};
+use super::host_file::DropIns;
 use super::traces::TraceSettings;
 use super::{Secret, State, Targets, state};
 
@@ -86,6 +87,9 @@ pub struct Settings {
     /// Within: `None` for no folder.
     pub cache_dir: Option<Option<PathBuf>>,
     pub registry_auth: Option<PathBuf>,
+    pub insecure_registries: Option<Vec<String>>,
+    /// Of `services_dir`, without the host file's rules for it.
+    pub services_dir: Option<PathBuf>,
     pub data_dir: Option<PathBuf>,
     pub redis: Option<state::Redis>,
     pub cache: CacheSettings,
@@ -254,6 +258,8 @@ impl Settings {
             threads: self.threads.or(other.threads),
             cache_dir: self.cache_dir.or(other.cache_dir),
             registry_auth: self.registry_auth.or(other.registry_auth),
+            insecure_registries: self.insecure_registries.or(other.insecure_registries),
+            services_dir: self.services_dir.or(other.services_dir),
             data_dir: self.data_dir.or(other.data_dir),
             redis: self.redis.or(other.redis),
             cache: self.cache.or(other.cache),
@@ -288,6 +294,7 @@ impl Settings {
             threads: self.threads.unwrap_or(machine.cores.max(1)),
             cache_dir: self.cache_dir.unwrap_or_else(|| machine.cache_dir.clone()),
             registry_auth: self.registry_auth.or_else(|| machine.registry_auth.clone()),
+            insecure_registries: self.insecure_registries.unwrap_or_default(),
             state: State { data_dir: self.data_dir, redis: self.redis },
             cache: self.cache.decide(),
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(30)),
@@ -305,6 +312,9 @@ impl Settings {
             core_dumps: self.core_dumps,
             access: self.access.unwrap_or_default(),
             traces: self.traces.decide(&machine.opentelemetry),
+            dropins: self.services_dir.map(|folder| DropIns { folder, hosts: Vec::new() }),
+            // Of the host file only.
+            kubernetes: None,
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod execute;
 pub mod guest;
 pub mod profile;
+pub mod publish;
 pub mod reuse;
 pub mod snapshot;
 pub mod source;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::sync::Semaphore;
 
 use super::Guest;
@@ -114,9 +115,11 @@ pub struct Route {
     pub hosts: Vec<String>,
     /// What paths begin with, in whole segments; none: every path.
     pub paths: Vec<String>,
+    /// Header fields that a request must have, with these values.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// Services by host and path. Immutable: a change makes another.
+/// Services by host, path and header fields. Immutable: a change makes another.
 #[derive(Default)]
 pub struct Routes {
     services: Vec<Arc<Snapshot>>,
@@ -128,10 +131,18 @@ pub struct Routes {
     any: Vec<Prefix>,
 }
 
-/// What paths begin with, and whose they are.
+/// What paths begin with, which header fields there must be, and whose such requests are.
 struct Prefix {
     path: Box<str>,
+    headers: Arc<[(HeaderName, HeaderValue)]>,
     service: Target,
+}
+
+impl Prefix {
+    fn fits(&self, path: &str, headers: &HeaderMap) -> bool {
+        path.strip_prefix(&*self.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            && self.headers.iter().all(|(name, value)| headers.get(name) == Some(value))
+    }
 }
 
 impl Routes {
@@ -147,6 +158,7 @@ impl Routes {
             return routes;
         }
         for (route, service) in services {
+            let headers: Arc<[_]> = route.headers.clone().into();
             let every = [String::new()];
             let paths = if route.paths.is_empty() { &every[..] } else { &route.paths[..] };
             let mut add = |host: Option<&str>| {
@@ -164,7 +176,11 @@ impl Routes {
                         },
                     },
                 };
-                list.extend(paths.iter().map(|path| Prefix { path: path.trim_end_matches('/').into(), service: service.clone() }));
+                list.extend(paths.iter().map(|path| Prefix {
+                    path: path.trim_end_matches('/').into(),
+                    headers: headers.clone(),
+                    service: service.clone(),
+                }));
             };
             if route.hosts.is_empty() {
                 add(None);
@@ -173,7 +189,7 @@ impl Routes {
         }
         routes.below.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
         for list in routes.exact.values_mut().chain(routes.below.iter_mut().map(|(_, list)| list)).chain([&mut routes.any]) {
-            list.sort_by_key(|prefix| std::cmp::Reverse(prefix.path.len()));
+            list.sort_by_key(|prefix| std::cmp::Reverse((prefix.path.len(), prefix.headers.len())));
         }
         routes
     }
@@ -183,8 +199,9 @@ impl Routes {
         &self.services
     }
 
-    /// Whose a request is: the most exact host decides, then the longest path. `host` is without its port.
-    pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Snapshot>> {
+    /// Whose a request is: the most exact host decides, then the longest path, then the most header fields. `host` is without
+    /// its port.
+    pub fn find(&self, host: &str, path: &str, headers: &HeaderMap) -> Option<&Arc<Snapshot>> {
         if let Some(only) = &self.only {
             return Some(only.choose());
         }
@@ -196,11 +213,10 @@ impl Routes {
             host
         };
         let host = host.strip_suffix('.').unwrap_or(host);
-        let fits = |prefix: &&Prefix| path.strip_prefix(&*prefix.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         let exact = self.exact.get(host).map(Vec::as_slice);
         let below = self.below.iter().filter(|(suffix, _)| host.len() > suffix.len() && host.ends_with(&**suffix));
         let lists = exact.into_iter().chain(below.map(|(_, list)| list.as_slice())).chain([self.any.as_slice()]);
-        lists.into_iter().find_map(|list| list.iter().find(fits)).map(|prefix| prefix.service.choose())
+        lists.into_iter().find_map(|list| list.iter().find(|prefix| prefix.fits(path, headers))).map(|prefix| prefix.service.choose())
     }
 }
 
@@ -226,8 +242,8 @@ impl Current {
     }
 
     /// The snapshot for one request, if it is anybody's. `host` is without its port.
-    pub fn pin(&self, host: &str, path: &str) -> Option<Arc<Snapshot>> {
-        self.0.load().find(host, path).cloned()
+    pub fn pin(&self, host: &str, path: &str, headers: &HeaderMap) -> Option<Arc<Snapshot>> {
+        self.0.load().find(host, path, headers).cloned()
     }
 
     /// All there is now.

@@ -14,7 +14,7 @@ use oci_client::{Client, Reference};
 use serde_json::Value as Json;
 
 use super::code_cache::digest;
-use crate::config::ModuleSource;
+use crate::config::{HostConfig, ModuleSource};
 
 /// Largest program, and largest package.
 const MAX_SIZE: usize = 256 << 20;
@@ -63,12 +63,24 @@ pub struct Store {
     folder: Option<PathBuf>,
     /// Credentials of registries, as docker keeps them.
     auth: Option<PathBuf>,
+    /// Registries that are spoken to without TLS, beside those on this machine.
+    insecure: Vec<String>,
 }
 
 impl Store {
     /// In `cache_dir`; `auth`: a file in the format of docker's `config.json` and of Kubernetes' pull secrets.
     pub fn new(cache_dir: Option<&Path>, auth: Option<PathBuf>) -> Self {
-        Self { folder: cache_dir.map(|folder| folder.join("fetched")), auth }
+        Self { folder: cache_dir.map(|folder| folder.join("fetched")), auth, insecure: Vec::new() }
+    }
+
+    /// As a host's settings have it.
+    pub fn of(host: &HostConfig) -> Self {
+        Self { insecure: host.insecure_registries.clone(), ..Self::new(host.cache_dir.as_deref(), host.registry_auth.clone()) }
+    }
+
+    /// That keeps nothing: to publish programs.
+    pub fn with_registries(auth: Option<PathBuf>, insecure: Vec<String>) -> Self {
+        Self { folder: None, auth, insecure }
     }
 
     /// The bytes of a program. Blocks: not for a thread that serves requests, and not for one that runs futures.
@@ -94,10 +106,7 @@ impl Store {
     }
 
     fn pull(&self, text: &str) -> Result<Vec<u8>, SourceError> {
-        let reference: Reference = text.parse().map_err(|error| SourceError::Content {
-            what: format!("`{text}` is no reference: {error}"),
-            hint: "oci://REGISTRY/REPOSITORY:TAG or oci://REGISTRY/REPOSITORY@sha256:DIGEST",
-        })?;
+        let reference = reference(text)?;
         // What a digest stands for does not change.
         if let Some(digest) = reference.digest()
             && let Some(kept) = self.layer_of(digest).and_then(|layer| self.kept(&layer))
@@ -106,7 +115,7 @@ impl Store {
         }
         let auth = self.credentials(reference.registry());
         let found = block_on(async {
-            let client = Client::new(client_config(reference.registry()));
+            let client = Client::new(self.client_config(reference.registry()));
             let (manifest, digest) = client.pull_image_manifest(&reference, &auth).await.map_err(|error| failed(&error))?;
             let layer = choose(&manifest.layers)?;
             let name = layer.digest.trim_start_matches("sha256:").to_owned();
@@ -173,7 +182,7 @@ impl Store {
     }
 
     /// Credentials for a registry, from the file given, or else from docker's.
-    fn credentials(&self, registry: &str) -> RegistryAuth {
+    pub(super) fn credentials(&self, registry: &str) -> RegistryAuth {
         let Some(path) = &self.auth else { return RegistryAuth::Anonymous };
         let config = fs::read(path).ok().and_then(|text| serde_json::from_slice::<Json>(&text).ok());
         let Some(config) = config else { return RegistryAuth::Anonymous };
@@ -181,6 +190,32 @@ impl Store {
         let entry = names.iter().find_map(|name| config["auths"].get(name));
         entry.and_then(basic).unwrap_or(RegistryAuth::Anonymous)
     }
+
+    pub(super) fn client_config(&self, registry: &str) -> ClientConfig {
+        let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+        let plain = matches!(host, "localhost" | "127.0.0.1" | "[::1]") || self.insecure.iter().any(|known| known == registry);
+        ClientConfig {
+            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
+            // An index for several platforms: wasm's if it says so, else the first.
+            platform_resolver: Some(Box::new(|entries| {
+                let wasm = entries
+                    .iter()
+                    .find(|entry| entry.platform.as_ref().is_some_and(|platform| platform.architecture.to_string() == "wasm"));
+                wasm.or(entries.first()).map(|entry| entry.digest.clone())
+            })),
+            connect_timeout: Some(PATIENCE),
+            read_timeout: Some(PATIENCE),
+            ..ClientConfig::default()
+        }
+    }
+}
+
+/// Reads `REGISTRY/REPOSITORY:TAG` or `…@sha256:…`.
+pub(super) fn reference(text: &str) -> Result<Reference, SourceError> {
+    text.parse().map_err(|error| SourceError::Content {
+        what: format!("`{text}` is no reference: {error}"),
+        hint: "oci://REGISTRY/REPOSITORY:TAG or oci://REGISTRY/REPOSITORY@sha256:DIGEST",
+    })
 }
 
 /// User and password of an entry of docker's configuration.
@@ -200,23 +235,6 @@ fn note(reference: &str) -> String {
     format!("{}.ref", digest(reference.as_bytes()))
 }
 
-fn client_config(registry: &str) -> ClientConfig {
-    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
-    let loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
-    ClientConfig {
-        protocol: if loopback { ClientProtocol::Http } else { ClientProtocol::Https },
-        // An index for several platforms: wasm's if it says so, else the first.
-        platform_resolver: Some(Box::new(|entries| {
-            let wasm =
-                entries.iter().find(|entry| entry.platform.as_ref().is_some_and(|platform| platform.architecture.to_string() == "wasm"));
-            wasm.or(entries.first()).map(|entry| entry.digest.clone())
-        })),
-        connect_timeout: Some(PATIENCE),
-        read_timeout: Some(PATIENCE),
-        ..ClientConfig::default()
-    }
-}
-
 /// The layer with the program: one that says it is wasm, else the last, which must be an archive.
 fn choose(layers: &[OciDescriptor]) -> Result<OciDescriptor, SourceError> {
     let wasm = layers.iter().find(|layer| WASM_LAYERS.contains(&layer.media_type.as_str()));
@@ -226,7 +244,7 @@ fn choose(layers: &[OciDescriptor]) -> Result<OciDescriptor, SourceError> {
     })
 }
 
-fn failed(error: &oci_client::errors::OciDistributionError) -> SourceError {
+pub(super) fn failed(error: &oci_client::errors::OciDistributionError) -> SourceError {
     let reason = error.to_string();
     let hint = match () {
         () if reason.contains("uthoriz") || reason.contains("uthentic") => {
@@ -267,7 +285,7 @@ async fn fetch(url: &str) -> Result<Vec<u8>, SourceError> {
 }
 
 /// Runs `work` to its end on this thread.
-fn block_on<T>(work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| SourceError::File { error })?;
     runtime.block_on(work)
 }

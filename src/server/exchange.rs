@@ -153,7 +153,7 @@ impl<'a> Answering<'a> {
     pub async fn begin(edge: &'a Edge, id: &'a str, request: DownstreamRequest) -> Self {
         let uri = &request.head.uri;
         let (mut trial, mut service, trace) = (None, None, request.trace.clone());
-        let serving = match edge.current.pin(uri.host().unwrap_or_default(), uri.path()) {
+        let serving = match edge.current.pin(uri.host().unwrap_or_default(), uri.path(), &request.head.headers) {
             Some(snapshot) => {
                 trial.clone_from(&snapshot.trial);
                 service = Some(snapshot.services.metrics.clone());

@@ -45,8 +45,13 @@ pub fn ticks_per_second() -> f64 {
 
 /// Time since the Unix epoch.
 pub fn unix() -> Duration {
+    wall().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// What a clock on the wall shows.
+pub fn wall() -> SystemTime {
     #[expect(clippy::disallowed_methods, reason = "the one place")]
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    SystemTime::now()
 }
 
 /// CPU time of this thread since it began: time for which the kernel had it wait for a processor is

@@ -17,6 +17,7 @@ mod caching;
 mod checks;
 mod client;
 mod drop_in;
+mod dropins;
 mod echo;
 mod facts;
 mod fanout;

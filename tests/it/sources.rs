@@ -260,3 +260,42 @@ fn registries_that_want_credentials() {
     let sidelight = Setup::host(&host).env("HOME", "/nowhere").start();
     assert_eq!(sidelight.get("/").text(), "private");
 }
+
+/// What `sidelight push` publishes is served from there, and the same program has the same digest.
+#[test]
+fn programs_that_we_push() {
+    let registry = Registry::start(false);
+    let cache = tempfile::tempdir().expect("a folder");
+    let program = crate::harness::guest("rust", "hello");
+    let run = |line: &str| {
+        let output = Command::new(crate::harness::binary()).args(line.split_whitespace()).output().expect("the binary starts");
+        let (said, log) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+        (output.status.code(), said.trim().to_owned(), log)
+    };
+    let file = program.display();
+    let package = cache.path().join("package.tar.gz");
+    fs::write(&package, archive(&[("shop/bin/main.wasm", &fs::read(&program).expect("a guest"))])).expect("a file");
+    for (name, flag) in [("artifact", ""), ("image", "--image")] {
+        let push = |file: &str, tag: &str| run(&format!("push {flag} {file} oci://{}/team/{name}:{tag}", registry.host));
+        let (code, pushed, log) = push(&file.to_string(), "v1");
+        assert_eq!(code, Some(0), "{log}");
+        let (before, digest) = pushed.split_once('@').expect("a reference by digest");
+        assert_eq!(before, format!("oci://{}/team/{name}", registry.host));
+        assert!(digest.starts_with("sha256:") && digest.len() == 71, "{pushed}");
+        assert_eq!(push(&file.to_string(), "v2").1, pushed, "the same program, later");
+        assert_eq!(push(&package.display().to_string(), "v3").1, pushed, "the same program, packed");
+        for program in [pushed.clone(), format!("oci://{}/team/{name}:v1", registry.host)] {
+            let sidelight = setup(&program, tempfile::tempdir().expect("a folder").path()).start();
+            assert_eq!(sidelight.get("/").status, 200);
+        }
+    }
+    for (line, code, told) in [
+        (format!("push Cargo.toml oci://{}/a:1", registry.host), 4, "is no WebAssembly module"),
+        (format!("push nowhere.wasm oci://{}/a:1", registry.host), 4, "No such file"),
+        (format!("push {file} oci://{}/a@sha256:{}", registry.host, "0".repeat(64)), 4, "names a digest"),
+        (format!("push {file} oci://{}/a:1", crate::origin::refused()), 4, "is the registry reachable"),
+    ] {
+        let (found, _, log) = run(&line);
+        assert!(found == Some(code) && log.contains(told), "{line}: {found:?} {log}");
+    }
+}

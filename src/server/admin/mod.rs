@@ -28,6 +28,9 @@ pub trait Operate: Send + Sync {
     /// What is in force, as JSON.
     fn status(&self) -> String;
 
+    /// Whether something that is to be served from the start is not known yet.
+    fn begins(&self) -> bool;
+
     /// What cannot be used now; empty: everything can be.
     fn degraded(&self) -> Vec<String>;
 
@@ -192,6 +195,7 @@ impl Probes {
                 compressed(headers, page(StatusCode::OK, format.content_type(), self.telemetry.metrics.text(format)))
             }
             "/readyz" if self.draining.load(Ordering::Relaxed) => told(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+            "/readyz" if self.control.begins() => told(StatusCode::SERVICE_UNAVAILABLE, "the cluster's services are not known yet\n"),
             // Requests are served without it as well as can be: no reason to take this replica out, and then all others.
             "/readyz" => match self.control.degraded() {
                 away if away.is_empty() => told(StatusCode::OK, "ok\n"),

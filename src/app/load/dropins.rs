@@ -1,0 +1,166 @@
+//! Services that come and go: folders within a folder.
+//!
+//! Whoever may write there decides about their own service and nothing else. A faulty one is a fault of its own, and what a
+//! service names must be in its own folder: neither files nor variables of the process are anybody's to take.
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
+
+use toml::Spanned;
+
+use super::{DropIn, Reader, ServicePlan};
+use crate::config::diagnostics::Problem;
+use crate::config::host_file::{DropIns, Host};
+use crate::config::logs::Sink;
+use crate::config::services::ServiceEntry;
+use crate::config::stores::{SecretStore, SecretText};
+use crate::config::{Config, ConfigError, HostConfig};
+
+/// What a service's own settings are in.
+const SETTINGS: [&str; 2] = ["service.toml", "service.json"];
+
+/// Its manifest, unless its settings name another.
+const MANIFESTS: [&str; 2] = ["fastly.toml", "fastly.json"];
+
+/// A point in time (RFC 3339) at which the service ends, beside what its settings say: for programs that write such folders.
+pub const EXPIRES: &str = ".expires";
+
+/// Reads every service of a folder. `documents` gets what it was read from.
+pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>) -> Vec<DropIn> {
+    documents.insert(from.folder.clone());
+    let entries = match std::fs::read_dir(&from.folder) {
+        Ok(entries) => entries,
+        // It may come later.
+        Err(error) => {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                tracing::warn!(folder = %from.folder.display(), %error, "the folder of services cannot be read");
+            }
+            return Vec::new();
+        }
+    };
+    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    folders.retain(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) && path.is_dir());
+    folders.sort();
+    let service = |folder: PathBuf| {
+        let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let mut reader = Reader::default();
+        let plan = reader.dropped(&name, &folder, &from.hosts, host);
+        documents.extend([folder.join(EXPIRES), folder]);
+        documents.append(&mut reader.documents);
+        let plan = match plan {
+            Some(plan) if reader.problems.is_empty() => Ok(plan),
+            _ => Err(ConfigError::new(reader.sources, reader.problems)),
+        };
+        DropIn { name, plan }
+    };
+    folders.into_iter().map(service).collect()
+}
+
+impl Reader {
+    fn dropped(&mut self, name: &str, folder: &Path, allowed: &[String], host: &HostConfig) -> Option<ServicePlan> {
+        let there = |names: [&str; 2]| names.map(|name| folder.join(name)).into_iter().filter(|path| path.is_file()).collect::<Vec<_>>();
+        let [settings] = &there(SETTINGS)[..] else {
+            // Whichever comes, it is seen.
+            self.documents.extend(SETTINGS.map(|name| folder.join(name)));
+            let base = self.sources.add(&folder.join(SETTINGS[0]), "");
+            let message = format!("a service needs one of {} in its folder, and not both", SETTINGS.join(" and "));
+            self.problems.push(Problem::at(base..base, message).hint("hosts = [\"pr-123.preview.example.com\"]"));
+            return None;
+        };
+        let document = self.read(settings, None)?;
+        let place = document.span.start;
+        let decided = Host::decide_service(name, document, &self.sources);
+        let mut entry = self.keep(decided)?;
+        if entry.manifest.is_none()
+            && let Some(manifest) = there(MANIFESTS).into_iter().next()
+        {
+            entry.manifest = Some((Spanned::new(place..place, manifest.display().to_string()), manifest));
+        }
+        match end(folder) {
+            Ok(None) => {}
+            Ok(Some(end)) => entry.expires = Some(entry.expires.map_or(end, |expires| expires.min(end))),
+            Err(error) => self.fault(format!("{}: {error}", folder.join(EXPIRES).display()), "a point in time, as 2026-12-01T00:00:00Z"),
+        }
+        self.hosts(&entry, allowed);
+        let plan = self.service(&entry, host)?;
+        self.confine(&entry, &plan, folder);
+        Some(plan)
+    }
+
+    /// Which hosts it may have.
+    fn hosts(&mut self, entry: &ServiceEntry, allowed: &[String]) {
+        if entry.hosts.is_empty() {
+            let message = "a service that comes and goes must say which hosts are its";
+            self.problems.push(Problem::at(entry.name.span(), message).hint("hosts = [\"pr-123.preview.example.com\"]"));
+        }
+        let fits = |host: &String| {
+            allowed.iter().any(|rule| match rule.strip_prefix('*') {
+                Some(below) => host.len() > below.len() && host.ends_with(below),
+                None => host == rule,
+            })
+        };
+        if let Some(host) = entry.hosts.iter().find(|host| !allowed.is_empty() && !fits(host)) {
+            let message = format!("host `{host}` is none that services here may have: {}", allowed.join(", "));
+            self.problems.push(Problem::at(entry.name.span(), message).hint("services_hosts of the host file says which they may"));
+        }
+    }
+
+    /// It has what is in its folder, and nothing else of the machine's.
+    fn confine(&mut self, entry: &ServiceEntry, plan: &ServicePlan, folder: &Path) {
+        let sinks = plan.config.logs.values().filter_map(|log| match &log.sink {
+            Sink::File(sink) => Some(sink.path.as_path()),
+            _ => None,
+        });
+        let manifest = entry.manifest.iter().map(|(_, path)| path.as_path());
+        let named = plan.config.own_files().into_iter().chain(sinks).chain(manifest).chain(plan.module.file());
+        let outside: BTreeSet<&Path> = named.filter(|path| !is_within(path, folder)).collect();
+        let mut faults: Vec<(String, &str)> = outside
+            .into_iter()
+            .map(|path| {
+                (
+                    format!("{} is not in the service's folder", path.display()),
+                    "a service that comes and goes has the files beside its settings",
+                )
+            })
+            .collect();
+        if let Some(variable) = variable(&plan.config) {
+            let message = format!("a secret is to be the environment variable {variable}, which is the host's");
+            faults.push((message, "file = \"name\", beside its settings"));
+        }
+        if plan.config.logs.values().any(|log| matches!(&log.sink, Sink::Redis { stream: Some(_), .. })) {
+            faults.push((
+                "a log endpoint names its stream in Redis".to_owned(),
+                "leave `stream` out: it is named after service and endpoint",
+            ));
+        }
+        for (message, hint) in faults {
+            self.problems.push(Problem::at(entry.name.span(), message).hint(hint));
+        }
+    }
+}
+
+/// When a service ends, as whoever wrote its folder says.
+fn end(folder: &Path) -> Result<Option<SystemTime>, String> {
+    match std::fs::read_to_string(folder.join(EXPIRES)) {
+        Ok(text) => humantime::parse_rfc3339(text.trim()).map(Some).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// By its name alone: no step leads out of the folder.
+fn is_within(path: &Path, folder: &Path) -> bool {
+    path.strip_prefix(folder).is_ok_and(|rest| rest.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)))
+}
+
+/// A variable of the process that a secret is to be read from.
+fn variable(config: &Config) -> Option<&str> {
+    config.stores.secrets.values().find_map(|store| match store {
+        SecretStore::File(_) | SecretStore::Directory(_) => None,
+        SecretStore::Entries(entries) => entries.values().find_map(|secret| match secret {
+            SecretText::Variable(name) => Some(name.as_str()),
+            SecretText::Inline(_) | SecretText::File(_) => None,
+        }),
+    })
+}

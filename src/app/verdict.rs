@@ -1,0 +1,131 @@
+//! What operators are told of attempts to change what is served, and of what is in force.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::config::diagnostics::Report;
+
+/// What became of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// In force.
+    Ok,
+    /// Everything is as it was.
+    Unchanged,
+    /// Nothing was changed.
+    Failed,
+}
+
+/// An attempt to change what is served, as operators are told of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    /// What became of it.
+    pub result: Outcome,
+    /// What made us try: `start`, `signal`, `files`, `request`, `poll`, `trial`, `expiry`, `kubernetes`.
+    pub cause: &'static str,
+    /// The generation in force afterwards.
+    pub generation: u64,
+    /// Services that are new or not as they were.
+    pub changed: Vec<String>,
+    /// Of those, the ones that take only some of the requests at first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub on_trial: Vec<String>,
+    /// Services whose newest generation has failed its trial: the one before answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<String>,
+    /// Services that are gone.
+    pub removed: Vec<String>,
+    /// Services that come and go whose files cannot be used: what was there before, if anything, answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub faulty: Vec<ServiceFault>,
+    /// Settings that differ and take effect only at the next start.
+    pub restart_needed: Vec<&'static str>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The same, fault by fault, when documents are at fault.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Report>,
+    /// When it began, in seconds since the epoch.
+    pub at: u64,
+    /// How long it took.
+    pub ms: u64,
+}
+
+/// A service that comes and goes, and cannot be used.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServiceFault {
+    /// Its name.
+    pub service: String,
+    /// What is wrong.
+    pub error: String,
+    /// The same, fault by fault, when documents are at fault.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Report>,
+}
+
+/// A service, for operators.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// The generation it came with.
+    pub generation: u64,
+    /// Hosts; none: every one.
+    pub hosts: Vec<String>,
+    /// Paths; none: every one.
+    pub paths: Vec<String>,
+    /// Header fields that its requests have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// When it is served no longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires: Option<String>,
+    /// Where its program is from.
+    pub module: String,
+    /// SHA-256 of its program.
+    pub digest: String,
+    /// How it fares, while the one before still takes some requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<TrialStatus>,
+}
+
+/// A generation on trial, for operators.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrialStatus {
+    /// Of a hundred requests.
+    pub percent: u8,
+    /// Its answers so far.
+    pub answered: u64,
+    /// How many of them failed.
+    pub failed: u64,
+    /// Until it takes over.
+    pub seconds_left: u64,
+    /// SHA-256 of the program that takes the other requests.
+    pub stable_digest: String,
+}
+
+/// What is in force, for operators.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Version of this host.
+    pub version: &'static str,
+    /// Counts what came into force.
+    pub generation: u64,
+    /// Whether the last attempt is not in force.
+    pub degraded: bool,
+    /// What state is kept in and cannot be used now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub away: Vec<String>,
+    /// Seconds since the start.
+    pub uptime: u64,
+    /// What is served.
+    pub services: Vec<ServiceStatus>,
+    /// Services that come and go whose newest files cannot be used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub faulty: Vec<ServiceFault>,
+    /// Attempts, the last first.
+    pub reloads: Vec<Verdict>,
+}

@@ -1,0 +1,217 @@
+//! Services that come and go: folders within a folder.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+use crate::client;
+use crate::harness::{Setup, Sidelight};
+use crate::reload::saying;
+
+/// A host with a folder `services`, and one service of its own.
+fn host(more: &str) -> Setup {
+    let text = format!("services_dir = \"services\"\n{more}\n[services.own]\nhosts = [\"own.test\"]\nmodule = \"own.wat\"\n");
+    Setup::host(&text).file("own.wat", &saying("own"))
+}
+
+/// Makes a folder with a service that says its name.
+fn service(setup: Setup, name: &str, settings: &str) -> Setup {
+    let file = |file: &str| format!("services/{name}/{file}");
+    setup.file(&file("service.toml"), &format!("module = \"app.wat\"\n{settings}\n")).file(&file("app.wat"), &saying(name))
+}
+
+fn put(sidelight: &Sidelight, name: &str, settings: &str, says: &str) {
+    sidelight.write(&format!("services/{name}/app.wat"), &saying(says));
+    sidelight.write(&format!("services/{name}/service.toml"), &format!("module = \"app.wat\"\n{settings}\n"));
+}
+
+fn hosts(name: &str) -> String {
+    format!("hosts = [\"{name}.test\"]")
+}
+
+fn wait_for(sidelight: &Sidelight, host: &str, says: &str) {
+    sidelight.wait_until(says, |sidelight| sidelight.get_of(host, "/").text() == says);
+}
+
+fn status(sidelight: &Sidelight) -> Value {
+    serde_json::from_str(&sidelight.operate("GET", "/status").text()).expect("a status")
+}
+
+#[test]
+fn they_come_change_and_go() {
+    let sidelight = host("").start();
+    assert_eq!(sidelight.get_of("a.test", "/").status, 404);
+    put(&sidelight, "a", &hosts("a"), "a1");
+    wait_for(&sidelight, "a.test", "a1");
+    put(&sidelight, "b", &hosts("b"), "b1");
+    wait_for(&sidelight, "b.test", "b1");
+    sidelight.write("services/a/app.wat", &saying("a2"));
+    wait_for(&sidelight, "a.test", "a2");
+    fs::remove_dir_all(sidelight.path("services/a")).expect("removes");
+    sidelight.wait_until("the end", |sidelight| sidelight.get_of("a.test", "/").status == 404);
+    assert_eq!((sidelight.get_of("b.test", "/").text().as_str(), sidelight.get_of("own.test", "/").text().as_str()), ("b1", "own"));
+}
+
+/// A process that begins with none of them serves those that come; what is hidden is none.
+#[test]
+fn with_a_manifest_and_nothing_else() {
+    let sidelight = Setup::host("services_dir = \"services\"\n").start();
+    assert_eq!(sidelight.get_of("a.test", "/").status, 404);
+    sidelight.write("services/.hidden/service.toml", "nonsense");
+    sidelight.write("services/a/bin/main.wasm", &saying("a"));
+    sidelight.write("services/a/fastly.toml", "name = \"shop\"\nmanifest_version = 3\n");
+    sidelight.write("services/a/service.toml", &hosts("a"));
+    wait_for(&sidelight, "a.test", "a");
+    assert_eq!(status(&sidelight)["faulty"], Value::Null);
+}
+
+#[test]
+fn one_that_is_faulty_leaves_the_others_alone() {
+    let setup = service(service(host("").arg("--no-watch"), "a", &hosts("a")), "b", &hosts("b"));
+    let sidelight = setup.start();
+    put(&sidelight, "a", "hosts = [\"a.test\"]\nnonsense = 1", "a2");
+    put(&sidelight, "b", &hosts("b"), "b2");
+    put(&sidelight, "c", &hosts("c"), "c");
+    sidelight.write("services/d/readme", "no service");
+    let verdict = sidelight.reload();
+    assert_eq!(verdict["changed"], serde_json::json!(["b", "c"]), "{verdict:#}");
+    let faulty = verdict["faulty"].as_array().expect("a list");
+    assert_eq!(faulty.iter().map(|fault| fault["service"].as_str().expect("a name")).collect::<Vec<_>>(), ["a", "d"]);
+    assert!(faulty[0]["problems"][0]["message"].as_str().expect("a text").contains("nonsense"), "{verdict:#}");
+    assert_eq!(faulty[0]["problems"][0]["line"], 3, "{verdict:#}");
+    let says = |host: &str| sidelight.get_of(host, "/").text();
+    assert_eq!((says("a.test"), says("b.test"), says("c.test")), ("a".to_owned(), "b2".to_owned(), "c".to_owned()));
+    assert!((sidelight.metric("sidelight_services_faulty") - 2.0).abs() < 0.1);
+    assert_eq!(status(&sidelight)["faulty"][1]["service"], "d");
+    // Neither is the host's fault.
+    assert!((sidelight.metric("sidelight_config_last_reload_successful") - 1.0).abs() < 0.1);
+    sidelight.log.wait_for(&["a service cannot be used; what was served of it is served on"]);
+    // A program that cannot be run is one of those, too.
+    sidelight.write("services/b/app.wat", "(module (nonsense))");
+    sidelight.write("services/a/service.toml", &format!("module = \"app.wat\"\n{}\n", hosts("a")));
+    let verdict = sidelight.reload();
+    assert_eq!((says("a.test"), says("b.test")), ("a2".to_owned(), "b2".to_owned()), "{verdict:#}");
+    assert_eq!(verdict["faulty"][0]["service"], "b", "{verdict:#}");
+}
+
+#[test]
+fn nobody_takes_what_is_anothers() {
+    let setup = service(host("services_hosts = [\"*.test\", \"fine.example\"]").arg("--no-watch"), "b", &hosts("b"));
+    let sidelight = setup.start();
+    let says = |host: &str| sidelight.get_of(host, "/").text();
+    let refused = |name: &str, told: &str| {
+        let verdict = sidelight.reload();
+        let faulty = verdict["faulty"].as_array().cloned().unwrap_or_default();
+        let fault = faulty.iter().find(|fault| fault["service"] == name).unwrap_or_else(|| panic!("{verdict:#}"));
+        assert!(fault["error"].as_str().expect("a text").contains(told), "{fault:#}");
+    };
+    // By name before the one that has it, and all the same.
+    put(&sidelight, "a", &hosts("b"), "thief");
+    refused("a", "both have host `b.test`");
+    assert_eq!(says("b.test"), "b");
+    put(&sidelight, "a", &hosts("own"), "thief");
+    refused("a", "both have host `own.test`");
+    assert_eq!(says("own.test"), "own");
+    put(&sidelight, "a", "", "thief");
+    refused("a", "must say which hosts are its");
+    put(&sidelight, "a", "hosts = [\"shop.example\"]", "thief");
+    refused("a", "`shop.example` is none that services here may have");
+    put(&sidelight, "a", "hosts = [\"fine.example\"]", "fine");
+    put(&sidelight, "own", &hosts("other"), "thief");
+    refused("own", "the host file has a service of that name");
+    assert_eq!((says("fine.example").as_str(), says("own.test").as_str()), ("fine", "own"));
+}
+
+/// A service has its own folder, and nothing else of the machine's.
+#[test]
+fn they_are_confined() {
+    let sidelight = host("").file("secret.json", "{\"key\": \"host's\"}").arg("--no-watch").start();
+    let absolute = sidelight.path("own.wat").display().to_string();
+    for (settings, told) in [
+        ("module = \"../../own.wat\"".to_owned(), "own.wat is not in the service's folder"),
+        (format!("module = \"{absolute}\""), "own.wat is not in the service's folder"),
+        ("module = \"app.wat\"\nmanifest = \"../../x.toml\"".to_owned(), "x.toml"),
+        (
+            "module = \"app.wat\"\nsecret_stores.s = { file = \"../../secret.json\", format = \"json\" }".to_owned(),
+            "secret.json is not in the service's folder",
+        ),
+        ("module = \"app.wat\"\nsecret_stores.s = [{ key = \"k\", env = \"HOME\" }]".to_owned(), "the environment variable HOME"),
+        (
+            "module = \"app.wat\"\nsidelight.logs.l = { kind = \"file\", path = \"../../out.log\" }".to_owned(),
+            "out.log is not in the service's folder",
+        ),
+    ] {
+        sidelight.write("services/a/app.wat", &saying("a"));
+        sidelight.write("services/a/service.toml", &format!("{settings}\nhosts = [\"a.test\"]\n"));
+        let verdict = sidelight.reload();
+        let error = verdict["faulty"][0]["error"].as_str().unwrap_or_default().to_owned();
+        assert!(error.contains(told), "{settings}: {verdict:#}");
+        assert_eq!(sidelight.get_of("a.test", "/").status, 404, "{settings}");
+    }
+}
+
+fn in_a_moment(more: u64) -> String {
+    humantime::format_rfc3339_millis(SystemTime::now() + Duration::from_millis(more)).to_string()
+}
+
+#[test]
+fn their_time_ends() {
+    let ends = in_a_moment(1500);
+    let setup = service(host(""), "a", &format!("hosts = [\"a.test\"]\nexpires = \"{ends}\""));
+    let setup = service(setup, "past", "hosts = [\"past.test\"]\nexpires = \"2020-01-01T00:00:00Z\"");
+    let sidelight = service(setup, "b", &hosts("b")).start();
+    assert_eq!(sidelight.get_of("past.test", "/").status, 404);
+    sidelight.wait_until("the end", |sidelight| sidelight.get_of("a.test", "/").status == 404);
+    assert!(humantime::parse_rfc3339(&ends).expect("a time") <= SystemTime::now(), "not before its time");
+    assert_eq!((sidelight.get_of("b.test", "/").status, sidelight.get_of("own.test", "/").status), (200, 200));
+    let status = status(&sidelight);
+    assert_eq!((&status["reloads"][0]["cause"], &status["reloads"][0]["removed"][0]), (&"expiry".into(), &"a".into()), "{status:#}");
+    // More time brings it back.
+    put(&sidelight, "a", &format!("hosts = [\"a.test\"]\nexpires = \"{}\"", in_a_moment(3_600_000)), "again");
+    wait_for(&sidelight, "a.test", "again");
+}
+
+/// A service's end is kept also while the host file cannot be used.
+#[test]
+fn their_time_ends_also_when_nothing_else_can_change() {
+    let setup = service(host(""), "a", &format!("hosts = [\"a.test\"]\nexpires = \"{}\"", in_a_moment(2000)));
+    let sidelight = setup.start();
+    sidelight.write("sidelight.toml", "nonsense =");
+    sidelight.wait_metric("sidelight_config_last_reload_successful", 0.0);
+    sidelight.wait_until("the end", |sidelight| sidelight.get_of("a.test", "/").status == 404);
+    assert_eq!(sidelight.get_of("own.test", "/").text(), "own");
+    assert_eq!(status(&sidelight)["degraded"], true);
+}
+
+#[test]
+fn by_header() {
+    let setup = service(host(""), "main", "hosts = [\"shop.test\"]");
+    let setup = service(setup, "pr", "hosts = [\"shop.test\"]\nheaders = { X-Preview = \"7\" }");
+    let setup = service(setup, "both", "hosts = [\"shop.test\"]\nheaders = { x-preview = \"7\", x-lang = \"de\" }");
+    let sidelight = service(setup, "api", "hosts = [\"shop.test\"]\npaths = [\"/api\"]").start();
+    let says = |path: &str, fields: &str| {
+        client::send(sidelight.addr, &format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\n{fields}\r\n")).text()
+    };
+    assert_eq!(says("/", ""), "main");
+    assert_eq!(says("/", "X-Preview: 8\r\n"), "main");
+    assert_eq!(says("/", "x-preview: 7\r\n"), "pr");
+    assert_eq!(says("/", "x-lang: de\r\nx-preview: 7\r\n"), "both");
+    assert_eq!(says("/", "x-lang: de\r\n"), "main");
+    // The longest path first, as ever.
+    assert_eq!(says("/api/x", "x-preview: 7\r\n"), "api");
+}
+
+#[test]
+fn check_tells_of_them() {
+    let text = "services_dir = \"services\"\n";
+    let setup = service(
+        service(Setup::command_line("check", Path::new("")), "a", &hosts("a")),
+        "b",
+        "hosts = [\"b.test\"]\nexpires = \"tomorrow\"",
+    );
+    let (status, log) = setup.file("sidelight.toml", text).fails();
+    assert_eq!(status.code(), Some(3), "{log}");
+    assert!(log.contains("services/b/service.toml:3") && log.contains("`tomorrow` is no point in time"), "{log}");
+}
