@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:7676
 ORIGIN := 127.0.0.1:7677
 SHELL := /bin/bash
 
-.PHONY: run test needs build guests lint unit bench bench-http bench-telemetry figures
+.PHONY: run test needs build dist guests lint unit deny audit tested test-chart test-kit bench bench-http bench-telemetry bench-scaling figures image
 
 run: needs build
 	@manifests/demo/run.sh $(ADDR) $(ORIGIN)
@@ -29,7 +29,7 @@ needs:
 	fi
 	@command -v cargo >/dev/null || { echo "please install Rust (rustup)" >&2; exit 1; }
 
-test: needs guests lint unit
+test: needs guests lint deny unit test-chart test-kit
 
 guests:
 	tests/guests/build.sh all
@@ -40,6 +40,35 @@ lint:
 
 unit:
 	cargo test --locked
+
+# Licences, sources and crates that must not be there; `make audit` asks for advisories, which needs the network.
+deny:
+	tests/deny.sh
+
+audit:
+	tests/deny.sh advisories
+
+# The binary of the tests below: the one that cargo test makes, unless SIDELIGHT_BIN names another.
+TESTED = SIDELIGHT_BIN=$${SIDELIGHT_BIN:-$(CURDIR)/target/debug/sidelight}
+
+tested:
+	[[ -n "$$SIDELIGHT_BIN" ]] || cargo test --locked --no-run --test it
+
+# The chart: rendered, checked against schemas and policies, and really run.
+test-chart: tested
+	$(TESTED) tests/chart/run.sh
+	$(TESTED) tests/cluster/run.sh
+
+# The image, the systemd unit, the compose file, the dashboard, the load kit.
+test-kit: tested
+	$(TESTED) tests/kit/run.sh
+
+# What the image holds: link-time optimisation, no symbols. Takes several times as long as `make build`.
+dist: needs
+	cargo build --locked --profile dist --bin sidelight
+
+image: dist
+	deploy/image/build.sh --binary target/dist/sidelight
 
 bench: needs
 	tests/guests/build.sh rust
@@ -52,6 +81,10 @@ figures: needs
 bench-telemetry: needs
 	tests/guests/build.sh rust
 	benches/telemetry.sh
+
+bench-scaling: needs
+	tests/guests/build.sh rust
+	benches/scaling.sh
 
 bench-http: needs
 	benches/http.sh

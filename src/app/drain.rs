@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
+use sd_notify::NotifyState;
 
 use super::signals::Stops;
 use crate::runtime::Current;
@@ -58,6 +59,7 @@ impl BackgroundService for Drain {
             return;
         }
         tracing::info!(in_flight = self.in_flight(), "stopping: finishing what is in flight");
+        super::tell_supervisor(NotifyState::Stopping);
         for service in self.current.routes().services() {
             service.waiting.close();
         }

@@ -1,7 +1,7 @@
 //! The end of a preview environment: what a CronJob of the Helm chart runs.
 //!
 //! A release whose last deployment is older than it may be is removed as `helm uninstall` would, or its whole namespace is.
-//! What removes it is a part of it: it makes its own permissions depend on the CronJob (or the namespace) and deletes that last, so
+//! What removes it is a part of it: it makes its own permissions depend on the CronJob and deletes that last, so
 //! that the cluster's garbage collection takes the rest.
 
 use std::time::{Duration, SystemTime};
@@ -74,12 +74,8 @@ const KINDS: [(&str, &str, &str, &str); 19] = [
     ("", "v1", "ServiceAccount", "serviceaccounts"),
 ];
 
-/// What makes up the permissions of the CronJob, in its namespace and in the cluster.
+/// What makes up the permissions of the CronJob.
 const OWN: [(&str, &str, &str, &str); 3] = [KINDS[16], KINDS[17], KINDS[18]];
-const OF_THE_CLUSTER: [(&str, &str, &str, &str); 2] = [
-    ("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding", "clusterrolebindings"),
-    ("rbac.authorization.k8s.io", "v1", "ClusterRole", "clusterroles"),
-];
 
 fn resource((group, version, kind, plural): (&str, &str, &str, &str)) -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
@@ -104,14 +100,9 @@ pub async fn run(preview: &Preview) -> Result<Fate, Exit> {
     match preview.what {
         What::Release => remove(&client, preview).await.map(Fate::Removed),
         What::Namespace => {
-            let namespace = Api::all_with(client.clone(), &resource(("", "v1", "Namespace", "namespaces")));
-            let namespace: Api<DynamicObject> = namespace;
-            let found = namespace.get(&preview.namespace).await.map_err(|error| said("reading the namespace", &error))?;
-            for kind in OF_THE_CLUSTER {
-                let own = Api::all_with(client.clone(), &resource(kind));
-                depend(&own, &preview.name, ("v1", "Namespace"), &found.metadata).await?;
-            }
-            namespace
+            let namespaces: Api<DynamicObject> = Api::all_with(client.clone(), &resource(("", "v1", "Namespace", "namespaces")));
+            // What this runs with is in it, and goes with it.
+            namespaces
                 .delete(&preview.namespace, &DeleteParams::background())
                 .await
                 .map_err(|error| said("deleting the namespace", &error))?;

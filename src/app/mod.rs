@@ -23,6 +23,7 @@ use pingora::apps::http_app::HttpServer;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora::services::background::background_service;
+use sd_notify::NotifyState;
 
 use crate::config::diagnostics::Report;
 use crate::config::host::Listen;
@@ -294,8 +295,17 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     for address in addresses {
         tracing::info!("Listening on {address}");
     }
+    // The sockets are there: whoever connects from now on is served.
+    tell_supervisor(NotifyState::Ready);
     server.run(RunArgs { shutdown_signal });
     Ok(())
+}
+
+/// Tells systemd, if it has started this process (`sd_notify(3)`).
+fn tell_supervisor(state: NotifyState) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd cannot be told how it stands");
+    }
 }
 
 /// Binds what `option` names.

@@ -164,6 +164,7 @@ fastly.json
 {{- $_ := set $kubernetes "namespace" . -}}
 {{- end -}}
 {{- $_ := set $host "kubernetes" $kubernetes -}}
+{{- $_ := set $host "services_dir" "/run/sidelight/services" -}}
 {{- with $v.previews.hosts -}}
 {{- $_ := set $host "services_hosts" . -}}
 {{- end -}}

@@ -36,6 +36,13 @@
 - name: {{ include "sidelight.containerName" . }}-tmp
   emptyDir:
     sizeLimit: {{ $v.tmp.sizeLimit }}
+{{- if $v.previews.enabled }}
+- name: {{ include "sidelight.containerName" . }}-services
+  {{- /* Secrets of previews are among these files: in memory, never on the node's disk. */}}
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ $v.previews.sizeLimit }}
+{{- end }}
 {{- if $v.persistence.enabled }}
 - name: {{ include "sidelight.containerName" . }}-data
   {{- if or (eq $v.persistence.type "emptyDir") .withoutClaim }}
@@ -135,6 +142,10 @@
   mountPath: /var/cache/sidelight
 - name: {{ include "sidelight.containerName" . }}-tmp
   mountPath: /tmp
+{{- if $v.previews.enabled }}
+- name: {{ include "sidelight.containerName" . }}-services
+  mountPath: /run/sidelight
+{{- end }}
 {{- if $v.persistence.enabled }}
 - name: {{ include "sidelight.containerName" . }}-data
   mountPath: /var/lib/sidelight
