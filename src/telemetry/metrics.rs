@@ -240,6 +240,9 @@ impl Metrics {
         let _ = registry.register(Box::new(Process::new()));
         let metrics = Self::declare(registry);
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        // Counters that begin with their first event have no rate then.
+        ["ok", "unchanged", "failed"].iter().for_each(|result| drop(metrics.reloads.with_label_values(&[result])));
+        ["ok", "error"].iter().for_each(|result| drop(metrics.tls_renewals.with_label_values(&[result])));
         metrics
     }
 

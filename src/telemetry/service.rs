@@ -20,6 +20,9 @@ const OTHER: &str = "_other";
 /// Methods that have series of their own, and what all others are.
 const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "_OTHER"];
 
+/// How guests end.
+const OUTCOMES: [&str; 7] = ["finished", "exited", "trapped", "cpu_limit", "wall_limit", "memory_limit", "host_failed"];
+
 /// Statuses whose counters are at hand.
 const STATUSES: [u16; 32] = [
     101, 200, 201, 202, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 408, 409, 410, 412, 413, 414, 416, 418, 422, 429,
@@ -69,6 +72,10 @@ impl Metrics {
         let (label, own) = self.names.label(name);
         if !own {
             self.services_unnamed.inc();
+        }
+        // Counters that begin with their first event have no rate then.
+        if label != "_none" {
+            OUTCOMES.iter().for_each(|outcome| drop(self.guests.with_label_values(&[label, outcome])));
         }
         ServiceMetrics {
             name: label.to_owned(),

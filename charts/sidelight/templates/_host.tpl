@@ -99,7 +99,7 @@ fastly.json
 {{- $host := dict
       "listen" (list (printf "%s:%d" $v.listenAddress (int $v.ports.http)))
       "probes" (printf "%s:%d" $v.listenAddress (int $v.ports.probes))
-      "cache_dir" "/var/cache/sidelight"
+      "cache_dir" "/var/cache/sidelight/programs"
       "drain_timeout" $v.drainTimeout
 -}}
 {{- if $v.admin.enabled -}}

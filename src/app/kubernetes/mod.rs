@@ -109,7 +109,7 @@ struct Session<'a> {
     cluster: &'a Cluster,
     client: Client,
     namespace: String,
-    recorder: Recorder,
+    reporter: Reporter,
     told: Told,
     /// Whether it was said that events cannot be written.
     mute: bool,
@@ -133,10 +133,9 @@ impl Cluster {
         let namespace = self.settings.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         tracing::info!(namespace, "services are ConfigMaps and Secrets with the label {LABEL}");
         let reporter = Reporter { controller: "sidelight".to_owned(), instance: instance() };
-        let recorder = Recorder::new(client.clone(), reporter);
         let maps = objects::<ConfigMap>(&client, &namespace);
         let secrets = objects::<Secret>(&client, &namespace);
-        let mut session = Session { cluster: self, client, namespace, recorder, told: Told::new(), mute: false, end: None };
+        let mut session = Session { cluster: self, client, namespace, reporter, told: Told::new(), mute: false, end: None };
         let (mut maps, mut secrets) = (std::pin::pin!(maps), std::pin::pin!(secrets));
         let (mut configs, mut secret) = (Known::default(), Known::default());
         let mut looked = tokio::time::interval(LOOK);
@@ -152,8 +151,11 @@ impl Cluster {
                     self.known.store(true, Ordering::Relaxed);
                     false
                 }
-                _ = looked.tick(), if session.end.is_some_and(|end| self.settings.delete_expired && end <= clock::wall()) => {
-                    session.delete_what_is_over(Whole::of(configs.parts().chain(secret.parts()))).await;
+                // The condition is looked at when the wait begins, the time when it is over.
+                _ = looked.tick(), if self.settings.delete_expired && session.end.is_some() => {
+                    if session.end.is_some_and(|end| end <= clock::wall()) {
+                        session.delete_what_is_over(Whole::of(configs.parts().chain(secret.parts()))).await;
+                    }
                     false
                 }
             };
@@ -286,7 +288,9 @@ impl Session<'_> {
             note.push('…');
         }
         let event = Event { type_, reason: reason.to_owned(), note: Some(note), action: "Serve".to_owned(), secondary: None };
-        let published = self.recorder.publish(&event, &part.reference(&self.namespace)).await;
+        // One that remembers would count this one as what it said before for the same reason, with the note of then.
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        let published = recorder.publish(&event, &part.reference(&self.namespace)).await;
         match published {
             Ok(()) => self.mute = false,
             Err(error) if !self.mute => {

@@ -164,6 +164,11 @@ impl Cache {
         self.store.limits.object
     }
 
+    /// Counts an object that is too large to be kept.
+    pub fn too_large(&self) {
+        self.store.telemetry.metrics.cache_refusals.inc();
+    }
+
     /// The key of an entry.
     pub fn key(&self, face: Face, key: &[u8]) -> Key {
         Key::new(self.space.name(), face, key)

@@ -163,6 +163,9 @@ impl Transaction {
             return (Action::Update, policy::freshened(&stored, response));
         }
         let (action, reason) = policy::judge(response, content_length(response), self.cache.largest());
+        if matches!(reason, Reason::TooLarge) {
+            self.cache.too_large();
+        }
         self.decision.note_action(action, reason);
         (action, response.clone())
     }

@@ -1,0 +1,1 @@
+"""What the tests of the chart in a cluster are written with."""

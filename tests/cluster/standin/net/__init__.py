@@ -1,0 +1,1 @@
+"""What kube-proxy, the cluster's DNS and an ingress controller do."""
