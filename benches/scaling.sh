@@ -86,9 +86,11 @@ measure() { # name, host, path
   local list sum=0 files=()
   read -ra list <<< "${at[$1]}"
   local waits=()
+  # As many threads of load as cores, whatever the number of replicas: at least one for each.
+  local each=$((cores / ${#list[@]}))
   for p in "${list[@]}"; do
     files+=("$work/wrk.$p")
-    wrk -t1 -c$((connections / ${#list[@]})) -d"${seconds}s" -H "Host: $2" "http://127.0.0.1:$p$3" > "$work/wrk.$p" & waits+=($!)
+    wrk -t$((each > 0 ? each : 1)) -c$((connections / ${#list[@]})) -d"${seconds}s" -H "Host: $2" "http://127.0.0.1:$p$3" > "$work/wrk.$p" & waits+=($!)
   done
   wait "${waits[@]}"
   if grep -q 'Non-2xx\|Socket errors' "${files[@]}"; then cat "${files[@]}" >&2; exit 1; fi

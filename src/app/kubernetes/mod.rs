@@ -147,8 +147,9 @@ impl Cluster {
                 Some(event) = secrets.next() => heard("Secrets", &session.namespace, event).is_some_and(|event| secret.hear(event)),
                 () = tokio::time::sleep_until(due.map_or_else(tokio::time::Instant::now, |(at, _)| at)), if due.is_some() => {
                     due = None;
-                    session.put(Whole::of(configs.parts().chain(secret.parts()))).await;
-                    self.known.store(true, Ordering::Relaxed);
+                    if session.put(Whole::of(configs.parts().chain(secret.parts()))).await {
+                        self.known.store(true, Ordering::Relaxed);
+                    }
                     false
                 }
                 // The condition is looked at when the wait begins, the time when it is over.
@@ -227,8 +228,8 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Session<'_> {
-    /// Puts in force what the cluster has, and says what became of it.
-    async fn put(&mut self, services: BTreeMap<String, Whole>) {
+    /// Puts in force what the cluster has, and says what became of it. Whether it could be written.
+    async fn put(&mut self, services: BTreeMap<String, Whole>) -> bool {
         self.end = services.values().filter_map(Whole::end).min();
         let folder = self.cluster.folder.clone();
         let written = tokio::task::spawn_blocking(move || folders::write(&folder, &services).map(|()| services)).await;
@@ -236,15 +237,15 @@ impl Session<'_> {
             Ok(Ok(services)) => services,
             Ok(Err(error)) => {
                 tracing::error!(folder = %self.cluster.folder.display(), %error, "services cannot be written; what is served is served on");
-                return;
+                return false;
             }
             Err(error) => {
                 tracing::error!(%error, "services cannot be written; what is served is served on");
-                return;
+                return false;
             }
         };
         // The end of the process is no fault.
-        let Some(verdict) = watch::ask(&self.cluster.reloads, "kubernetes").await else { return };
+        let Some(verdict) = watch::ask(&self.cluster.reloads, "kubernetes").await else { return false };
         let status = self.cluster.reloader.status();
         let now = clock::wall();
         for (name, whole) in &services {
@@ -274,6 +275,7 @@ impl Session<'_> {
             let mut all = services.values().flat_map(|whole| whole.parts.iter().chain(whole.refused.iter().map(|(part, _)| part)));
             all.any(|part| part.kind == *kind && part.name == *name)
         });
+        true
     }
 
     /// An event at an object, unless the same was said of it.

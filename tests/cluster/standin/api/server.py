@@ -124,6 +124,11 @@ class Handler(BaseHTTPRequestHandler):
             if not self.code:
                 self.send_json(ApiError(500, "InternalError", f"{type(e).__name__}: {e}").status(), 500)
             self.close_connection = True
+        if self.asked.verb != "watch" or self.code != 200:
+            self._note()
+
+    def _note(self) -> None:
+        """A line in the audit log. Of a watch when it begins: it may go on for an hour."""
         ask = self.asked
         user = self.user.name if hasattr(self, "user") else ""
         what = f"{ask.resource}.{ask.group}" if ask.group else ask.resource
@@ -348,6 +353,8 @@ class Handler(BaseHTTPRequestHandler):
         return self.send_json(self._collection(call.resource, objects, version))
 
     def _watch(self, call: Call) -> None:
+        self.code = 200
+        self._note()
         self.stream("application/json", self._events(call))
 
     def _events(self, call: Call) -> Iterator[bytes]:
