@@ -13,7 +13,7 @@ use kube::{Api, Client};
 use serde_json::json;
 
 use super::Exit;
-use super::kubernetes::chain;
+use crate::runtime::source::chained as chain;
 use crate::telemetry::clock;
 
 /// What is to be removed.
@@ -32,8 +32,8 @@ pub struct Preview {
     pub namespace: String,
     /// The Helm release: the label `app.kubernetes.io/instance` of its objects.
     pub release: String,
-    /// The name that the CronJob and its permissions have.
-    pub name: String,
+    /// The name that the CronJob and its permissions have; `None`: that of the release's CronJob with the component `expire`.
+    pub name: Option<String>,
     /// How long it lives after its last deployment.
     pub ttl: Duration,
     /// What is removed then.
@@ -150,12 +150,20 @@ async fn list(client: &Client, preview: &Preview, kind: (&str, &str, &str, &str)
 async fn remove(client: &Client, preview: &Preview) -> Result<usize, Exit> {
     let jobs = Api::namespaced_with(client.clone(), &preview.namespace, &resource(("batch", "v1", "CronJob", "cronjobs")));
     let jobs: Api<DynamicObject> = jobs;
-    let own = match jobs.get(&preview.name).await {
-        Ok(own) => Some(own),
+    let own = match &preview.name {
+        Some(name) => match jobs.get(name).await {
+            Ok(own) => Some(own),
+            Err(error) if is(&error, 404) => None,
+            Err(error) => return Err(said("reading the CronJob", &error)),
+        },
         // Somebody runs this by hand.
-        Err(error) if is(&error, 404) => None,
-        Err(error) => return Err(said("reading the CronJob", &error)),
+        None => {
+            let labels = format!("app.kubernetes.io/instance={},app.kubernetes.io/component=expire", preview.release);
+            let found = jobs.list(&ListParams::default().labels(&labels)).await.map_err(|error| said("listing CronJobs", &error))?;
+            found.items.into_iter().next()
+        }
     };
+    let own_name = own.as_ref().and_then(|own| own.metadata.name.clone()).unwrap_or_default();
     let mut removed = 0;
     for kind in KINDS {
         let objects = Api::<DynamicObject>::namespaced_with(client.clone(), &preview.namespace, &resource(kind));
@@ -163,7 +171,7 @@ async fn remove(client: &Client, preview: &Preview) -> Result<usize, Exit> {
             let name = object.metadata.name.clone().unwrap_or_default();
             let of_the_job = object.metadata.owner_references.iter().flatten().any(|owner| owner.kind == "CronJob");
             // What this runs with goes with the CronJob.
-            if of_the_job || (own.is_some() && name == preview.name && OWN.contains(&kind)) {
+            if of_the_job || (own.is_some() && name == own_name && OWN.contains(&kind)) {
                 continue;
             }
             match objects.delete(&name, &DeleteParams::background()).await {
@@ -186,9 +194,9 @@ async fn remove(client: &Client, preview: &Preview) -> Result<usize, Exit> {
     if let Some(own) = own {
         for kind in OWN {
             let part = Api::namespaced_with(client.clone(), &preview.namespace, &resource(kind));
-            depend(&part, &preview.name, ("batch/v1", "CronJob"), &own.metadata).await?;
+            depend(&part, &own_name, ("batch/v1", "CronJob"), &own.metadata).await?;
         }
-        jobs.delete(&preview.name, &DeleteParams::background()).await.map_err(|error| said("deleting the CronJob", &error))?;
+        jobs.delete(&own_name, &DeleteParams::background()).await.map_err(|error| said("deleting the CronJob", &error))?;
         removed += 1 + OWN.len();
     }
     Ok(removed)

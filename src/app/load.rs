@@ -2,7 +2,7 @@
 
 mod dropins;
 
-pub use dropins::EXPIRES;
+pub use dropins::{EXPIRES, SINCE};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -58,6 +58,8 @@ pub struct Plan {
 pub struct DropIn {
     /// Its name.
     pub name: String,
+    /// Since when it is there.
+    pub since: SystemTime,
     /// What is wrong with it, or what it is.
     pub plan: Result<ServicePlan, ConfigError>,
 }

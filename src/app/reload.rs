@@ -106,6 +106,8 @@ struct State {
     history: Vec<Verdict>,
     /// Services that come and go whose newest files cannot be used.
     faulty: Vec<ServiceFault>,
+    /// Services whose time is over, and since when.
+    expired: BTreeMap<String, String>,
 }
 
 /// Builds and swaps.
@@ -186,6 +188,7 @@ impl Reloader {
             seen: [0; 32],
             history: Vec::new(),
             faulty: Vec::new(),
+            expired: BTreeMap::new(),
         };
         let (state, begun) = (Mutex::new(state), clock::now());
         let store = Store::of(&host);
@@ -281,6 +284,7 @@ impl Reloader {
             uptime: clock::now().duration_since(self.begun).as_secs(),
             services: state.loaded.iter().map(service).collect(),
             faulty: state.faulty.clone(),
+            expired: state.expired.clone(),
             reloads: state.history.iter().rev().cloned().collect(),
         }
     }
@@ -428,6 +432,9 @@ impl Reloader {
             break (plan, built?);
         };
         let (built, faulty) = built;
+        let all = plan.services.iter().chain(plan.dropins.iter().filter_map(|dropin| dropin.plan.as_ref().ok()));
+        let over = |plan: &ServicePlan| Some((plan.config.name.clone(), humantime::format_rfc3339_seconds(plan.expires?).to_string()));
+        state.expired = all.filter(|plan| plan.is_over()).filter_map(over).collect();
         for fault in faulty.iter().filter(|fault| !state.faulty.iter().any(|known| known.error == fault.error)) {
             tracing::error!(service = fault.service, "a service cannot be used; what was served of it is served on\n{}", fault.error);
         }
@@ -574,23 +581,29 @@ impl Reloader {
                     );
                 }
                 Ok(plan) if plan.is_over() => {}
-                Ok(plan) => wanted.push((before(name).is_none_or(|before| before.plan.route != plan.route), name, Some(plan))),
+                Ok(plan) => {
+                    let new = before(name).is_none_or(|before| before.plan.route != plan.route);
+                    wanted.push((new, dropin.since, name, Some(plan)));
+                }
                 Err(error) => {
                     fault(name, (error.to_string(), error.reports()));
-                    wanted.push((false, name, None));
+                    wanted.push((false, dropin.since, name, None));
                 }
             }
         }
-        wanted.sort_by_key(|(new, name, _)| (*new, *name));
-        for (_, name, plan) in wanted {
+        wanted.sort_by_key(|(new, since, name, _)| (*new, *since, *name));
+        let mut whole: BTreeMap<&str, &str> = BTreeMap::new();
+        for (_, _, name, plan) in wanted {
             if let Some(plan) = plan {
-                let built = match taken.take(plan) {
+                let refused = part_of_anothers(&whole, plan).or_else(|| taken.take(plan));
+                let built = match refused {
                     None => self.service(state, plan, cause).map_err(|refusal| (refusal.error, refusal.problems)),
                     Some(message) => Err((format!("{message}\n  hint: {DIFFERENT}"), Vec::new())),
                 };
                 match built {
                     Ok(built) => {
                         loaded.push(built);
+                        own(&mut whole, plan);
                         continue;
                     }
                     Err(why) => fault(name, why),
@@ -601,6 +614,7 @@ impl Reloader {
                 && (plan.is_some_and(|plan| plan.route == before.plan.route) || taken.take(&before.plan).is_none())
             {
                 loaded.push(before.clone());
+                own(&mut whole, &before.plan);
             }
         }
         faulty.sort_by(|a, b| a.service.cmp(&b.service));
@@ -702,6 +716,23 @@ impl Reloader {
         let kept = same.and_then(|before| before.snapshot.permits.clone());
         Some(kept.unwrap_or_else(|| Arc::new(Semaphore::new(wanted as usize))))
     }
+}
+
+/// Notes which hosts are a service's as a whole.
+fn own<'a>(whole: &mut BTreeMap<&'a str, &'a str>, plan: &'a ServicePlan) {
+    if plan.route.paths.is_empty() && plan.route.headers.is_empty() {
+        whole.extend(plan.route.hosts.iter().map(|host| (host.as_str(), plan.config.name.as_str())));
+    }
+}
+
+/// Why a service cannot have some paths, or requests with some header fields, of a host that is another's.
+fn part_of_anothers(whole: &BTreeMap<&str, &str>, plan: &ServicePlan) -> Option<String> {
+    if plan.route.paths.is_empty() && plan.route.headers.is_empty() {
+        return None;
+    }
+    let (host, owner) = plan.route.hosts.iter().find_map(|host| Some((host, whole.get(host.as_str())?)))?;
+    (*owner != plan.config.name)
+        .then(|| format!("host `{host}` is service `{owner}`'s as a whole, and `{}` wants a part of it", plan.config.name))
 }
 
 fn remember(state: &mut State, verdict: Verdict) {

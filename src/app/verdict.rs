@@ -126,6 +126,9 @@ pub struct Status {
     /// Services that come and go whose newest files cannot be used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub faulty: Vec<ServiceFault>,
+    /// Services whose time is over, and since when.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub expired: BTreeMap<String, String>,
     /// Attempts, the last first.
     pub reloads: Vec<Verdict>,
 }

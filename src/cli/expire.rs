@@ -32,7 +32,7 @@ pub struct Expire {
     #[arg(long, value_name = "RELEASE")]
     release: String,
 
-    /// The name of the CronJob that runs this, and of its permissions [default: RELEASE-expire].
+    /// The name of the CronJob that runs this, and of its permissions [default: that of the release's CronJob].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
@@ -62,7 +62,7 @@ fn work(asked: &Expire) -> Result<String, Exit> {
     let preview = Preview {
         namespace: asked.namespace.clone(),
         release: asked.release.clone(),
-        name: asked.name.clone().unwrap_or_else(|| format!("{}-expire", asked.release)),
+        name: asked.name.clone(),
         ttl: asked.ttl,
         what: match asked.delete {
             What::Release => expire::What::Release,

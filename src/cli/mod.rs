@@ -283,7 +283,8 @@ fn services(status: &Status) -> String {
         let space = if paths.is_empty() { "" } else { " " };
         format!("ok: {} serves {hosts}{space}{paths} with {} ({})\n", service.name, service.module, &service.digest[..16])
     };
-    status.services.iter().map(line).collect()
+    let expired = status.expired.iter().map(|(name, at)| format!("expired: {name}, at {at}; it is not served\n"));
+    status.services.iter().map(line).chain(expired).collect()
 }
 
 /// Runs a program by itself.

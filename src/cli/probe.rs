@@ -8,6 +8,7 @@ use clap::Args;
 use super::kv::internal;
 use super::{end, print};
 use crate::app::Exit;
+use crate::runtime::source::chained;
 use crate::telemetry::{clock, logs};
 
 /// How long to wait before an address is asked again.
@@ -28,7 +29,7 @@ pub struct Probe {
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
 
-    /// Statuses that are right, with commas: 200, 2xx, lt500 [default: 2xx].
+    /// Statuses that are right, with commas: 200, 2xx, lt500.
     #[arg(long, value_name = "STATUS", value_delimiter = ',', default_value = "2xx")]
     expect_status: Vec<Expected>,
 
@@ -95,7 +96,7 @@ async fn until(client: &reqwest::Client, asked: &Probe, url: &str, deadline: Ins
                 format!("it answers {status}")
             }
             Err(error) if error.is_builder() => return Err(Exit::Usage(format!("{url}: {error}"))),
-            Err(error) => error.to_string(),
+            Err(error) => chained(&error),
         };
         if clock::now() + AGAIN > deadline {
             return Err(Exit::Internal(format!("{url}: {found}")));

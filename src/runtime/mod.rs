@@ -43,6 +43,9 @@ use reuse::WaitingGuest;
 /// CPU time from one sample to the next, of a profile for somebody who waits for it.
 const SAMPLE: Duration = Duration::from_millis(1);
 
+/// Most threads that compile a program.
+const COMPILERS: usize = 4;
+
 /// What every guest of the process shares.
 pub struct Runtime {
     engine: Engine,
@@ -140,6 +143,9 @@ impl Runtime {
         telemetry: &Telemetry,
         more: impl FnOnce(&mut Linker<GuestState>) -> wasmtime::Result<()>,
     ) -> Result<Self, EngineError> {
+        // Each of them that compiles takes some 30 MiB for a large program: no more of them than cores are given, and no more than
+        // a small container has room for. Whoever embeds this may have a pool already.
+        drop(rayon::ThreadPoolBuilder::new().num_threads(config.threads.clamp(1, COMPILERS)).build_global());
         let heavy = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads.max(1))
             .thread_name("heavy guests")

@@ -244,8 +244,22 @@ fn choose(layers: &[OciDescriptor]) -> Result<OciDescriptor, SourceError> {
     })
 }
 
+/// An error with its causes.
+pub fn chained(error: &dyn std::error::Error) -> String {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !reason.contains(&more) {
+            reason = format!("{reason}: {more}");
+        }
+        source = cause.source();
+    }
+    reason
+}
+
 pub(super) fn failed(error: &oci_client::errors::OciDistributionError) -> SourceError {
-    let reason = error.to_string();
+    let reason = chained(error);
     let hint = match () {
         () if reason.contains("uthoriz") || reason.contains("uthentic") => {
             "the registry wants credentials: registry_auth names a file like docker's config.json"
@@ -263,15 +277,7 @@ fn too_large() -> SourceError {
 }
 
 async fn fetch(url: &str) -> Result<Vec<u8>, SourceError> {
-    let failed = |error: reqwest::Error| {
-        let mut reason = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            reason.push_str(&format!(": {cause}"));
-            source = cause.source();
-        }
-        SourceError::Fetch { reason, hint: "is the server reachable from here?" }
-    };
+    let failed = |error: reqwest::Error| SourceError::Fetch { reason: chained(&error), hint: "is the server reachable from here?" };
     let client = reqwest::Client::builder().connect_timeout(PATIENCE).read_timeout(PATIENCE).build().map_err(failed)?;
     let mut response = client.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
     let mut bytes = Vec::new();

@@ -119,9 +119,25 @@ fn nobody_takes_what_is_anothers() {
     put(&sidelight, "a", "hosts = [\"shop.example\"]", "thief");
     refused("a", "`shop.example` is none that services here may have");
     put(&sidelight, "a", "hosts = [\"fine.example\"]", "fine");
+    put(&sidelight, "a", "hosts = [\"b.test\"]\npaths = [\"/login\"]", "thief");
+    refused("a", "host `b.test` is service `b`'s as a whole");
+    put(&sidelight, "a", "hosts = [\"b.test\"]\nheaders = { accept = \"*/*\" }", "thief");
+    refused("a", "host `b.test` is service `b`'s as a whole");
+    put(&sidelight, "a", "hosts = [\"*.test\"]", "thief");
+    refused("a", "`*.test` is none that services here may have");
+    put(&sidelight, "a", "hosts = [\"fine.example\"]", "fine");
     put(&sidelight, "own", &hosts("other"), "thief");
     refused("own", "the host file has a service of that name");
     assert_eq!((says("fine.example").as_str(), says("own.test").as_str()), ("fine", "own"));
+}
+
+/// Of two that want the same, the older has it, also for a process that has seen neither before.
+#[test]
+fn the_older_keeps_what_it_has_after_a_restart() {
+    let setup = host("").file("services/z/.since", "2026-01-01T00:00:00Z").file("services/a/.since", "2026-01-02T00:00:00Z");
+    let sidelight = service(service(setup, "a", &hosts("x")), "z", &hosts("x")).start();
+    assert_eq!(sidelight.get_of("x.test", "/").text(), "z");
+    assert_eq!(status(&sidelight)["faulty"][0]["service"], "a");
 }
 
 /// A service has its own folder, and nothing else of the machine's.
@@ -163,6 +179,7 @@ fn their_time_ends() {
     let setup = service(setup, "past", "hosts = [\"past.test\"]\nexpires = \"2020-01-01T00:00:00Z\"");
     let sidelight = service(setup, "b", &hosts("b")).start();
     assert_eq!(sidelight.get_of("past.test", "/").status, 404);
+    assert_eq!(status(&sidelight)["expired"]["past"], "2020-01-01T00:00:00Z");
     sidelight.wait_until("the end", |sidelight| sidelight.get_of("a.test", "/").status == 404);
     assert!(humantime::parse_rfc3339(&ends).expect("a time") <= SystemTime::now(), "not before its time");
     assert_eq!((sidelight.get_of("b.test", "/").status, sidelight.get_of("own.test", "/").status), (200, 200));
@@ -187,7 +204,7 @@ fn their_time_ends_also_when_nothing_else_can_change() {
 
 #[test]
 fn by_header() {
-    let setup = service(host(""), "main", "hosts = [\"shop.test\"]");
+    let setup = host("[services.main]\nhosts = [\"shop.test\"]\nmodule = \"main.wat\"\n").file("main.wat", &saying("main"));
     let setup = service(setup, "pr", "hosts = [\"shop.test\"]\nheaders = { X-Preview = \"7\" }");
     let setup = service(setup, "both", "hosts = [\"shop.test\"]\nheaders = { x-preview = \"7\", x-lang = \"de\" }");
     let sidelight = service(setup, "api", "hosts = [\"shop.test\"]\npaths = [\"/api\"]").start();

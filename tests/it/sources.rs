@@ -291,9 +291,13 @@ fn programs_that_we_push() {
     }
     for (line, code, told) in [
         (format!("push Cargo.toml oci://{}/a:1", registry.host), 4, "is no WebAssembly module"),
-        (format!("push nowhere.wasm oci://{}/a:1", registry.host), 4, "No such file"),
+        (format!("push nowhere.wasm oci://{}/a:1", registry.host), 4, "nowhere.wasm: No such file"),
         (format!("push {file} oci://{}/a@sha256:{}", registry.host, "0".repeat(64)), 4, "names a digest"),
-        (format!("push {file} oci://{}/a:1", crate::origin::refused()), 4, "is the registry reachable"),
+        (format!("push {file} oci://{}/a:1", crate::origin::refused()), 4, "it cannot be pushed"),
+        (format!("push {file} {}/a:1", registry.host), 2, "expected oci://REGISTRY/REPOSITORY:TAG"),
+        (format!("push {file} oci://shop/a:1"), 2, "this is no registry's name"),
+        (format!("push {file} oci://{}/a", registry.host), 2, "there is no tag in it"),
+        (format!("push {file} oci://{}/a:1 --registry-auth nowhere.json", registry.host), 2, "--registry-auth nowhere.json"),
     ] {
         let (found, _, log) = run(&line);
         assert!(found == Some(code) && log.contains(told), "{line}: {found:?} {log}");

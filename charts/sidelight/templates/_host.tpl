@@ -157,6 +157,8 @@ fastly.json
 {{- if eq $v.mode "preview" -}}
 {{- /* Fits the small limits of preview.resources. */ -}}
 {{- $_ := set $host "cache" (dict "memory_mib" 64) -}}
+{{- /* Each thread that compiles wants memory of its own. */ -}}
+{{- $_ := set $host "threads" 2 -}}
 {{- end -}}
 {{- if $v.previews.enabled -}}
 {{- $kubernetes := dict "services" true "delete_expired" $v.previews.deleteExpired -}}

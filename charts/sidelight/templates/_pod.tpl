@@ -218,6 +218,7 @@ args:
   {{- with $v.extraArgs }}
   {{- tpl (toYaml .) $ | nindent 2 }}
   {{- end }}
+terminationMessagePolicy: FallbackToLogsOnError
 ports:
   - name: {{ include "sidelight.portName" (dict "root" . "port" "http") }}
     containerPort: {{ $v.ports.http }}

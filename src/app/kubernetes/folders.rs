@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::parts::Whole;
-use crate::app::load::EXPIRES;
+use crate::app::load::{EXPIRES, SINCE};
 
 /// Where the folders are that the links of services lead to.
 const DATA: &str = ".data";
@@ -23,6 +23,7 @@ pub fn digest(whole: &Whole) -> String {
         all.update(Sha256::digest(content));
     }
     all.update(whole.expires().unwrap_or_default());
+    all.update(whole.since());
     all.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -76,6 +77,7 @@ fn fill(data: &Path, version: &str, whole: &Whole) -> io::Result<()> {
     for (name, content) in files(whole) {
         put(name, content)?;
     }
+    put(SINCE, whole.since().as_bytes())?;
     if let Some(expires) = whole.expires() {
         put(EXPIRES, expires.as_bytes())?;
     }

@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use super::reload::Reloader;
 use super::watch::{self, Asked};
 use crate::config::kubernetes::Kubernetes;
+use crate::runtime::source::chained as chain;
 use crate::telemetry::clock;
 use parts::{LABEL, Object, Part, Whole};
 
@@ -213,20 +214,6 @@ fn heard<K>(kind: &str, namespace: &str, event: watcher::Result<Watched<K>>) -> 
         .ok()
 }
 
-/// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
 impl Session<'_> {
     /// Puts in force what the cluster has, and says what became of it. Whether it could be written.
     async fn put(&mut self, services: BTreeMap<String, Whole>) -> bool {
@@ -259,7 +246,9 @@ impl Session<'_> {
             let (kind, reason, note) = match (fault, served) {
                 (Some(error), Some(_)) => (EventType::Warning, "Refused", format!("what was served before is served on: {error}")),
                 (Some(error), None) => (EventType::Warning, "Refused", error),
-                (None, _) if whole.is_over(now) => (EventType::Normal, "Expired", "its time is over: it is served no longer".to_owned()),
+                (None, _) if whole.is_over(now) || status.expired.contains_key(name) => {
+                    (EventType::Normal, "Expired", "its time is over: it is served no longer".to_owned())
+                }
                 (None, Some(service)) => {
                     let hosts = service.hosts.join(", ");
                     (EventType::Normal, "Served", format!("{hosts} with {} (sha256 {})", service.module, &service.digest[..16]))

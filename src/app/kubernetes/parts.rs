@@ -157,6 +157,12 @@ impl Whole {
         first.map(|time| humantime::format_rfc3339(time).to_string())
     }
 
+    /// Since when it is there, as text for its folder.
+    pub fn since(&self) -> String {
+        let oldest = self.parts.iter().map(|part| part.created).min().unwrap_or(SystemTime::UNIX_EPOCH);
+        humantime::format_rfc3339(oldest).to_string()
+    }
+
     /// When its time is over.
     pub fn end(&self) -> Option<SystemTime> {
         self.parts.iter().filter_map(|part| part.expires.as_ref().ok().copied().flatten()).min()

@@ -26,6 +26,9 @@ const MANIFESTS: [&str; 2] = ["fastly.toml", "fastly.json"];
 /// A point in time (RFC 3339) at which the service ends, beside what its settings say: for programs that write such folders.
 pub const EXPIRES: &str = ".expires";
 
+/// Since when it is there (RFC 3339), in place of what the file system says of its folder.
+pub const SINCE: &str = ".since";
+
 /// Reads every service of a folder. `documents` gets what it was read from.
 pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>) -> Vec<DropIn> {
     documents.insert(from.folder.clone());
@@ -46,13 +49,14 @@ pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let mut reader = Reader::default();
         let plan = reader.dropped(&name, &folder, &from.hosts, host);
+        let since = since(&folder);
         documents.extend([folder.join(EXPIRES), folder]);
         documents.append(&mut reader.documents);
         let plan = match plan {
             Some(plan) if reader.problems.is_empty() => Ok(plan),
             _ => Err(ConfigError::new(reader.sources, reader.problems)),
         };
-        DropIn { name, plan }
+        DropIn { name, since, plan }
     };
     folders.into_iter().map(service).collect()
 }
@@ -80,7 +84,10 @@ impl Reader {
         match end(folder) {
             Ok(None) => {}
             Ok(Some(end)) => entry.expires = Some(entry.expires.map_or(end, |expires| expires.min(end))),
-            Err(error) => self.fault(format!("{}: {error}", folder.join(EXPIRES).display()), "a point in time, as 2026-12-01T00:00:00Z"),
+            Err(error) => self.fault(
+                format!("when it ends cannot be understood: {error}"),
+                "a time (sidelight.dev/ttl: 72h), or a point in time (sidelight.dev/expires: 2026-12-01T00:00:00Z)",
+            ),
         }
         self.hosts(&entry, allowed);
         let plan = self.service(&entry, host)?;
@@ -96,7 +103,8 @@ impl Reader {
         }
         let fits = |host: &String| {
             allowed.iter().any(|rule| match rule.strip_prefix('*') {
-                Some(below) => host.len() > below.len() && host.ends_with(below),
+                // All of them would be every host that nobody has yet.
+                Some(below) => host != rule && host.len() > below.len() && host.ends_with(below),
                 None => host == rule,
             })
         };
@@ -140,10 +148,17 @@ impl Reader {
     }
 }
 
+/// Since when a service is there: of two that want the same, the older has it, also after a restart.
+fn since(folder: &Path) -> SystemTime {
+    let told = std::fs::read_to_string(folder.join(SINCE)).ok().and_then(|text| humantime::parse_rfc3339(text.trim()).ok());
+    told.or_else(|| std::fs::metadata(folder).and_then(|found| found.created().or_else(|_| found.modified())).ok())
+        .unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
 /// When a service ends, as whoever wrote its folder says.
 fn end(folder: &Path) -> Result<Option<SystemTime>, String> {
     match std::fs::read_to_string(folder.join(EXPIRES)) {
-        Ok(text) => humantime::parse_rfc3339(text.trim()).map(Some).map_err(|error| error.to_string()),
+        Ok(text) => humantime::parse_rfc3339(text.trim()).map(Some).map_err(|_| text.trim().to_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.to_string()),
     }
