@@ -218,7 +218,7 @@ class Shared(Case):
         values = merged(
             registry("modes/stores", "1"),
             stores("x"),
-            {"replicas": 2, "preStopSleepSeconds": 1, "redis": {"url": f"redis://10.244.0.1:{redis.port}", "existingSecret": "redis", "settings": {"timeout": "10s"}}},
+            {"replicas": 2, "redis": {"url": f"redis://10.244.0.1:{redis.port}", "existingSecret": "redis", "settings": {"timeout": "10s"}}},
         )
         self.install("a", values)
         one, two = (f"http://{p['status']['podIP']}:8080" for p in self.proxies())
