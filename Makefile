@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:7676
 ORIGIN := 127.0.0.1:7677
 SHELL := /bin/bash
 
-.PHONY: run test needs build dist guests lint unit deny audit tested test-chart test-kit bench bench-http bench-telemetry bench-scaling figures image
+.PHONY: run test needs build dist guests lint unit deny audit tested test-chart test-kit bench bench-peers bench-http bench-telemetry bench-scaling figures image
 
 run: needs build
 	@manifests/demo/run.sh $(ADDR) $(ORIGIN)
@@ -86,6 +86,11 @@ bench-scaling: needs
 	tests/guests/build.sh rust
 	benches/scaling.sh
 
+# Beside Viceroy, native pingora, nginx, varnish and Envoy: half an hour, and at the first run as long again to build and fetch them.
+bench-peers: needs guests
+	benches/peers.py --write
+
+# Those that need nothing fetched, and less of it.
 bench-http: needs
-	benches/http.sh
-	SKIP_BUILD=1 benches/telemetry.sh
+	tests/guests/build.sh rust
+	benches/peers.py hello small hit --peers native,nginx,varnish

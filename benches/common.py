@@ -35,12 +35,12 @@ def need(*tools):
         sys.exit(f"missing: {', '.join(lacking)} (Debian: apt-get install {' '.join(DEBIAN.get(tool, tool) for tool in lacking)})")
 
 
-def build(*binaries):
-    """The release build of ours that is measured, unless SKIP_BUILD is set; returns the folder it is in."""
+def build(*binaries, profile="dist"):
+    """Builds what is measured, as it is shipped, unless SKIP_BUILD is set; returns the folder it is in."""
     if not os.environ.get("SKIP_BUILD"):
         wanted = [word for binary in binaries for word in ("--bin", binary)]
-        subprocess.run(["cargo", "build", "--locked", "--release", "--features", "tools", *wanted], cwd=ROOT, check=True)
-    return ROOT / "target/release"
+        subprocess.run(["cargo", "build", "--locked", "--profile", profile, "--features", "tools", *wanted], cwd=ROOT, check=True)
+    return ROOT / "target" / profile
 
 
 def free_port():

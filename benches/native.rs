@@ -22,7 +22,8 @@ impl ServeHttp for Hello {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         while let Ok(Some(_)) = session.read_request_body().await {}
         let grpc = session.req_header().headers.get("content-type").is_some_and(|kind| kind == "application/grpc");
-        let (kind, body): (_, &[u8]) = if grpc { ("application/grpc", b"\0\0\0\0\x0eHello, world!\n") } else { ("text/plain", b"Hello, world!\n") };
+        let (kind, body): (_, &[u8]) =
+            if grpc { ("application/grpc", b"\0\0\0\0\x0eHello, world!\n") } else { ("text/plain", b"Hello, world!\n") };
         let mut response = Response::builder().header("content-type", kind).header("content-length", body.len());
         if grpc {
             response = response.header("grpc-status", "0");

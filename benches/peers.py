@@ -2,8 +2,10 @@
 """Sidelight beside its peers on this machine, in one run: Viceroy, fastlike, a native pingora handler, nginx, varnish and Envoy do the same
 work under the same load, in turns. Prints a table of ratios, and with --write puts it into docs/performance.md.
 
-Needs wrk, h2load, nginx and varnish; builds Viceroy and vegeta and fetches Envoy into target/peers at the first run (ten minutes). A peer
-that cannot be had is left out and named. Everything listens on loopback and ends with this script.
+Needs wrk, h2load, nginx and varnish, and the guests of tests/guests/build.sh; builds Viceroy and vegeta and fetches Envoy into target/peers
+at the first run (ten minutes). A peer that cannot be had is left out and named. Everything listens on loopback and ends with this script.
+
+SKIP_BUILD=1 takes the binaries in target/dist as they are, SIDELIGHT_BIN=FILE another sidelight.
 """
 
 import argparse
@@ -115,7 +117,7 @@ class Servers:
     def sidelight(self, guest, name="sidelight", tls=False, extra=()):
         port, self.sidelight_tls = free_port(), free_port()
         more = ["--tls-addr", f"127.0.0.1:{self.sidelight_tls}", "--tls-cert", self.certificate, "--tls-key", self.key] if tls else []
-        command = [self.binaries / "sidelight", "serve", "-C", self.manifest(), "--addr", f"127.0.0.1:{port}", *more, *extra, GUESTS / guest]
+        command = [os.environ.get("SIDELIGHT_BIN", self.binaries / "sidelight"), "serve", "-C", self.manifest(), "--addr", f"127.0.0.1:{port}", *more, *extra, GUESTS / guest]
         return start(name, command, port, {"RUST_LOG": "error"})
 
     def viceroy(self, guest):
@@ -511,7 +513,6 @@ def main():
             lacking.append(name)
             say(f"{name} cannot be had here: left out")
     binaries = build("sidelight", "bench-native")
-    subprocess.run([ROOT / "tests/guests/build.sh", "all"] if os.environ.get("CI") else ["true"], check=True)
     servers = Servers(options, binaries)
 
     with servers.origin() as origin:

@@ -22,6 +22,18 @@ pub enum BodyFraming {
 /// Removes the fields that speak about the connection a message came on. That its sender takes trailers
 /// (`TE: trailers`, RFC 9110 §10.1.4) holds from end to end, since this host passes them on.
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    static NAMES: [HeaderName; 6] = [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::TE,
+        header::UPGRADE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ];
+    // Most messages have none of them when this is asked: a look at the names is faster than a search for each.
+    if !headers.keys().any(|name| NAMES.contains(name)) {
+        return;
+    }
     let takes_trailers = headers.get_all(header::TE).iter().any(|value| {
         let mut words = value.as_bytes().split(|b| *b == b',').map(|word| word.split(|b| *b == b';').next().unwrap_or_default());
         words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
@@ -38,14 +50,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         HeaderName::from_static("x-forwarded-proto"),
         HeaderName::from_static("cdn-loop"),
         HeaderName::from_static("fastly-key"),
-    ];
-    static NAMES: [HeaderName; 6] = [
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::CONNECTION,
     ];
     if headers.contains_key(header::CONNECTION) {
         let tokens = headers.get_all(header::CONNECTION).into_iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));

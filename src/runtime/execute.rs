@@ -140,7 +140,9 @@ impl Runtime {
             let sandbox_exists = Held::new(&runtime.telemetry.metrics.sandboxes);
             let state = runtime.state(&snapshot, parcel, &execution);
             let (config, service) = (snapshot.config.clone(), snapshot.services.metrics.clone());
-            let running = runtime.execute(snapshot, state, execution.meter.clone());
+            let recording = runtime.recording(&snapshot.guest, state.sandbox.id());
+            let store = runtime.store(&snapshot.guest, state, recording.as_ref().map(Recording::sampler));
+            let running = runtime.execute(snapshot, store, recording, execution.meter.clone());
             // A panic in a hostcall is this request's failure and nobody else's.
             let outcome = match AssertUnwindSafe(running).catch_unwind().await {
                 Ok(outcome) => outcome,
@@ -183,10 +185,19 @@ impl Runtime {
         }
     }
 
-    async fn execute(self: &Arc<Self>, snapshot: Arc<Snapshot>, state: GuestState, meter: Arc<Meter>) -> Outcome {
+    async fn execute(
+        self: &Arc<Self>,
+        snapshot: Arc<Snapshot>,
+        store: Store<GuestState>,
+        recording: Option<Recording>,
+        meter: Arc<Meter>,
+    ) -> Outcome {
         let (runtime, wall) = (self.clone(), snapshot.config.limits.wall);
-        let mut running =
-            OnCpu { work: Box::pin(async move { runtime.run(&snapshot, state).await }), meter: meter.clone(), leave_after: Some(LIGHT) };
+        let mut running = OnCpu {
+            work: Box::pin(async move { runtime.run(&snapshot, store, recording).await }),
+            meter: meter.clone(),
+            leave_after: Some(LIGHT),
+        };
         let mut moved = None;
         let whole = async {
             if let Stretch::Done(result) = (&mut running).await {
@@ -230,12 +241,11 @@ impl Runtime {
         }
     }
 
-    async fn run(&self, snapshot: &Snapshot, state: GuestState) -> wasmtime::Result<()> {
+    /// Runs the guest. Its recording, if there is one, ends with it.
+    async fn run(&self, snapshot: &Snapshot, mut store: Store<GuestState>, _recording: Option<Recording>) -> wasmtime::Result<()> {
         let guest = &snapshot.guest;
-        let id = state.sandbox.id().to_owned();
-        let recording = self.profiles.as_ref().and_then(|profiles| Recording::begin(&self.engine, guest, profiles, &id));
         let before = clock::now();
-        let (mut store, instance) = self.instantiate_sampled(guest, state, recording.as_ref().map(Recording::sampler)).await?;
+        let instance = Self::enter(guest, &mut store).await?;
         self.telemetry.metrics.instantiate.observe(clock::now().duration_since(before).as_secs_f64());
         let start = instance.get_module_export(&mut store, &guest.program.start).and_then(wasmtime::Extern::into_func);
         let start = start.ok_or_else(|| wasmtime::Error::msg("no function `_start`"))?.typed::<(), ()>(&store)?;
@@ -243,6 +253,7 @@ impl Runtime {
         if let (Err(error), Some(folder)) = (&ended, &self.core_dumps)
             && let Some(dump) = error.downcast_ref::<WasmCoreDump>()
         {
+            let id = store.data().sandbox.id().to_owned();
             // Beside the folder's other files; whoever asked for dumps can wait for one.
             let dump = dump.serialize(&mut store, &guest.digest()[..16]);
             let path = folder.join(format!("{}-{id}.coredump", clock::unix().as_millis()));
@@ -258,15 +269,17 @@ impl Runtime {
 
     /// A sandbox with its limits set, not started.
     pub async fn instantiate(&self, guest: &Guest, state: GuestState) -> wasmtime::Result<(Store<GuestState>, Instance)> {
-        self.instantiate_sampled(guest, state, None).await
+        let mut store = self.store(guest, state, None);
+        let instance = Self::enter(guest, &mut store).await?;
+        Ok((store, instance))
     }
 
-    async fn instantiate_sampled(
-        &self,
-        guest: &Guest,
-        state: GuestState,
-        sampler: Option<Sampler>,
-    ) -> wasmtime::Result<(Store<GuestState>, Instance)> {
+    fn recording(&self, guest: &Guest, id: &str) -> Option<Recording> {
+        Recording::begin(&self.engine, guest, self.profiles.as_ref()?, id)
+    }
+
+    /// What a sandbox is made in, with its limits. Made before anything waits: a future that holds the state is moved with it.
+    fn store(&self, guest: &Guest, state: GuestState, sampler: Option<Sampler>) -> Store<GuestState> {
         let limit = state.sandbox.config.limits.cpu;
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
@@ -286,9 +299,13 @@ impl Runtime {
             }
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
-        let instance = guest.program.pre.instantiate_async(&mut store).await?;
-        store.data_mut().memory = instance.get_module_export(&mut store, &guest.program.memory).and_then(wasmtime::Extern::into_memory);
-        Ok((store, instance))
+        store
+    }
+
+    async fn enter(guest: &Guest, store: &mut Store<GuestState>) -> wasmtime::Result<Instance> {
+        let instance = guest.program.pre.instantiate_async(&mut *store).await?;
+        store.data_mut().memory = instance.get_module_export(&mut *store, &guest.program.memory).and_then(wasmtime::Extern::into_memory);
+        Ok(instance)
     }
 
     /// The host state of an execution.
@@ -296,7 +313,7 @@ impl Runtime {
         let Execution { meter, current, .. } = &**execution;
         // Counts from 1, as in production.
         let generation = snapshot.services.cache.space().generation() + 1;
-        let wasi = wasi::context(snapshot, generation, &parcel.request.received.id, current, self.arguments.as_deref());
+        let wasi = wasi::context(snapshot, generation, &parcel.request.received.id, current, self.arguments.as_ref());
         let limits = &snapshot.config.limits;
         let limiter = MemoryLimiter::new(limits.memory, TABLE_ELEMENTS, meter.clone());
         let next = Arc::new(Source::new(self, snapshot.clone(), execution.clone()));

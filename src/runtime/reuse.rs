@@ -14,7 +14,7 @@ use super::execute::Execution;
 use super::{Runtime, Snapshot};
 use crate::sandbox::{Delivery, Meter, NextRequests, Parcel, Received};
 use crate::telemetry::clock;
-use crate::telemetry::metrics::Held;
+use crate::telemetry::metrics::{Gauge, Held};
 
 /// The guests of one snapshot that wait for a request, and the requests that wait for a guest.
 pub struct Waiting {
@@ -33,7 +33,7 @@ pub struct WaitingGuest {
     sender: oneshot::Sender<Delivery>,
     execution: Arc<Execution>,
     thread: ThreadId,
-    _counted: Held,
+    _counted: Held<Gauge>,
 }
 
 /// What runs a request that was given to a waiting guest, and where the request comes back to when
@@ -142,7 +142,7 @@ impl NextRequests for Source {
             sender,
             execution: self.execution.clone(),
             thread: thread::current().id(),
-            _counted: Held::new(&runtime.telemetry.metrics.sandboxes_waiting),
+            _counted: Held::new(runtime.telemetry.metrics.sandboxes_waiting.clone()),
         });
         Some(receiver)
     }

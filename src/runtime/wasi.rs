@@ -12,7 +12,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{WasiCtxBuilder, async_trait};
 
 use super::Snapshot;
-use crate::abi::GuestState;
+use crate::abi::{GuestState, Wasi};
 use crate::config::Config;
 use crate::config::host::Environment;
 use crate::sandbox::Current;
@@ -26,7 +26,7 @@ const MAX_LINE: usize = 16 << 10;
 
 /// Links all of WASI preview 1.
 pub fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
-    p1::add_to_linker_async(linker, |state| &mut state.wasi)
+    p1::add_to_linker_async(linker, |state| state.wasi.get())
 }
 
 /// The `FASTLY_*` variables that are the same for every request of a service.
@@ -49,7 +49,12 @@ pub fn variables(environment: &Environment, config: &Config) -> Arc<[(String, St
 
 /// WASI for a sandbox whose first request is `id`, and which works on `current`. With `arguments` the program is
 /// run by itself: its output is the process's.
-pub fn context(snapshot: &Snapshot, generation: u64, id: &str, current: &Current, arguments: Option<&[String]>) -> WasiP1Ctx {
+pub fn context(snapshot: &Arc<Snapshot>, generation: u64, id: &Arc<str>, current: &Current, arguments: Option<&Arc<[String]>>) -> Wasi {
+    let (snapshot, id, current, arguments) = (snapshot.clone(), id.clone(), current.clone(), arguments.cloned());
+    Wasi::later(move || made(&snapshot, generation, &id, &current, arguments.as_deref()))
+}
+
+fn made(snapshot: &Snapshot, generation: u64, id: &str, current: &Current, arguments: Option<&[String]>) -> WasiP1Ctx {
     let mut builder = WasiCtxBuilder::new();
     builder
         .envs(&snapshot.guest.variables)

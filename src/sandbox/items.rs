@@ -110,6 +110,8 @@ impl PendingRequest {
     /// Starts sending. The work goes on, within the backend's timeouts, even if nobody waits for it.
     pub fn start(backend: Arc<Backend>, work: impl Future<Output = Result<Response, SendError>> + Send + 'static) -> Self {
         let (sender, arriving) = oneshot::channel();
+        // In a box: what is awaited would otherwise have two places in the task, the one it comes in and the one it is run in.
+        let work = Box::pin(work);
         tokio::spawn(async move {
             // A receiver that is gone means that the guest lost interest.
             let _ = sender.send(work.await);

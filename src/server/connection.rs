@@ -230,7 +230,11 @@ impl Exchange<'_> {
         let begun = upload.as_ref().map(Upload::begun);
         let received = Arc::new(received);
         let request = DownstreamRequest { head, body, received: received.clone(), trace: asked.trace.clone() };
-        let responded = self.beside(upload, reader, writer, asked, self.respond(asked, request, writer)).await;
+        let responded = match upload {
+            None => self.respond(asked, request, writer).await,
+            // In a box: most requests have no body, and their futures need no room for it.
+            Some(upload) => Box::pin(self.beside(upload, reader, writer, asked, self.respond(asked, request, writer))).await,
+        };
         let whole = match responded {
             Responded::Whole => true,
             Responded::Broken => false,
@@ -269,13 +273,12 @@ impl Exchange<'_> {
     /// Answers while the request's body flows.
     async fn beside(
         &self,
-        upload: Option<Upload>,
+        upload: Upload,
         reader: &mut RequestReader<SharedIo>,
         writer: &Writer,
         asked: &Asked,
         respond: impl Future<Output = Responded>,
     ) -> Responded {
-        let Some(upload) = upload else { return respond.await };
         let mut respond = std::pin::pin!(respond);
         let mut upload = std::pin::pin!(upload.run(reader, writer, &asked.keep));
         let mut uploading = true;
@@ -322,7 +325,10 @@ impl Exchange<'_> {
             };
             if self.write(asked, response, writer).await { Responded::Whole } else { Responded::Broken }
         };
-        let responded = self.beside(upload, reader, writer, asked, respond).await;
+        let responded = match upload {
+            None => respond.await,
+            Some(upload) => self.beside(upload, reader, writer, asked, respond).await,
+        };
         let Some((response, connection)) = switched else {
             return self.next(matches!(responded, Responded::Whole), asked, reader);
         };

@@ -1,23 +1,30 @@
 //! Sockets that are bound before anything else starts, so that an address in use is an error with
-//! a name, and so that port 0 works. pingora accepts on them.
+//! a name, and so that port 0 works; and the acceptance of connections on them.
 
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use pingora::apps::ServerApp;
-use pingora::server::{Fds, ListenFds, ShutdownWatch};
+use pingora::protocols::l4::stream::Stream as L4Stream;
+use pingora::protocols::{GetSocketDigest as _, SocketDigest, Stream};
+use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service as PingoraService;
-use pingora::services::listening::Service;
+use pingora_runtime::current_handle;
+use tokio::runtime::Handle;
 
+use super::connection::stopping;
 use crate::config::host::Listen;
+
+/// How long nothing is accepted after a failure to.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound socket.
 pub struct Bound {
@@ -64,27 +71,9 @@ impl Bound {
         }
     }
 
-    /// A pingora service that accepts here on `threads` threads.
+    /// A pingora service that accepts here and serves on `threads` threads.
     pub fn serve<A: ServerApp + Send + Sync + 'static>(self, name: &str, app: A, threads: usize) -> Listening<A> {
-        let mut service = Service::new(name.to_owned(), app);
-        let key = match &self.address {
-            Listen::Tcp(address) => {
-                let key = address.to_string();
-                service.add_tcp(&key);
-                key
-            }
-            Listen::Unix(path) => {
-                // As the umask had it when it was made.
-                let key = path.display().to_string();
-                let mode = fs::metadata(path).map(|found| found.permissions()).ok();
-                service.add_uds(&key, mode);
-                key
-            }
-        };
-        service.threads = Some(threads);
-        let mut sockets = Fds::new();
-        sockets.add(key, self.socket.into_raw_fd());
-        Listening { service, sockets: Arc::new(Mutex::new(sockets)) }
+        Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads }
     }
 }
 
@@ -122,23 +111,132 @@ impl File {
     }
 }
 
-/// pingora's listening service, given our socket.
+/// A pingora service that accepts connections and gives them to its threads in turn.
+///
+/// pingora's own has every connection wake the thread that accepts, whichever serves it. Here a connection belongs to the thread
+/// that serves it from the start.
 pub struct Listening<A> {
-    service: Service<A>,
-    sockets: ListenFds,
+    name: String,
+    app: Option<A>,
+    bound: Option<Bound>,
+    threads: usize,
 }
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
-    async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, listeners_per_fd: usize) {
-        PingoraService::start_service(&mut self.service, Some(self.sockets.clone()), shutdown, listeners_per_fd).await;
+    async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize) {
+        let (Some(app), Some(bound)) = (self.app.take(), self.bound.take()) else { return };
+        let url = bound.url(&self.name);
+        let listener = match Listener::here(bound) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(address = url, %error, "connections cannot be accepted");
+                return;
+            }
+        };
+        let app = Arc::new(app);
+        let threads = threads(self.threads);
+        let mut turns = threads.iter().cycle();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stopping(&mut shutdown) => break,
+                accepted = listener.accept() => accepted,
+            };
+            let (accepted, thread) = match (accepted, turns.next()) {
+                (Ok(accepted), Some(thread)) => (accepted, thread),
+                (Ok(_), None) => break,
+                (Err(error), _) => {
+                    // A client that is gone again is nobody's trouble. Without file descriptors to spare, this would turn in circles.
+                    if error.kind() != ErrorKind::ConnectionAborted {
+                        tracing::warn!(address = url, %error, "a connection could not be accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                    continue;
+                }
+            };
+            let (app, shutdown) = (app.clone(), shutdown.clone());
+            thread.spawn(async move {
+                let mut next = match accepted.here() {
+                    Ok(stream) => Some(Box::new(stream) as Stream),
+                    Err(error) => {
+                        tracing::debug!(target: "sidelight::client", %error, "a connection was gone before it was served");
+                        None
+                    }
+                };
+                while let Some(stream) = next {
+                    next = app.process_new(stream, &shutdown).await;
+                }
+            });
+        }
+        drop(listener);
+        app.cleanup().await;
     }
 
     fn name(&self) -> &str {
-        PingoraService::name(&self.service)
+        &self.name
     }
 
     fn threads(&self) -> Option<usize> {
-        self.service.threads
+        Some(self.threads)
+    }
+}
+
+/// The runtimes of this service's threads. pingora gives out one of them at random, of `count`.
+fn threads(count: usize) -> Vec<Handle> {
+    let mut found: Vec<Handle> = Vec::with_capacity(count);
+    // So many that none is missed.
+    for _ in 0..count * 64 {
+        let handle = current_handle();
+        if !found.iter().any(|known| known.id() == handle.id()) {
+            found.push(handle);
+        }
+        if found.len() == count {
+            break;
+        }
+    }
+    found
+}
+
+/// A socket that is accepted on.
+enum Listener {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+/// A connection that belongs to no thread yet.
+enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(UnixStream),
+}
+
+impl Listener {
+    fn here(bound: Bound) -> io::Result<Self> {
+        Ok(match bound.address {
+            Listen::Tcp(_) => Self::Tcp(tokio::net::TcpListener::from_std(bound.socket.into())?),
+            Listen::Unix(_) => Self::Unix(tokio::net::UnixListener::from_std(bound.socket.into())?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        Ok(match self {
+            Self::Tcp(listener) => Accepted::Tcp(listener.accept().await?.0.into_std()?),
+            Self::Unix(listener) => Accepted::Unix(listener.accept().await?.0.into_std()?),
+        })
+    }
+}
+
+impl Accepted {
+    /// It, belonging to the thread that calls.
+    fn here(self) -> io::Result<L4Stream> {
+        let (descriptor, mut stream) = match self {
+            Self::Tcp(stream) => {
+                stream.set_nodelay(true)?;
+                (stream.as_raw_fd(), L4Stream::from(tokio::net::TcpStream::from_std(stream)?))
+            }
+            Self::Unix(stream) => (stream.as_raw_fd(), L4Stream::from(tokio::net::UnixStream::from_std(stream)?)),
+        };
+        stream.set_socket_digest(SocketDigest::from_raw_fd(descriptor));
+        Ok(stream)
     }
 }

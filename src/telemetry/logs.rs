@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::trace::spans;
 use parking_lot::Mutex;
+use tracing_log::{AsLog as _, log};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -85,6 +87,8 @@ pub fn set_filter(text: &str) -> Result<(), String> {
     }
     let parsed = EnvFilter::builder().parse(text).map_err(|error| error.to_string())?;
     filter.handle.reload(parsed).map_err(|error| error.to_string())?;
+    // What libraries write with `log` comes no further than this.
+    log::set_max_level(LevelFilter::current().as_log());
     text.clone_into(&mut filter.text.lock());
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Every metric of the program, declared once: its name, what it counts, its labels and what they may be. The reference
 //! in `docs/observability.md` is made of the same table.
 
+use std::borrow::Borrow;
+
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -11,6 +13,7 @@ use super::hostcalls::{self, Exported, Hostcalls};
 use super::logs;
 use super::process::Process;
 use super::service::Names;
+use super::sharded::{Count, Shards, Times};
 
 /// Seconds, from what a hit costs to production's wall limit.
 const DURATIONS: &[f64] = &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
@@ -19,10 +22,10 @@ const BACKENDS: &[f64] = &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025
 const STORES: &[f64] = &[0.000_001, 0.000_005, 0.000_025, 0.000_1, 0.000_25, 0.001, 0.002_5, 0.01, 0.05, 0.25, 1.0];
 const INSTANTIATIONS: &[f64] = &[0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.001, 0.01, 0.1];
 const HOSTCALLS: &[f64] = hostcalls::BOUNDS;
-/// For what is no histogram.
 /// Bytes.
 const MEMORY: &[f64] = &[1e6, 2e6, 4e6, 8e6, 16e6, 32e6, 64e6, 128e6];
 const LOADS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
+/// For what is no histogram.
 const NONE: &[f64] = &[];
 
 /// A metric family as it is declared.
@@ -89,6 +92,8 @@ declared! {
     IntGauge is "gauge": |family| Self::with_opts(family.opts());
     IntGaugeVec is "gauge": |family| Self::new(family.opts(), &family.label_names());
     Histogram is "histogram": |family| Self::with_opts(family.histogram());
+    Count is "counter": |family| IntCounter::with_opts(family.opts()).map(Self::alone);
+    Times is "histogram": |family| Histogram::with_opts(family.histogram()).map(Self::alone);
     HistogramVec is "histogram": |family| Self::new(family.histogram(), &family.label_names());
 }
 
@@ -138,6 +143,8 @@ macro_rules! families {
             pub calls: Hostcalls,
             /// Names of services that have series.
             pub(super) names: Names,
+            /// What threads count for themselves.
+            pub(super) shards: Shards,
             /// Traces as examples of what histograms count.
             pub exemplars: Exemplars,
             $(
@@ -168,6 +175,7 @@ macro_rules! families {
                     registry,
                     calls,
                     names: Names::default(),
+                    shards: Shards::default(),
                     exemplars: Exemplars::default(),
                 }
             }
@@ -180,7 +188,7 @@ families! {
     requests_in_flight: IntGauge("sidelight_requests_in_flight", "Requests being answered now.", [], NONE);
     request_duration: HistogramVec("sidelight_request_duration_seconds", "Time from the request head to the last byte of the response.", ["service" = "as above"], DURATIONS);
     request_bytes: IntCounter("sidelight_request_body_bytes_total", "Bytes of requests' bodies that have come.", [], NONE);
-    response_bytes: IntCounter("sidelight_response_body_bytes_total", "Bytes of responses' bodies that have gone out.", [], NONE);
+    response_bytes: Count("sidelight_response_body_bytes_total", "Bytes of responses' bodies that have gone out.", [], NONE);
     overloaded: IntCounter("sidelight_requests_overloaded_total", "Requests answered 503 because no sandbox came free in time.", [], NONE);
     fields_over: IntCounterVec("sidelight_header_fields_over_production_total", "Heads with more bytes of header fields than production takes (69 KB).", ["head" = "`request` of a client, `response` of a backend"], NONE);
     connections: IntGauge("sidelight_connections", "Open client connections.", [], NONE);
@@ -190,8 +198,8 @@ families! {
     guests: IntCounterVec("sidelight_guests_total", "Guest executions, by how they ended.", ["service" = "as above", "outcome" = "`finished`, `exited`, `trapped`, `cpu_limit`, `wall_limit`, `memory_limit`, `host_failed`"], NONE);
     sandboxes: IntGauge("sidelight_sandboxes", "Sandboxes that exist now.", [], NONE);
     sandboxes_waiting: IntGauge("sidelight_sandboxes_waiting", "Sandboxes that wait for another request.", [], NONE);
-    sandboxes_reused: IntCounter("sidelight_sandboxes_reused_total", "Requests that a sandbox served after its first.", [], NONE);
-    instantiate: Histogram("sidelight_guest_instantiate_seconds", "Time to make a sandbox from a compiled module.", [], INSTANTIATIONS);
+    sandboxes_reused: Count("sidelight_sandboxes_reused_total", "Requests that a sandbox served after its first.", [], NONE);
+    instantiate: Times("sidelight_guest_instantiate_seconds", "Time to make a sandbox from a compiled module.", [], INSTANTIATIONS);
     guest_cpu: HistogramVec("sidelight_guest_cpu_seconds", "CPU time of a guest for one request, without the time it waited for a processor.", ["service" = "as above"], DURATIONS);
     guest_memory: HistogramVec("sidelight_guest_memory_bytes", "Linear memory of a guest when it was through with a request.", ["service" = "as above"], MEMORY);
     guests_heavy: IntCounter("sidelight_guests_heavy_total", "Guest executions that computed for more than 5 ms and moved to the threads of such guests.", [], NONE);
@@ -249,6 +257,7 @@ impl Metrics {
     /// What there is now, in a format for Prometheus.
     pub fn text(&self, format: Format) -> String {
         self.log_lines_lost.inc_by(logs::lost().saturating_sub(self.log_lines_lost.get()));
+        self.shards.add_up();
         exposition::encode(&self.registry.gather(), format, &self.exemplars)
     }
 }
@@ -259,20 +268,23 @@ impl Default for Metrics {
     }
 }
 
-/// Counts something while it lives.
-pub struct Held(IntGauge);
+/// A gauge, for whoever keeps one.
+pub type Gauge = IntGauge;
 
-impl Held {
+/// Counts something while it lives.
+pub struct Held<G: Borrow<IntGauge>>(G);
+
+impl<G: Borrow<IntGauge>> Held<G> {
     /// Adds one to the gauge until dropped.
-    pub fn new(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
+    pub fn new(gauge: G) -> Self {
+        gauge.borrow().inc();
+        Self(gauge)
     }
 }
 
-impl Drop for Held {
+impl<G: Borrow<IntGauge>> Drop for Held<G> {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.borrow().dec();
     }
 }
 

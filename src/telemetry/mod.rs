@@ -10,6 +10,7 @@ pub mod metrics;
 mod process;
 pub mod secrets;
 pub mod service;
+pub mod sharded;
 pub mod trace;
 
 use std::sync::Arc;

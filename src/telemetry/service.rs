@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 
 use ::http::{Method, StatusCode};
 use parking_lot::Mutex;
-use prometheus::{Histogram, IntCounter};
 
 use super::metrics::Metrics;
+use super::sharded::{Count, Times};
 use super::trace::Trace;
 
 /// Services that have series of their own; more share one name. A process serves as many as it is told to, and names come and
@@ -48,7 +48,7 @@ impl Names {
     }
 }
 
-type ByStatus = Box<[OnceLock<IntCounter>; STATUSES.len()]>;
+type ByStatus = Box<[OnceLock<Count>; STATUSES.len()]>;
 
 /// The metrics of one service.
 pub struct ServiceMetrics {
@@ -57,13 +57,13 @@ pub struct ServiceMetrics {
     /// By method and status, as they come.
     requests: [OnceLock<ByStatus>; METHODS.len()],
     /// Time of its requests.
-    pub duration: Histogram,
+    pub duration: Times,
     /// CPU time of its guests.
-    pub cpu: Histogram,
+    pub cpu: Times,
     /// Memory of its guests.
-    pub memory: Histogram,
+    pub memory: Times,
     /// Its guests that came to their end.
-    pub finished: IntCounter,
+    pub finished: Count,
 }
 
 impl Metrics {
@@ -80,10 +80,10 @@ impl Metrics {
         ServiceMetrics {
             name: label.to_owned(),
             requests: [const { OnceLock::new() }; METHODS.len()],
-            duration: self.request_duration.with_label_values(&[label]),
-            cpu: self.guest_cpu.with_label_values(&[label]),
-            memory: self.guest_memory.with_label_values(&[label]),
-            finished: self.guests.with_label_values(&[label, "finished"]),
+            duration: Times::new(self.request_duration.with_label_values(&[label]), &self.shards),
+            cpu: Times::new(self.guest_cpu.with_label_values(&[label]), &self.shards),
+            memory: Times::new(self.guest_memory.with_label_values(&[label]), &self.shards),
+            finished: Count::new(self.guests.with_label_values(&[label, "finished"]), &self.shards),
         }
     }
 
@@ -106,10 +106,11 @@ impl ServiceMetrics {
     pub fn answered(&self, metrics: &Metrics, method: &Method, status: StatusCode) {
         let number = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1);
         let find = || metrics.requests.with_label_values(&[&self.name, METHODS[number], status.as_str()]);
+        let shard = || Count::new(find(), &metrics.shards);
         match STATUSES.binary_search(&status.as_u16()) {
             Ok(at) => {
                 let of_method = self.requests[number].get_or_init(|| Box::new([const { OnceLock::new() }; STATUSES.len()]));
-                of_method[at].get_or_init(find).inc();
+                of_method[at].get_or_init(shard).inc();
             }
             Err(_) => find().inc(),
         }

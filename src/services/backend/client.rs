@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::http::header::{self, HeaderValue};
 use ::http::{HeaderMap, Method, StatusCode, Uri, Version};
@@ -245,7 +245,7 @@ impl Backend {
             (HttpVersions::Two, None) => {}
             (HttpVersions::Two, Some(_)) if !is_two => return Err(SendError::Protocol("the backend does not speak HTTP/2".to_owned())),
             _ if is_two => {}
-            _ => return Ok((Road::One(stream, Life { place, ..Life::default() }), false)),
+            _ => return Ok((Road::One(stream, Life::new(place)), false)),
         }
         Ok((Road::Two(self.multiplex(stream, place).await?), false))
     }
@@ -265,7 +265,7 @@ impl Backend {
             }
         };
         match timeout(self.config.connect_timeout, waiting).await {
-            Ok(Ok(place)) => Ok((Road::One(self.connect(attempt).await?, Life { place: Some(place), ..Life::default() }), false)),
+            Ok(Ok(place)) => Ok((Road::One(self.connect(attempt).await?, Life::new(Some(place))), false)),
             Ok(Err(kept)) => Ok((kept, true)),
             Err(_) => Err(self.is_full()),
         }
@@ -277,9 +277,13 @@ impl Backend {
 
     /// Whether a connection has reached a limit of the pool.
     pub(super) fn is_spent(&self, life: &Life) -> bool {
+        self.is_past(life.since, life.uses)
+    }
+
+    /// The same of one that has been there since then and carried so many requests.
+    pub(super) fn is_past(&self, since: Instant, uses: u32) -> bool {
         let limits = &self.config.pool;
-        (limits.uses > 0 && life.uses >= limits.uses)
-            || (!limits.lifetime.is_zero() && clock::now().duration_since(life.since) >= limits.lifetime)
+        (limits.uses > 0 && uses >= limits.uses) || (!limits.lifetime.is_zero() && clock::now().duration_since(since) >= limits.lifetime)
     }
 
     /// The head as it goes on the wire, and the framing of the body.

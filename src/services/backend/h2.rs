@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use ::http::header::{self, HeaderValue};
@@ -25,7 +26,7 @@ use tokio::task::JoinHandle;
 use super::Backend;
 use super::client::{Failed, Prepared, Response, UPLOAD_PATIENCE};
 use super::error::SendError;
-use super::pool::Life;
+use super::pool::Loans;
 use super::room::Place;
 use crate::http::framing::{self, BodyFraming};
 use crate::http::message::MAX_HEAD;
@@ -51,6 +52,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub struct Multiplexed {
     open: Mutex<Vec<Arc<Shared>>>,
+    loans: Mutex<Loans>,
     /// Held while a connection is made, so that those who come meanwhile share it.
     pub(super) connecting: tokio::sync::Mutex<()>,
 }
@@ -59,6 +61,8 @@ pub struct Multiplexed {
 pub struct Shared {
     send: SendRequest<Bytes>,
     peer: Option<SocketAddr>,
+    /// The thread it was made on, where its task runs.
+    home: ThreadId,
     since: Instant,
     last: Mutex<Instant>,
     uses: AtomicU32,
@@ -110,21 +114,27 @@ impl Shared {
         Arc::strong_count(&self.busy) - 1
     }
 
-    fn life(&self) -> Life {
-        Life { since: self.since, uses: self.uses.load(Ordering::Relaxed), place: None }
+    fn is_spent(&self, backend: &Backend) -> bool {
+        backend.is_past(self.since, self.uses.load(Ordering::Relaxed))
     }
 }
 
 impl Multiplexed {
-    /// A connection with room for one more exchange.
+    /// A connection with room for one more exchange: one of this thread's, else any, if it may be lent. Where connections are
+    /// bounded, it may. What another thread's connection has for this one costs both a change of threads.
     pub(super) fn take(&self, backend: &Backend) -> Option<Arc<Shared>> {
+        let thread = thread::current().id();
         let open = self.open.lock();
         let has_room = |shared: &&Arc<Shared>| {
             !shared.end.is_closed()
-                && !backend.is_spent(&shared.life())
+                && !shared.is_spent(backend)
                 && shared.exchanges() < MAX_STREAMS.min(shared.send.current_max_send_streams().max(1))
         };
-        open.iter().find(has_room).cloned()
+        if let Some(own) = open.iter().filter(|shared| shared.home == thread).find(has_room) {
+            return Some(own.clone());
+        }
+        let other = open.iter().find(has_room)?;
+        (backend.room.is_some() || self.loans.lock().one_more()).then(|| other.clone())
     }
 
     /// How many there are.
@@ -142,7 +152,7 @@ impl Multiplexed {
         let now = clock::now();
         self.open.lock().retain(|shared| {
             let idle = shared.exchanges() == 0 && now.duration_since(*shared.last.lock()) >= keep;
-            !shared.end.is_closed() && !backend.is_spent(&shared.life()) && !idle
+            !shared.end.is_closed() && !shared.is_spent(backend) && !idle
         });
     }
 }
@@ -163,6 +173,7 @@ impl Backend {
         let shared = Arc::new(Shared {
             send,
             peer,
+            home: thread::current().id(),
             since: now,
             last: Mutex::new(now),
             uses: AtomicU32::new(0),

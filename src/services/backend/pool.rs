@@ -4,7 +4,8 @@
 //! use: two context switches a request. Here a connection is looked at when it is taken, and one
 //! task per pool, which lives only while there are idle connections, drops the dead and the old.
 //!
-//! Threads prefer the connections they used themselves: those wake the thread they were made on.
+//! A connection wakes the thread it was made on, whoever uses it, so threads take their own. Now and then one of another thread is
+//! lent, which saves a quiet service its handshakes; a thread that is busy had better make its own.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -23,9 +24,34 @@ use crate::telemetry::clock;
 /// How often idle connections are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// How many connections are lent to other threads than their own, in how long.
+const LOANS: u32 = 8;
+const LOANS_IN: Duration = Duration::from_millis(100);
+
+/// Counts connections that are lent to other threads than their own.
+#[derive(Debug, Default)]
+pub struct Loans {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Loans {
+    /// Whether one more may be lent now; counts it.
+    pub fn one_more(&mut self) -> bool {
+        let now = clock::now();
+        if self.since.is_none_or(|since| now.duration_since(since) >= LOANS_IN) {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+        self.count <= LOANS
+    }
+}
+
 /// What a connection has behind it.
 #[derive(Debug)]
 pub struct Life {
+    /// The thread it was made on, whose events it has.
+    home: ThreadId,
     /// When it was made.
     pub since: Instant,
     /// Requests it has carried.
@@ -34,9 +60,16 @@ pub struct Life {
     pub place: Option<Place>,
 }
 
+impl Life {
+    /// Of a connection that this thread has just made.
+    pub fn new(place: Option<Place>) -> Self {
+        Self { home: thread::current().id(), since: clock::now(), uses: 0, place }
+    }
+}
+
 impl Default for Life {
     fn default() -> Self {
-        Self { since: clock::now(), uses: 0, place: None }
+        Self::new(None)
     }
 }
 
@@ -56,13 +89,13 @@ struct State {
     idle: VecDeque<Idle>,
     /// Whether a task looks after them.
     swept: bool,
+    loans: Loans,
 }
 
 struct Idle {
     stream: Stream,
     life: Life,
     since: Instant,
-    thread: ThreadId,
 }
 
 impl Pool {
@@ -76,15 +109,25 @@ impl Pool {
         self.state.lock().idle.len()
     }
 
-    /// A connection that was alive just now: the one that this thread used last, else the one that any did.
+    /// A connection that was alive just now: the one of this thread's that was used last, else the one that any did, if it may be
+    /// lent. Where connections are bounded, it may.
     pub fn take(&self) -> Option<(Stream, Life)> {
         let thread = thread::current().id();
         loop {
             let mut idle = {
                 let mut state = self.state.lock();
-                let last = state.idle.len().checked_sub(1)?;
-                let own = state.idle.iter().rposition(|idle| idle.thread == thread);
-                state.idle.remove(own.unwrap_or(last))?
+                let own = state.idle.iter().rposition(|idle| idle.life.home == thread);
+                let taken = match own {
+                    Some(own) => own,
+                    None => {
+                        let last = state.idle.len().checked_sub(1)?;
+                        if self.room.is_none() && !state.loans.one_more() {
+                            return None;
+                        }
+                        last
+                    }
+                };
+                state.idle.remove(taken)?
             };
             if clock::now().duration_since(idle.since) < self.keep && is_quiet(&mut idle.stream) {
                 return Some((idle.stream, idle.life));
@@ -99,7 +142,7 @@ impl Pool {
             if state.idle.len() >= self.capacity {
                 drop(state.idle.pop_front());
             }
-            state.idle.push_back(Idle { stream, life, since: clock::now(), thread: thread::current().id() });
+            state.idle.push_back(Idle { stream, life, since: clock::now() });
             std::mem::replace(&mut state.swept, true)
         };
         if let Some(room) = &self.room {
@@ -176,6 +219,29 @@ mod tests {
         // Until the runtime has heard of both.
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(pool.take().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_lent_to_other_threads_now_and_then() {
+        let pool = Pool::new(8, Duration::from_secs(60), None);
+        let (mut stream, _far) = pair().await;
+        let mut life = Life::default();
+        let elsewhere = || {
+            let pool = pool.clone();
+            thread::spawn(move || pool.take()).join().expect("a thread")
+        };
+        // However long that takes on a busy machine: what is lent stays its own thread's.
+        pool.state.lock().loans = Loans { since: Some(clock::now() + Duration::from_secs(600)), count: 0 };
+        for _ in 0..LOANS {
+            pool.put(stream, life);
+            (stream, life) = elsewhere().expect("a loan");
+        }
+        pool.put(stream, life);
+        assert!(elsewhere().is_none());
+        assert!(pool.take().is_some());
+        let mut loans = Loans { since: Some(clock::now()), count: LOANS };
+        tokio::time::sleep(LOANS_IN).await;
+        assert!(loans.one_more());
     }
 
     #[tokio::test]

@@ -83,7 +83,8 @@ impl Sender {
         // Whether the answer may have Fastly's own fields: one that another of its caches asks for.
         let keeps = super::is_of_fastly(&request.head.headers);
         let mut response = match self.caches && super::is_cacheable(&request.head.method) {
-            true => self.through(backend, request, key, &how).await?,
+            // In a box: what passes by the cache has no use for so large a future.
+            true => Box::pin(self.through(backend, request, key, &how)).await?,
             false => self.direct(backend, request).await.map(missed)?,
         };
         if !keeps {

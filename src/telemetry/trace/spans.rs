@@ -10,7 +10,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracerProvider, Span, SpanData, SpanProcessor};
 use tracing::Subscriber;
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{FilterFn, LevelFilter};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::Tracer;
@@ -34,7 +34,9 @@ where
 {
     let provider = SdkTracerProvider::builder().with_span_processor(Late).with_resource(Resource::builder_empty().build()).build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("sidelight")).with_location(false).with_threads(false);
-    layer.with_tracked_inactivity(false).with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == TARGET))
+    let filter = FilterFn::new(|metadata| metadata.is_span() && metadata.target() == TARGET);
+    // Without, every record of every library would be looked at.
+    layer.with_tracked_inactivity(false).with_filter(filter.with_max_level_hint(LevelFilter::INFO))
 }
 
 /// Passes spans on.
