@@ -49,7 +49,7 @@ pub fn files_of(plan: &Plan) -> BTreeSet<PathBuf> {
 }
 
 /// SHA-256 over files: which there are, and what is in them. Times of change are no evidence.
-pub fn digest<'a>(files: impl Iterator<Item = &'a Path>) -> [u8; 32] {
+pub fn digest(files: &BTreeSet<PathBuf>) -> [u8; 32] {
     let mut all = Sha256::new();
     for file in files {
         all.update(file.as_os_str().as_encoded_bytes());

@@ -215,7 +215,7 @@ impl Reloader {
             let state = self.state.lock();
             (state.files.clone(), state.seen)
         };
-        if digest(files.iter().map(PathBuf::as_path)) == seen {
+        if digest(&files) == seen {
             return None;
         }
         Some(self.reload("files"))
@@ -406,29 +406,33 @@ impl Reloader {
     fn build(&self, state: &mut State, verdict: &mut Verdict) -> Result<(), Refusal> {
         let mut tries = TRIES;
         let (plan, built) = loop {
+            // What has been seen is what was there before it was read: what changes meanwhile is found changed at the next look.
+            let seen = digest(&state.files);
             let plan = match self.launch.plan() {
                 Ok(plan) => plan,
                 Err(unplanned) => {
                     // What is in force is watched on, too.
+                    let known = state.files.len();
                     state.files.extend(unplanned.documents.iter().cloned());
-                    state.seen = digest(state.files.iter().map(PathBuf::as_path));
+                    tries -= 1;
+                    if state.files.len() > known && tries > 0 {
+                        continue;
+                    }
+                    state.seen = seen;
                     return Err(unplanned.into());
                 }
             };
             let files = files_of(&plan);
-            let before = digest(files.iter().map(PathBuf::as_path));
+            let in_force = state.loaded.values().flat_map(|loaded| loaded.plan.files());
+            let watched: BTreeSet<PathBuf> = files.iter().cloned().chain(in_force).collect();
+            let (before, before_all) = (digest(&files), digest(&watched));
             let built = self.services(state, &plan, verdict.cause);
             // All of it must be of one moment: a mounted volume is swapped as a whole.
             tries -= 1;
-            if digest(files.iter().map(PathBuf::as_path)) != before && tries > 0 {
+            if digest(&files) != before && tries > 0 {
                 continue;
             }
-            let in_force = state.loaded.values().flat_map(|loaded| loaded.plan.files());
-            state.files = match &built {
-                Ok(_) => files,
-                Err(_) => files.into_iter().chain(in_force).collect(),
-            };
-            state.seen = digest(state.files.iter().map(PathBuf::as_path));
+            (state.files, state.seen) = if built.is_ok() { (files, before) } else { (watched, before_all) };
             break (plan, built?);
         };
         let (built, faulty) = built;
@@ -624,7 +628,7 @@ impl Reloader {
     fn service(&self, state: &State, plan: &ServicePlan, cause: &str) -> Result<Loaded, Refusal> {
         let config = &plan.config;
         let before = state.loaded.get(&config.name);
-        let files = digest(settings_files(config).iter().map(PathBuf::as_path));
+        let files = digest(&settings_files(config).into_iter().collect());
         // Registries are asked when somebody wants to know whether something has moved.
         let looks = match cause {
             "start" | "signal" | "request" => true,
