@@ -14,7 +14,7 @@ use sidelight::config::Config;
 use sidelight::config::settings::{LimitSettings, Machine, Settings};
 use sidelight::hostcalls;
 use sidelight::http::{Body, RequestHead};
-use sidelight::runtime::{Current, Execution, Runtime, Snapshot};
+use sidelight::runtime::{Current, Execution, Runtime, Snapshot, Stay};
 use sidelight::sandbox::{Client, DownstreamRequest, Parcel, Received, Responder};
 use sidelight::services::{Platform, Services};
 use sidelight::telemetry::Telemetry;
@@ -61,12 +61,16 @@ impl Bench {
         DownstreamRequest { head, body: Body::empty(), received: Arc::new(received), trace: None }
     }
 
+    fn stay(&self) -> Arc<Stay> {
+        Stay::new(&self.runtime, self.current.pin("", "/", &::http::HeaderMap::new()).expect("a service"))
+    }
+
     /// A sandbox's state, ready to be instantiated.
-    fn state(&self) -> GuestState {
+    fn state(&self, stay: &Arc<Stay>) -> GuestState {
         let (responder, _) = Responder::new();
         let parcel = Parcel { request: self.request(), responder };
         let execution = Execution::new(&parcel.request);
-        self.runtime.state(&self.current.pin("", "/", &::http::HeaderMap::new()).expect("a service"), parcel, &execution)
+        self.runtime.state(stay, parcel, &execution)
     }
 }
 
@@ -75,13 +79,8 @@ fn instantiate(c: &mut Criterion) {
     c.bench_function("instantiate", |b| {
         b.iter(|| {
             bench.tokio.block_on(async {
-                black_box(
-                    bench
-                        .runtime
-                        .instantiate(&bench.current.pin("", "/", &::http::HeaderMap::new()).expect("a service").guest, bench.state())
-                        .await
-                        .expect("a sandbox"),
-                );
+                let stay = bench.stay();
+                black_box(bench.runtime.instantiate(&stay, bench.state(&stay)).await.expect("a sandbox"));
             });
         });
     });
@@ -179,7 +178,7 @@ fn hostcall(c: &mut Criterion) {
     for (module, name, args) in cases {
         let compiled = Module::new(&engine, caller(module, name, args)).expect("compiles");
         let (mut store, run) = bench.tokio.block_on(async {
-            let mut state = bench.state();
+            let mut state = bench.state(&bench.stay());
             state.sandbox.add_body(Body::empty()).expect("room");
             let mut store = Store::new(&engine, state);
             let instance = linker.instantiate_async(&mut store, &compiled).await.expect("a sandbox");

@@ -91,6 +91,20 @@ impl Outcome {
     }
 }
 
+/// What a sandbox and those around it share as long as it is there. Cores that serve the same service would otherwise take the
+/// counts of what they share from each other, several times a request.
+pub struct Stay {
+    pub(super) runtime: Arc<Runtime>,
+    pub(super) snapshot: Arc<Snapshot>,
+}
+
+impl Stay {
+    /// Of a sandbox for a snapshot's guest.
+    pub fn new(runtime: &Arc<Runtime>, snapshot: Arc<Snapshot>) -> Arc<Self> {
+        Arc::new(Self { runtime: runtime.clone(), snapshot })
+    }
+}
+
 /// A guest that runs, seen from outside.
 #[derive(Debug)]
 pub struct Execution {
@@ -131,18 +145,18 @@ impl Runtime {
     /// Runs the snapshot's guest for a request, in a task of its own. The answer goes through the
     /// parcel's responder; the guest may go on for longer, and for further requests.
     pub fn start(self: &Arc<Self>, snapshot: Arc<Snapshot>, parcel: Parcel, permit: Permit) -> Arc<Execution> {
-        let runtime = self.clone();
+        let stay = Stay::new(self, snapshot);
         let execution = Execution::new(&parcel.request);
         let watched = execution.clone();
         // In a box: tokio aligns a task to cache lines, which is dear for a large one.
         tokio::spawn(Box::pin(async move {
             let ending = Ending(execution.clone());
+            let Stay { runtime, snapshot } = &*stay;
             let sandbox_exists = Held::new(&runtime.telemetry.metrics.sandboxes);
-            let state = runtime.state(&snapshot, parcel, &execution);
-            let (config, service) = (snapshot.config.clone(), snapshot.services.metrics.clone());
+            let state = runtime.state(&stay, parcel, &execution);
             let recording = runtime.recording(&snapshot.guest, state.sandbox.id());
-            let store = runtime.store(&snapshot.guest, state, recording.as_ref().map(Recording::sampler));
-            let running = runtime.execute(snapshot, store, recording, execution.meter.clone());
+            let store = runtime.store(&stay, state, recording.as_ref().map(Recording::sampler));
+            let running = runtime.execute(stay.clone(), store, recording, execution.meter.clone());
             // A panic in a hostcall is this request's failure and nobody else's.
             let outcome = match AssertUnwindSafe(running).catch_unwind().await {
                 Ok(outcome) => outcome,
@@ -150,7 +164,7 @@ impl Runtime {
             };
             drop(permit);
             drop(sandbox_exists);
-            runtime.report(&service, &config, &outcome, &execution.meter, &execution.current.id());
+            runtime.report(&snapshot.services.metrics, &snapshot.config, &outcome, &execution.meter, &execution.current.id());
             if let Some(trace) = execution.current.take_trace() {
                 trace.ended(outcome.name(), || outcome.detail());
             }
@@ -185,16 +199,10 @@ impl Runtime {
         }
     }
 
-    async fn execute(
-        self: &Arc<Self>,
-        snapshot: Arc<Snapshot>,
-        store: Store<GuestState>,
-        recording: Option<Recording>,
-        meter: Arc<Meter>,
-    ) -> Outcome {
-        let (runtime, wall) = (self.clone(), snapshot.config.limits.wall);
+    async fn execute(&self, stay: Arc<Stay>, store: Store<GuestState>, recording: Option<Recording>, meter: Arc<Meter>) -> Outcome {
+        let wall = stay.snapshot.config.limits.wall;
         let mut running = OnCpu {
-            work: Box::pin(async move { runtime.run(&snapshot, store, recording).await }),
+            work: Box::pin(async move { stay.runtime.run(&stay.snapshot, store, recording).await }),
             meter: meter.clone(),
             leave_after: Some(LIGHT),
         };
@@ -268,9 +276,9 @@ impl Runtime {
     }
 
     /// A sandbox with its limits set, not started.
-    pub async fn instantiate(&self, guest: &Guest, state: GuestState) -> wasmtime::Result<(Store<GuestState>, Instance)> {
-        let mut store = self.store(guest, state, None);
-        let instance = Self::enter(guest, &mut store).await?;
+    pub async fn instantiate(&self, stay: &Arc<Stay>, state: GuestState) -> wasmtime::Result<(Store<GuestState>, Instance)> {
+        let mut store = self.store(stay, state, None);
+        let instance = Self::enter(&stay.snapshot.guest, &mut store).await?;
         Ok((store, instance))
     }
 
@@ -279,17 +287,18 @@ impl Runtime {
     }
 
     /// What a sandbox is made in, with its limits. Made before anything waits: a future that holds the state is moved with it.
-    fn store(&self, guest: &Guest, state: GuestState, sampler: Option<Sampler>) -> Store<GuestState> {
+    fn store(&self, stay: &Arc<Stay>, state: GuestState, sampler: Option<Sampler>) -> Store<GuestState> {
         let limit = state.sandbox.config.limits.cpu;
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_epoch_deadline(1);
-        let (session, program) = (self.session.clone(), guest.program.clone());
+        let stay = stay.clone();
         store.epoch_deadline_callback(move |context| {
             if let Some(sampler) = &sampler {
                 sampler.sample(&context);
             }
-            if let Some(sampler) = session.load().as_ref().and_then(|session| session.sampler(&program.digest)) {
+            let Stay { runtime, snapshot } = &*stay;
+            if let Some(sampler) = runtime.session.load().as_ref().and_then(|session| session.sampler(&snapshot.guest.program.digest)) {
                 sampler.sample(&context);
             }
             let meter = &context.data().sandbox.meter;
@@ -309,14 +318,15 @@ impl Runtime {
     }
 
     /// The host state of an execution.
-    pub fn state(self: &Arc<Self>, snapshot: &Arc<Snapshot>, parcel: Parcel, execution: &Arc<Execution>) -> GuestState {
+    pub fn state(&self, stay: &Arc<Stay>, parcel: Parcel, execution: &Arc<Execution>) -> GuestState {
+        let snapshot = &stay.snapshot;
         let Execution { meter, current, .. } = &**execution;
         // Counts from 1, as in production.
         let generation = snapshot.services.cache.space().generation() + 1;
-        let wasi = wasi::context(snapshot, generation, &parcel.request.received.id, current, self.arguments.as_ref());
+        let wasi = wasi::context(stay, generation, &parcel.request.received.id, current);
         let limits = &snapshot.config.limits;
         let limiter = MemoryLimiter::new(limits.memory, TABLE_ELEMENTS, meter.clone());
-        let next = Arc::new(Source::new(self, snapshot.clone(), execution.clone()));
+        let next = Arc::new(Source::new(stay.clone(), execution.clone()));
         let mut sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, meter.clone());
         let GuestLimits {
             backend_requests: sends,

@@ -32,7 +32,7 @@ use crate::sandbox::downstream::Answer;
 use crate::sandbox::{DownstreamRequest, Parcel, Reply, Responder};
 use crate::telemetry::Telemetry;
 
-pub use execute::{Execution, Outcome};
+pub use execute::{Execution, Outcome, Stay};
 pub use guest::{Guest, LoadError};
 pub use reuse::Waiting;
 pub use snapshot::{Current, Route, Routes, Snapshot, Target, Trial};
@@ -51,7 +51,7 @@ pub struct Runtime {
     engine: Engine,
     linker: Linker<GuestState>,
     sandboxes: Arc<Semaphore>,
-    arguments: Option<Arc<[String]>>,
+    arguments: Option<Vec<String>>,
     unknown_imports: UnknownImports,
     cache: Option<code_cache::CodeCache>,
     programs: guest::Programs,
@@ -59,7 +59,7 @@ pub struct Runtime {
     /// Where core dumps go, if there are any.
     core_dumps: Option<PathBuf>,
     /// A profile that is being recorded for somebody who waits for it.
-    session: Arc<ArcSwapOption<Session>>,
+    session: ArcSwapOption<Session>,
     /// How often the epoch ticks meanwhile, in nanoseconds.
     finer: Arc<AtomicU64>,
     telemetry: Telemetry,
@@ -163,7 +163,7 @@ impl Runtime {
             engine,
             linker,
             sandboxes: Arc::new(Semaphore::new(config.limits.sandboxes as usize)),
-            arguments: config.arguments.as_deref().map(Arc::from),
+            arguments: config.arguments.clone(),
             unknown_imports: config.unknown_imports,
             cache: config.cache_dir.as_deref().and_then(code_cache::CodeCache::open),
             programs: guest::Programs::default(),
@@ -172,7 +172,7 @@ impl Runtime {
                 Some(Profile::PerfMap | Profile::JitDump) | None => None,
             },
             core_dumps: config.core_dumps.clone(),
-            session: Arc::default(),
+            session: ArcSwapOption::empty(),
             finer,
             telemetry: telemetry.clone(),
             heavy: Some(heavy),

@@ -2,16 +2,15 @@
 //! sandbox.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::execute::Execution;
-use super::{Runtime, Snapshot};
+use super::execute::{Execution, Stay};
 use crate::sandbox::{Delivery, Meter, NextRequests, Parcel, Received};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::{Gauge, Held};
@@ -112,8 +111,7 @@ impl Waiting {
 
 /// Where one sandbox gets its further requests.
 pub struct Source {
-    runtime: Weak<Runtime>,
-    snapshot: Arc<Snapshot>,
+    stay: Arc<Stay>,
     execution: Arc<Execution>,
     begun: Instant,
     served: AtomicU32,
@@ -121,16 +119,15 @@ pub struct Source {
 
 impl Source {
     /// For the sandbox of `execution`, which has its first request already.
-    pub fn new(runtime: &Arc<Runtime>, snapshot: Arc<Snapshot>, execution: Arc<Execution>) -> Self {
-        let runtime = Arc::downgrade(runtime);
-        Self { runtime, snapshot, execution, begun: clock::now(), served: AtomicU32::new(1) }
+    pub fn new(stay: Arc<Stay>, execution: Arc<Execution>) -> Self {
+        Self { stay, execution, begun: clock::now(), served: AtomicU32::new(1) }
     }
 }
 
 impl NextRequests for Source {
     fn wait(&self) -> Option<oneshot::Receiver<Delivery>> {
-        let runtime = self.runtime.upgrade()?;
-        let limits = &self.snapshot.config.limits.reuse;
+        let Stay { runtime, snapshot } = &*self.stay;
+        let limits = &snapshot.config.limits.reuse;
         let spent = self.served.load(Ordering::Relaxed) >= limits.requests
             || clock::now().duration_since(self.begun) >= limits.lifetime
             || self.execution.meter.memory() > limits.memory;
@@ -138,7 +135,7 @@ impl NextRequests for Source {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        self.snapshot.waiting.add(WaitingGuest {
+        snapshot.waiting.add(WaitingGuest {
             sender,
             execution: self.execution.clone(),
             thread: thread::current().id(),
@@ -148,16 +145,15 @@ impl NextRequests for Source {
     }
 
     fn turn(&self, done: &Received, meter: &Meter) {
+        let Stay { runtime, snapshot } = &*self.stay;
         self.served.fetch_add(1, Ordering::Relaxed);
-        if let Some(runtime) = self.runtime.upgrade() {
-            runtime.account(&self.snapshot.services.metrics, &self.snapshot.config.limits, &done.id, meter);
-            runtime.telemetry.metrics.sandboxes_reused.inc();
-        }
+        runtime.account(&snapshot.services.metrics, &snapshot.config.limits, &done.id, meter);
+        runtime.telemetry.metrics.sandboxes_reused.inc();
         meter.turn();
     }
 
     fn patience(&self) -> Duration {
-        let limits = &self.snapshot.config.limits.reuse;
+        let limits = &self.stay.snapshot.config.limits.reuse;
         limits.idle.min(limits.lifetime.saturating_sub(clock::now().duration_since(self.begun)))
     }
 }

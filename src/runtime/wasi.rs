@@ -12,6 +12,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{WasiCtxBuilder, async_trait};
 
 use super::Snapshot;
+use super::execute::Stay;
 use crate::abi::{GuestState, Wasi};
 use crate::config::Config;
 use crate::config::host::Environment;
@@ -47,11 +48,11 @@ pub fn variables(environment: &Environment, config: &Config) -> Arc<[(String, St
     .collect()
 }
 
-/// WASI for a sandbox whose first request is `id`, and which works on `current`. With `arguments` the program is
-/// run by itself: its output is the process's.
-pub fn context(snapshot: &Arc<Snapshot>, generation: u64, id: &Arc<str>, current: &Current, arguments: Option<&Arc<[String]>>) -> Wasi {
-    let (snapshot, id, current, arguments) = (snapshot.clone(), id.clone(), current.clone(), arguments.cloned());
-    Wasi::later(move || made(&snapshot, generation, &id, &current, arguments.as_deref()))
+/// WASI for a sandbox whose first request is `id`, and which works on `current`. Where the process has arguments for it, the
+/// program is run by itself: its output is the process's.
+pub fn context(stay: &Arc<Stay>, generation: u64, id: &Arc<str>, current: &Current) -> Wasi {
+    let (stay, id, current) = (stay.clone(), id.clone(), current.clone());
+    Wasi::later(move || made(&stay.snapshot, generation, &id, &current, stay.runtime.arguments.as_deref()))
 }
 
 fn made(snapshot: &Snapshot, generation: u64, id: &str, current: &Current, arguments: Option<&[String]>) -> WasiP1Ctx {

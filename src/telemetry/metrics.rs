@@ -254,6 +254,16 @@ impl Metrics {
         metrics
     }
 
+    /// A counter of which every thread fills a part of its own.
+    pub fn count(&self, counter: IntCounter) -> Count {
+        Count::new(counter, &self.shards)
+    }
+
+    /// A histogram of which every thread fills a part of its own.
+    pub fn times(&self, histogram: Histogram) -> Times {
+        Times::new(histogram, &self.shards)
+    }
+
     /// What there is now, in a format for Prometheus.
     pub fn text(&self, format: Format) -> String {
         self.log_lines_lost.inc_by(logs::lost().saturating_sub(self.log_lines_lost.get()));

@@ -80,10 +80,10 @@ impl Metrics {
         ServiceMetrics {
             name: label.to_owned(),
             requests: [const { OnceLock::new() }; METHODS.len()],
-            duration: Times::new(self.request_duration.with_label_values(&[label]), &self.shards),
-            cpu: Times::new(self.guest_cpu.with_label_values(&[label]), &self.shards),
-            memory: Times::new(self.guest_memory.with_label_values(&[label]), &self.shards),
-            finished: Count::new(self.guests.with_label_values(&[label, "finished"]), &self.shards),
+            duration: self.times(self.request_duration.with_label_values(&[label])),
+            cpu: self.times(self.guest_cpu.with_label_values(&[label])),
+            memory: self.times(self.guest_memory.with_label_values(&[label])),
+            finished: self.count(self.guests.with_label_values(&[label, "finished"])),
         }
     }
 
@@ -106,7 +106,7 @@ impl ServiceMetrics {
     pub fn answered(&self, metrics: &Metrics, method: &Method, status: StatusCode) {
         let number = METHODS.iter().position(|known| *known == method.as_str()).unwrap_or(METHODS.len() - 1);
         let find = || metrics.requests.with_label_values(&[&self.name, METHODS[number], status.as_str()]);
-        let shard = || Count::new(find(), &metrics.shards);
+        let shard = || metrics.count(find());
         match STATUSES.binary_search(&status.as_u16()) {
             Ok(at) => {
                 let of_method = self.requests[number].get_or_init(|| Box::new([const { OnceLock::new() }; STATUSES.len()]));

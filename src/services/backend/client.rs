@@ -168,7 +168,10 @@ impl Backend {
                 };
                 attempt.connected(peer, was_kept, version, self.config.propagate, &mut prepared.headers);
             }
-            if was_kept { &self.counters.reused } else { &self.counters.new }.inc();
+            match was_kept {
+                true => self.counters.reused.inc(),
+                false => self.counters.new.inc(),
+            }
             let result = match road {
                 Road::One(stream, mut life) => {
                     life.uses += 1;

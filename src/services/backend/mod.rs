@@ -23,6 +23,7 @@ use prometheus::{Histogram, IntCounter};
 use crate::config;
 use crate::config::targets::{Targets, Verdict};
 use crate::telemetry::Telemetry;
+use crate::telemetry::sharded::{Count, Times};
 
 use super::BuildError;
 pub use client::{Connector, Request, Response, Switched};
@@ -83,11 +84,11 @@ struct Counters {
     service: String,
     label: String,
     telemetry: Telemetry,
-    ok: IntCounter,
-    time: Histogram,
+    ok: Count,
+    time: Times,
     connect: Histogram,
     new: IntCounter,
-    reused: IntCounter,
+    reused: Count,
     retries: IntCounter,
 }
 
@@ -217,11 +218,11 @@ impl Backend {
         let counters = Counters {
             service: service.to_owned(),
             label: label.to_owned(),
-            ok: metrics.backend_requests.with_label_values(&[service, label, "ok"]),
-            time: metrics.backend_time.with_label_values(&[service, label]),
+            ok: metrics.count(metrics.backend_requests.with_label_values(&[service, label, "ok"])),
+            time: metrics.times(metrics.backend_time.with_label_values(&[service, label])),
             connect: metrics.backend_connect.with_label_values(&[service, label]),
             new: metrics.backend_connections.with_label_values(&[service, label, "new"]),
-            reused: metrics.backend_connections.with_label_values(&[service, label, "reused"]),
+            reused: metrics.count(metrics.backend_connections.with_label_values(&[service, label, "reused"])),
             retries: metrics.backend_retries.with_label_values(&[service, label]),
             telemetry: telemetry.clone(),
         };
