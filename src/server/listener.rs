@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
@@ -22,9 +22,13 @@ use tokio::runtime::Handle;
 
 use super::connection::stopping;
 use crate::config::host::Listen;
+use crate::telemetry::clock;
 
 /// How long nothing is accepted after a failure to.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often the log says so.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
 
 /// A bound socket.
 pub struct Bound {
@@ -137,6 +141,7 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
         let app = Arc::new(app);
         let threads = threads(self.threads);
         let mut turns = threads.iter().cycle();
+        let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -149,7 +154,11 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
                 (Err(error), _) => {
                     // A client that is gone again is nobody's trouble. Without file descriptors to spare, this would turn in circles.
                     if error.kind() != ErrorKind::ConnectionAborted {
-                        tracing::warn!(address = url, %error, "a connection could not be accepted");
+                        let now = clock::now();
+                        if told.is_none_or(|told| now.duration_since(told) >= TELL_AGAIN) {
+                            tracing::warn!(address = url, %error, "a connection could not be accepted");
+                            told = Some(now);
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                     continue;
