@@ -201,6 +201,11 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed before");
     }
+    // Where the kernel hands out huge pages to everybody, a sandbox that touches a few KiB would get 2 MiB, and the next one too.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!("huge pages cannot be refused: {error}");
+    }
     let host = launch.plan().map_err(|unplanned| unplanned.error)?.host;
     sound(&host)?;
     let telemetry = Telemetry::new().with_traces(host.traces.clone()).map_err(|error| Exit::Usage(format!("traces: {error}")))?;
