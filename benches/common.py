@@ -115,6 +115,17 @@ class Server:
             total += int(fields[11]) + int(fields[12])
         return total / os.sysconf("SC_CLK_TCK")
 
+    def wait_for_port(self, patience=60.0):
+        """Until it listens."""
+        until = time.monotonic() + patience
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            if self.process.poll() is not None or time.monotonic() > until:
+                sys.exit(f"{self.name} does not listen\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.1)
+
     def wait(self, path="/", patience=60.0, interval=0.1):
         """Until it answers with success."""
         until = time.monotonic() + patience
@@ -127,6 +138,21 @@ class Server:
                 if self.process.poll() is not None or time.monotonic() > until:
                     sys.exit(f"{self.name} does not answer {self.url(path)}: {error}\n{self.log.read_text()[-2000:]}")
             time.sleep(interval)
+
+
+def commit():
+    """What is measured, by its commit."""
+    return subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def publish(part, text):
+    """Puts `text` into docs/performance.md, between the marks of `part`."""
+    page = ROOT / "docs/performance.md"
+    said, begin, end = page.read_text(), f"<!-- {part}: begin (make bench-{part}) -->", f"<!-- {part}: end -->"
+    if begin not in said or end not in said:
+        sys.exit(f"{page} has no marks of {part}")
+    before, _, rest = said.partition(begin)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 def start(name, command, port, environment=None):
@@ -165,10 +191,12 @@ def nginx(name, http, port, workers=CORES):
 
 @dataclass
 class Load:
-    """What a turn of load gave: requests and bytes of bodies a second, and the latency in ms at some percentiles."""
+    """What a turn of load gave: requests and bytes of bodies a second, how many requests in all, and the latency in ms at some percentiles."""
 
     requests: float
     bytes: float = 0.0
+    # All of them.
+    count: int = 0
     latency: dict = field(default_factory=dict)
 
 
@@ -192,7 +220,8 @@ def wrk(url, seconds, connections=32, threads=CORES, script=None, headers=()):
         fail(url, said)
     latency = {float(p): float(n) * _UNITS[unit] for p, n, unit in re.findall(r"^\s+(\d+)%\s+([\d.]+)(us|ms|s|m)$", said, re.M)}
     transfer = re.search(r"Transfer/sec:\s+([\d.]+)(B|KB|MB|GB)", said)
-    return Load(float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]), float(transfer[1]) * _SIZES[transfer[2]], latency)
+    count = int(re.search(r"(\d+) requests in", said)[1])
+    return Load(float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]), float(transfer[1]) * _SIZES[transfer[2]], count, latency)
 
 
 def h2load(url, seconds, connections=32, streams=1, data=None, headers=()):

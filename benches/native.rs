@@ -1,10 +1,12 @@
 //! A native pingora handler that answers as the hello guest does: the ceiling of what a program can reach. It reads the body of a request
 //! that has one before it answers, and speaks HTTP/2 to those that begin with it: an origin for uploads and gRPC (whose status it gives in
-//! the head).
+//! the head). `/sleep/MS` is answered that much later.
 //!
 //! `cargo run --release --features tools --bin bench-native -- ADDRESS [TLS-ADDRESS CERTIFICATE KEY]`
 
 #![allow(clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs, reason = "not part of the product")]
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Response;
@@ -21,6 +23,9 @@ struct Hello;
 impl ServeHttp for Hello {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         while let Ok(Some(_)) = session.read_request_body().await {}
+        if let Some(Ok(pause)) = session.req_header().uri.path().strip_prefix("/sleep/").map(str::parse) {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
         let grpc = session.req_header().headers.get("content-type").is_some_and(|kind| kind == "application/grpc");
         let (kind, body): (_, &[u8]) =
             if grpc { ("application/grpc", b"\0\0\0\0\x0eHello, world!\n") } else { ("text/plain", b"Hello, world!\n") };

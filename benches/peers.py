@@ -21,10 +21,9 @@ import urllib.request
 from contextlib import ExitStack
 from datetime import date
 
-from common import CORES, GUESTS, PEERS, ROOT, WORK, Load, build, free_port, h2load, machine, need, nginx, ratios, rounds, say, spread, start, write, wrk
+from common import CORES, GUESTS, PEERS, ROOT, WORK, Load, build, commit, free_port, h2load, machine, need, nginx, publish, ratios, rounds, say, spread, start, write, wrk
 
 VICEROY, VEGETA, ENVOY = "0.22.0", "v12.13.0", "1.40.0"
-BEGIN, END = "<!-- peers: begin (make bench-peers) -->", "<!-- peers: end -->"
 LARGE = 1 << 20
 
 
@@ -451,7 +450,7 @@ def memory(servers, options):
                 go, all_here = asleep(guests, port)
                 time.sleep(0.3)
                 with getattr(servers, name)(busy) as server:
-                    wait_for_port(server)
+                    server.wait_for_port()
                     before = server.rss()
                     clients = [threading.Thread(target=lambda: urllib.request.urlopen(server.url(), timeout=60).read(), daemon=True) for _ in range(guests)]
                     for client in clients:
@@ -465,17 +464,6 @@ def memory(servers, options):
             lines.append(f"| {title} | {name} | {resident:.0f} | {each} |")
             say(f"  memory   {title} {name}: {resident:.0f} MiB, {each}")
     return "\n".join(lines)
-
-
-def wait_for_port(server):
-    import socket
-
-    for _ in range(600):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", server.port)) == 0:
-                return
-        time.sleep(0.1)
-    sys.exit(f"{server.name} does not listen")
 
 
 OTHERS = {"latency": latencies, "start": starts, "memory": memory}
@@ -520,9 +508,8 @@ def main():
         done = [(work, measure(work, servers, options)) for work in WORKS if work.name in wanted]
         others = [OTHERS[name](servers, options) for name in OTHERS if name in wanted]
     command = " ".join(["benches/peers.py", *sys.argv[1:]])
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     head = (
-        f"`{command}`, {date.today()}, commit {commit}: {machine()}; load, servers and origin share them. {', '.join(versions)}"
+        f"`{command}`, {date.today()}, commit {commit()}: {machine()}; load, servers and origin share them. {', '.join(versions)}"
         + (f"; {' and '.join(lacking)} could not be had" if lacking else "")
         + f". {options.connections} connections, {options.rounds} interleaved rounds of {options.seconds} s; rates are medians, ratios are of each round: median (lowest to highest)."
     )
@@ -531,10 +518,7 @@ def main():
     if options.write:
         if options.works:
             parser.error("--write is for a whole run")
-        page = ROOT / "docs/performance.md"
-        before, _, rest = page.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        publish("peers", text)
 
 
 if __name__ == "__main__":

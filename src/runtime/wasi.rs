@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rand::Rng;
 use tokio::io::AsyncWrite;
-use wasmtime::Linker;
+use wasmtime::{Caller, Extern, Linker, bail, ensure};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
@@ -25,9 +26,33 @@ const PROGRAM: &str = "compute-app";
 /// Longest line kept together.
 const MAX_LINE: usize = 16 << 10;
 
+/// Most that a program gets of `random_get` at once, in bytes; more is a trap.
+const MAX_RANDOM: usize = 64 << 20;
+
 /// Links all of WASI preview 1.
 pub fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
-    p1::add_to_linker_async(linker, |state| state.wasi.get())
+    p1::add_to_linker_async(linker, |state| state.wasi.get())?;
+    linker.allow_shadowing(true);
+    linker.func_wrap("wasi_snapshot_preview1", "random_get", random_get)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Random numbers without a context: every Rust program asks for some, for its hash maps, and most of them for nothing else of WASI.
+/// A range that is not in memory is a trap, as the witx documents have it.
+fn random_get(mut caller: Caller<'_, GuestState>, ptr: u32, len: u32) -> wasmtime::Result<u32> {
+    // A module's start function runs before its memory is known to us.
+    let Some(memory) = caller.data().memory.or_else(|| caller.get_export("memory").and_then(Extern::into_memory)) else {
+        bail!("random_get in a program without a memory");
+    };
+    let (ptr, len) = (ptr as usize, len as usize);
+    ensure!(len <= MAX_RANDOM, "random_get of {len} bytes; at most {MAX_RANDOM} are given at once");
+    let end = ptr.saturating_add(len);
+    let Some(wanted) = memory.data_mut(&mut caller).get_mut(ptr..end) else {
+        bail!("random_get to {ptr:#x}..{end:#x}, which is not in memory");
+    };
+    rand::rng().fill_bytes(wanted);
+    Ok(0)
 }
 
 /// The `FASTLY_*` variables that are the same for every request of a service.
