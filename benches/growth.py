@@ -38,9 +38,9 @@ def native(binaries):
     return start("native", [binaries / "bench-native", f"127.0.0.1:{port}"], port)
 
 
-def cost(server, seconds, connections, path="/", script=None):
+def cost(server, seconds, connections, path="/", script=None, warm=1):
     """CPU time of a request, in µs: of the server, which computes nothing else."""
-    wrk(server.url(path), 1, connections, script=script)
+    wrk(server.url(path), warm, connections, script=script)
     before = server.cpu()
     load = wrk(server.url(path), seconds, connections, script=script)
     return (server.cpu() - before) / load.count * 1e6
@@ -104,7 +104,8 @@ def guests(binaries, options):
                 server.wait("/sleep/0")
                 time.sleep(1)
                 before = server.rss()
-                spent = cost(server, max(options.seconds, 3 * size // RATE), size, path)
+                # Each of them has many turns; the first in a place that nobody had before is dear.
+                spent = cost(server, max(options.seconds, 20 * size // RATE), size, path, warm=1 + 4 * size // RATE)
                 memory[size] = f"{server.rss():.0f} MiB" + (f", {(server.rss() - before) * 1024 / size:.0f} KiB each" if size >= 100 else "")
                 return spent
 

@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::execute::{Execution, Stay};
-use crate::sandbox::{Delivery, Meter, NextRequests, Parcel, Received};
+use crate::sandbox::{Delivery, Meter, NextRequests, Parcel, Received, Wait};
 use crate::telemetry::clock;
-use crate::telemetry::metrics::{Gauge, Held};
+use crate::telemetry::metrics::Held;
 
 /// The guests of one snapshot that wait for a request, and the requests that wait for a guest.
 pub struct Waiting {
@@ -22,17 +22,39 @@ pub struct Waiting {
 
 struct State {
     open: bool,
-    /// The longest waiting first.
-    guests: Vec<WaitingGuest>,
-    requests: VecDeque<oneshot::Sender<WaitingGuest>>,
+    /// By the thread they are on; the longest waiting first.
+    guests: Vec<(ThreadId, Queue<WaitingGuest>)>,
+    requests: Queue<oneshot::Sender<WaitingGuest>>,
+}
+
+/// Up to this many are not looked through.
+const FEW: usize = 32;
+
+/// Those that wait. Whoever loses interest stays in it until it has grown to twice those that had not: what that costs does not grow
+/// with it.
+struct Queue<T> {
+    waiting: VecDeque<T>,
+    look_at: usize,
+}
+
+impl<T> Queue<T> {
+    const fn new() -> Self {
+        Self { waiting: VecDeque::new(), look_at: FEW }
+    }
+
+    fn push(&mut self, new: T, gone: impl Fn(&T) -> bool) {
+        if self.waiting.len() >= self.look_at {
+            self.waiting.retain(|one| !gone(one));
+            self.look_at = FEW.max(2 * self.waiting.len());
+        }
+        self.waiting.push_back(new);
+    }
 }
 
 /// A guest that waits.
 pub struct WaitingGuest {
     sender: oneshot::Sender<Delivery>,
     execution: Arc<Execution>,
-    thread: ThreadId,
-    _counted: Held<Gauge>,
 }
 
 /// What runs a request that was given to a waiting guest, and where the request comes back to when
@@ -59,31 +81,26 @@ impl WaitingGuest {
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { state: Mutex::new(State { open: true, guests: Vec::new(), requests: VecDeque::new() }) }
+        Self { state: Mutex::new(State { open: true, guests: Vec::new(), requests: Queue::new() }) }
     }
 }
 
 impl Waiting {
-    /// A guest that waits: the last on this thread, whose memory is warm, else the last of all.
+    /// A guest that waits: the last on this thread, whose memory is warm, else the last on another.
     pub fn take(&self) -> Option<WaitingGuest> {
         let thread = thread::current().id();
         let mut state = self.state.lock();
-        loop {
-            let last = state.guests.len().checked_sub(1)?;
-            let own = state.guests.iter().rposition(|guest| guest.thread == thread);
-            let guest = state.guests.remove(own.unwrap_or(last));
-            if !guest.sender.is_closed() {
-                return Some(guest);
-            }
-        }
+        let last =
+            |guests: &mut Queue<WaitingGuest>| std::iter::from_fn(|| guests.waiting.pop_back()).find(|guest| !guest.sender.is_closed());
+        let own = state.guests.iter_mut().find(|(of, _)| *of == thread).and_then(|(_, guests)| last(guests));
+        own.or_else(|| state.guests.iter_mut().find_map(|(_, guests)| last(guests)))
     }
 
     /// The next guest that begins to wait, for a request that has found neither guest nor sandbox.
     pub fn next(&self) -> oneshot::Receiver<WaitingGuest> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
-        state.requests.retain(|request| !request.is_closed());
-        state.requests.push_back(sender);
+        state.requests.push(sender, oneshot::Sender::is_closed);
         receiver
     }
 
@@ -96,15 +113,21 @@ impl Waiting {
 
     fn add(&self, mut guest: WaitingGuest) {
         let mut state = self.state.lock();
-        while let Some(request) = state.requests.pop_front() {
+        while let Some(request) = state.requests.waiting.pop_front() {
             match request.send(guest) {
                 Ok(()) => return,
                 Err(same) => guest = same,
             }
         }
         if state.open {
-            state.guests.retain(|guest| !guest.sender.is_closed());
-            state.guests.push(guest);
+            let thread = thread::current().id();
+            let at = state.guests.iter().position(|(of, _)| *of == thread).unwrap_or_else(|| {
+                state.guests.push((thread, Queue::new()));
+                state.guests.len() - 1
+            });
+            if let Some((_, guests)) = state.guests.get_mut(at) {
+                guests.push(guest, |guest| guest.sender.is_closed());
+            }
         }
     }
 }
@@ -125,7 +148,7 @@ impl Source {
 }
 
 impl NextRequests for Source {
-    fn wait(&self) -> Option<oneshot::Receiver<Delivery>> {
+    fn wait(&self) -> Option<Wait> {
         let Stay { runtime, snapshot } = &*self.stay;
         let limits = &snapshot.config.limits.reuse;
         let spent = self.served.load(Ordering::Relaxed) >= limits.requests
@@ -134,14 +157,10 @@ impl NextRequests for Source {
         if spent {
             return None;
         }
-        let (sender, receiver) = oneshot::channel();
-        snapshot.waiting.add(WaitingGuest {
-            sender,
-            execution: self.execution.clone(),
-            thread: thread::current().id(),
-            _counted: Held::new(runtime.telemetry.metrics.sandboxes_waiting.clone()),
-        });
-        Some(receiver)
+        let counted = Held::new(runtime.telemetry.metrics.sandboxes_waiting.clone());
+        let (sender, request) = oneshot::channel();
+        snapshot.waiting.add(WaitingGuest { sender, execution: self.execution.clone() });
+        Some(Wait { request, counted })
     }
 
     fn turn(&self, done: &Received, meter: &Meter) {
@@ -155,5 +174,22 @@ impl NextRequests for Source {
     fn patience(&self) -> Duration {
         let limits = &self.stay.snapshot.config.limits.reuse;
         limits.idle.min(limits.lifetime.saturating_sub(clock::now().duration_since(self.begun)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_that_have_given_up_do_not_pile_up() {
+        let waiting = Waiting::default();
+        let patient: Vec<_> = (0..100).map(|_| waiting.next()).collect();
+        for _ in 0..10_000 {
+            drop(waiting.next());
+        }
+        let state = waiting.state.lock();
+        assert!(state.requests.waiting.len() <= 2 * patient.len(), "{}", state.requests.waiting.len());
+        assert_eq!(state.requests.waiting.iter().filter(|request| !request.is_closed()).count(), patient.len());
     }
 }

@@ -12,6 +12,7 @@ use super::Meter;
 use super::items::Edit;
 use crate::http::{Body, RequestHead, ResponseHead};
 use crate::services::backend::{Backend, SendError};
+use crate::telemetry::metrics::{Gauge, Held};
 use crate::telemetry::trace::Trace;
 use crate::telemetry::trace::context::TraceId;
 
@@ -257,10 +258,18 @@ impl Drop for Delivery {
     }
 }
 
+/// A guest's wait for a further request.
+pub struct Wait {
+    /// Where it arrives.
+    pub request: oneshot::Receiver<Delivery>,
+    /// Counts the guest as one that waits: no longer than it does.
+    pub counted: Held<Gauge>,
+}
+
 /// Where a sandbox gets further requests from.
 pub trait NextRequests: Send + Sync {
     /// Starts to wait for a request; `None`: there will be no more for this sandbox.
-    fn wait(&self) -> Option<oneshot::Receiver<Delivery>>;
+    fn wait(&self) -> Option<Wait>;
 
     /// The guest goes from the request `done` to its next one: what follows counts for that.
     fn turn(&self, done: &Received, meter: &Meter);

@@ -34,7 +34,7 @@ use crate::telemetry::trace::{Calls, Origin, Trace};
 pub use backends::RegisterError;
 pub use downstream::{
     CertificateCheck, Client, ClientTls, Current, Delivery, DownstreamRequest, DownstreamResponse, HandOff, NextRequests, Parcel, Received,
-    Reply, Responder,
+    Reply, Responder, Wait,
 };
 pub use handles::{BadHandle, Handle, Table, TableFull};
 pub use items::{AsyncItem, Edit, EditTarget, Edits, PendingRequest};

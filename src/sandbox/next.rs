@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::downstream::{Delivery, NextRequests};
+use super::downstream::{Delivery, NextRequests, Wait};
 use super::items::AsyncItem;
 use super::{BadHandle, Handle, Sandbox, TableFull};
 
@@ -21,7 +20,7 @@ pub struct RequestPromise {
 enum State {
     /// Nobody has looked yet.
     New,
-    Waiting(oneshot::Receiver<Delivery>),
+    Waiting(Wait),
     Here(Delivery),
     Over,
 }
@@ -57,7 +56,7 @@ impl RequestPromise {
                 tokio::time::sleep_until(self.deadline).await;
                 self.state = State::Over;
             }
-            State::Waiting(arriving) => {
+            State::Waiting(Wait { request: arriving, .. }) => {
                 self.state = match timeout_at(self.deadline, &mut *arriving).await {
                     Ok(Ok(delivery)) => State::Here(delivery),
                     Ok(Err(_)) => State::Over,

@@ -106,6 +106,8 @@ fn a_guest_does_not_wait_for_ever() {
     assert_eq!(sidelight.get("/").text(), "1\n");
     sidelight.wait_metric("sidelight_sandboxes", 0.0);
     sidelight.wait_metric("sidelight_guests_total{outcome=\"finished\"}", 1.0);
+    // Sandboxes that work on are what the process's end waits for: those that wait are told from them.
+    assert_eq!(sidelight.metric("sidelight_sandboxes_waiting"), 0.0);
     sidelight.log.wait_for(&["served 1 requests"]);
 }
 
