@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:7676
 ORIGIN := 127.0.0.1:7677
 SHELL := /bin/bash
 
-.PHONY: run test needs build dist guests lint unit deny audit tested test-chart test-kit bench bench-peers bench-http bench-telemetry bench-scaling figures image
+.PHONY: run test needs build dist guests lint unit deny audit tested test-chart test-kit bench bench-peers bench-http bench-telemetry bench-scaling bench-growth figures image
 
 run: needs build
 	@manifests/demo/run.sh $(ADDR) $(ORIGIN)
@@ -73,6 +73,7 @@ image: dist
 bench: needs
 	tests/guests/build.sh rust
 	cargo bench --bench guest
+	cargo bench --bench allocations
 
 figures: needs
 	tests/guests/build.sh rust
@@ -85,6 +86,11 @@ bench-telemetry: needs
 bench-scaling: needs
 	tests/guests/build.sh rust
 	benches/scaling.sh
+
+# One to 10,000 connections, to 2,000 guests, to 1,000 services.
+bench-growth: needs
+	tests/guests/build.sh rust
+	benches/growth.py --write
 
 # Beside Viceroy, native pingora, nginx, varnish and Envoy: half an hour, and at the first run as long again to build and fetch them.
 bench-peers: needs guests
