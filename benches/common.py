@@ -21,7 +21,7 @@ GUESTS = ROOT / "tests/guests/out"
 CORES = len(os.sched_getaffinity(0))
 # Where what the package managers build for a benchmark is kept; git ignores it.
 PEERS = ROOT / "target/peers"
-DEBIAN = {"wrk": "wrk", "h2load": "nghttp2-client", "nginx": "nginx-light", "varnishd": "varnish", "redis-server": "redis-server"}
+DEBIAN = {"wrk": "wrk", "h2load": "nghttp2-client", "nginx": "nginx-light", "varnishd": "varnish", "redis-server": "redis-server", "valgrind": "valgrind"}
 
 
 def say(*words):
@@ -155,11 +155,12 @@ def publish(part, text):
     page.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}")
 
 
-def start(name, command, port, environment=None):
+def start(name, command, port, environment=None, prepare=None):
+    """Starts a server that logs to a file. `prepare` runs in its process before the command."""
     log = WORK / f"{name.replace(' ', '-')}-{port}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [str(word) for word in command], cwd=WORK, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=os.environ | (environment or {})
+            [str(word) for word in command], cwd=WORK, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=os.environ | (environment or {}), preexec_fn=prepare,
         )
     _running.append(process)
     _servers.append(Server(name, process, port, log))

@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from datetime import date
 
 from common import CORES, GUESTS, PEERS, ROOT, WORK, Load, build, commit, free_port, h2load, machine, need, nginx, publish, ratios, rounds, say, spread, start, write, wrk
+from instructions import instructions
 
 VICEROY, VEGETA, ENVOY = "0.22.0", "v12.13.0", "1.40.0"
 LARGE = 1 << 20
@@ -97,9 +98,10 @@ class Servers:
             self.origin_port,
         )
 
-    def native(self):
+    def native(self, wrap=(), prepare=None):
         port, self.native_tls = free_port(), free_port()
-        return start("native", [self.binaries / "bench-native", f"127.0.0.1:{port}", f"127.0.0.1:{self.native_tls}", self.certificate, self.key], port)
+        command = [*wrap, self.binaries / "bench-native", f"127.0.0.1:{port}", f"127.0.0.1:{self.native_tls}", self.certificate, self.key]
+        return start("native", command, port, prepare=prepare)
 
     def take(self, port, grpc=False):
         """Whom the proxies ask: the origin, unless a work has another."""
@@ -113,11 +115,12 @@ class Servers:
             + '[[local_server.kv_stores.catalog]]\nkey = "apple"\ndata = "red"\n',
         )
 
-    def sidelight(self, guest, name="sidelight", tls=False, extra=()):
+    def sidelight(self, guest, name="sidelight", tls=False, extra=(), wrap=(), prepare=None):
         port, self.sidelight_tls = free_port(), free_port()
         more = ["--tls-addr", f"127.0.0.1:{self.sidelight_tls}", "--tls-cert", self.certificate, "--tls-key", self.key] if tls else []
-        command = [os.environ.get("SIDELIGHT_BIN", self.binaries / "sidelight"), "serve", "-C", self.manifest(), "--addr", f"127.0.0.1:{port}", *more, *extra, GUESTS / guest]
-        return start(name, command, port, {"RUST_LOG": "error"})
+        binary = os.environ.get("SIDELIGHT_BIN", self.binaries / "sidelight")
+        command = [*wrap, binary, "serve", "-C", self.manifest(), "--addr", f"127.0.0.1:{port}", *more, *extra, GUESTS / guest]
+        return start(name, command, port, {"RUST_LOG": "error"}, prepare)
 
     def viceroy(self, guest):
         port = free_port()
@@ -466,7 +469,7 @@ def memory(servers, options):
     return "\n".join(lines)
 
 
-OTHERS = {"latency": latencies, "start": starts, "memory": memory}
+OTHERS = {"latency": latencies, "start": starts, "memory": memory, "instructions": instructions}
 
 
 # --- One run ---------------------------------------------------------------------------------------------------------------------------------
