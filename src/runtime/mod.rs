@@ -51,6 +51,8 @@ pub struct Runtime {
     engine: Engine,
     linker: Linker<GuestState>,
     sandboxes: Arc<Semaphore>,
+    /// How many it has in all.
+    places: usize,
     arguments: Option<Vec<String>>,
     unknown_imports: UnknownImports,
     cache: Option<code_cache::CodeCache>,
@@ -163,6 +165,7 @@ impl Runtime {
             engine,
             linker,
             sandboxes: Arc::new(Semaphore::new(config.limits.sandboxes as usize)),
+            places: config.limits.sandboxes as usize,
             arguments: config.arguments.clone(),
             unknown_imports: config.unknown_imports,
             cache: config.cache_dir.as_deref().and_then(code_cache::CodeCache::open),
@@ -203,6 +206,15 @@ impl Runtime {
     /// Waits, within the queue timeout, for what can run a request.
     async fn place(&self, snapshot: &Snapshot) -> Result<Place, Unserved> {
         if let Some(guest) = snapshot.waiting.take() {
+            return Ok(Place::Waiting(guest));
+        }
+        if snapshot.waiting.crosses_too_often()
+            && let Some(permit) = self.room(snapshot)
+        {
+            snapshot.waiting.stays();
+            return Ok(Place::New(permit));
+        }
+        if let Some(guest) = snapshot.waiting.take_any(self.places - self.free()) {
             return Ok(Place::Waiting(guest));
         }
         if let Some(permit) = self.room(snapshot) {

@@ -18,13 +18,25 @@ use crate::telemetry::metrics::Held;
 /// The guests of one snapshot that wait for a request, and the requests that wait for a guest.
 pub struct Waiting {
     state: Mutex<State>,
+    /// Requests that went to a guest of another thread, while others were served, since one had a new sandbox instead.
+    crossed: AtomicU32,
 }
+
+/// After so many requests that crossed to a guest of another thread, the next has a new sandbox on its own, if there is room: a busy
+/// thread soon has guests enough, and a quiet host does not start one for each of its threads.
+const CROSSINGS: u32 = 8;
 
 struct State {
     open: bool,
     /// By the thread they are on; the longest waiting first.
     guests: Vec<(ThreadId, Queue<WaitingGuest>)>,
     requests: Queue<oneshot::Sender<WaitingGuest>>,
+}
+
+impl State {
+    fn any(&mut self) -> Option<WaitingGuest> {
+        self.guests.iter_mut().find_map(|(_, guests)| guests.last())
+    }
 }
 
 /// Up to this many are not looked through.
@@ -48,6 +60,12 @@ impl<T> Queue<T> {
             self.look_at = FEW.max(2 * self.waiting.len());
         }
         self.waiting.push_back(new);
+    }
+}
+
+impl Queue<WaitingGuest> {
+    fn last(&mut self) -> Option<WaitingGuest> {
+        std::iter::from_fn(|| self.waiting.pop_back()).find(|guest| !guest.sender.is_closed())
     }
 }
 
@@ -81,26 +99,53 @@ impl WaitingGuest {
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { state: Mutex::new(State { open: true, guests: Vec::new(), requests: Queue::new() }) }
+        Self { state: Mutex::new(State { open: true, guests: Vec::new(), requests: Queue::new() }), crossed: AtomicU32::new(0) }
     }
 }
 
 impl Waiting {
-    /// A guest that waits: the last on this thread, whose memory is warm, else the last on another.
+    /// A guest that waits on this thread: the last, whose memory is warm.
     pub fn take(&self) -> Option<WaitingGuest> {
         let thread = thread::current().id();
         let mut state = self.state.lock();
-        let last =
-            |guests: &mut Queue<WaitingGuest>| std::iter::from_fn(|| guests.waiting.pop_back()).find(|guest| !guest.sender.is_closed());
-        let own = state.guests.iter_mut().find(|(of, _)| *of == thread).and_then(|(_, guests)| last(guests));
-        own.or_else(|| state.guests.iter_mut().find_map(|(_, guests)| last(guests)))
+        let (_, guests) = state.guests.iter_mut().find(|(of, _)| *of == thread)?;
+        guests.last()
     }
 
-    /// The next guest that begins to wait, for a request that has found neither guest nor sandbox.
+    /// Whether a request that finds no guest on its thread had better have a new sandbox there: waking another thread and being woken by
+    /// it costs about as much.
+    pub fn crosses_too_often(&self) -> bool {
+        self.crossed.load(Ordering::Relaxed) >= CROSSINGS
+    }
+
+    /// The request that asks gets a new sandbox on its thread.
+    pub fn stays(&self) {
+        self.crossed.store(0, Ordering::Relaxed);
+    }
+
+    /// A guest that waits on any thread. `sandboxes` is how many there are: while all of them wait, requests come one after another, which
+    /// one guest serves as well as several.
+    pub fn take_any(&self, sandboxes: usize) -> Option<WaitingGuest> {
+        let mut state = self.state.lock();
+        let waiting: usize = state.guests.iter().map(|(_, guests)| guests.waiting.len()).sum();
+        let guest = state.any()?;
+        drop(state);
+        if sandboxes > waiting {
+            self.crossed.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(guest)
+    }
+
+    /// The next guest that begins to wait, for a request that has found neither guest nor sandbox; one that has begun since it looked is
+    /// there at once.
     pub fn next(&self) -> oneshot::Receiver<WaitingGuest> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state.lock();
-        state.requests.push(sender, oneshot::Sender::is_closed);
+        match state.any() {
+            // The receiver is there: it arrives.
+            Some(guest) => drop(sender.send(guest)),
+            None => state.requests.push(sender, oneshot::Sender::is_closed),
+        }
         receiver
     }
 

@@ -1,16 +1,18 @@
 //! WASI preview 1 for guests: arguments, environment, clocks, random numbers, and standard output
 //! and error that go to the process log line by line. No files, no sockets, nothing inherited.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use rand::Rng;
 use tokio::io::AsyncWrite;
+use wasmtime::error::Context as _;
 use wasmtime::{Caller, Extern, Linker, bail, ensure};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
-use wasmtime_wasi::{WasiCtxBuilder, async_trait};
+use wasmtime_wasi::{HostMonotonicClock, WasiCtxBuilder, async_trait};
 
 use super::Snapshot;
 use super::execute::Stay;
@@ -18,6 +20,7 @@ use crate::abi::{GuestState, Wasi};
 use crate::config::Config;
 use crate::config::host::Environment;
 use crate::sandbox::Current;
+use crate::telemetry::clock;
 use crate::telemetry::trace::record::Service;
 
 /// `argv[0]`.
@@ -29,11 +32,22 @@ const MAX_LINE: usize = 16 << 10;
 /// Most that a program gets of `random_get` at once, in bytes; more is a trap.
 const MAX_RANDOM: usize = 64 << 20;
 
+// Of the witx documents: `errno` and `clockid`.
+const SUCCESS: u32 = 0;
+const BAD_DESCRIPTOR: u32 = 8;
+const INVALID: u32 = 28;
+const OVERFLOW: u32 = 61;
+const REALTIME: u32 = 0;
+const MONOTONIC: u32 = 1;
+const PROCESS_CPU_TIME: u32 = 2;
+const THREAD_CPU_TIME: u32 = 3;
+
 /// Links all of WASI preview 1.
 pub fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     p1::add_to_linker_async(linker, |state| state.wasi.get())?;
     linker.allow_shadowing(true);
     linker.func_wrap("wasi_snapshot_preview1", "random_get", random_get)?;
+    linker.func_wrap("wasi_snapshot_preview1", "clock_time_get", clock_time_get)?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -41,18 +55,50 @@ pub fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
 /// Random numbers without a context: every Rust program asks for some, for its hash maps, and most of them for nothing else of WASI.
 /// A range that is not in memory is a trap, as the witx documents have it.
 fn random_get(mut caller: Caller<'_, GuestState>, ptr: u32, len: u32) -> wasmtime::Result<u32> {
+    ensure!(len as usize <= MAX_RANDOM, "random_get of {len} bytes; at most {MAX_RANDOM} are given at once");
+    rand::rng().fill_bytes(memory(&mut caller, "random_get", ptr, len as usize)?);
+    Ok(SUCCESS)
+}
+
+/// The clocks without a context: programs of every language read them, and most that do ask WASI for nothing else but random numbers.
+fn clock_time_get(mut caller: Caller<'_, GuestState>, clock: u32, _precision: u64, time: u32) -> wasmtime::Result<u32> {
+    let now = match clock {
+        REALTIME => clock::unix().as_nanos(),
+        MONOTONIC => Monotonic.now().into(),
+        PROCESS_CPU_TIME | THREAD_CPU_TIME => return Ok(BAD_DESCRIPTOR),
+        _ => return Ok(INVALID),
+    };
+    let Ok(now) = u64::try_from(now) else { return Ok(OVERFLOW) };
+    memory(&mut caller, "clock_time_get", time, size_of_val(&now))?.copy_from_slice(&now.to_le_bytes());
+    Ok(SUCCESS)
+}
+
+/// What a program's call has to fill.
+fn memory<'a>(caller: &'a mut Caller<'_, GuestState>, call: &str, ptr: u32, len: usize) -> wasmtime::Result<&'a mut [u8]> {
     // A module's start function runs before its memory is known to us.
     let Some(memory) = caller.data().memory.or_else(|| caller.get_export("memory").and_then(Extern::into_memory)) else {
-        bail!("random_get in a program without a memory");
+        bail!("{call} in a program without a memory");
     };
-    let (ptr, len) = (ptr as usize, len as usize);
-    ensure!(len <= MAX_RANDOM, "random_get of {len} bytes; at most {MAX_RANDOM} are given at once");
-    let end = ptr.saturating_add(len);
-    let Some(wanted) = memory.data_mut(&mut caller).get_mut(ptr..end) else {
-        bail!("random_get to {ptr:#x}..{end:#x}, which is not in memory");
-    };
-    rand::rng().fill_bytes(wanted);
-    Ok(0)
+    let begin = ptr as usize;
+    let end = begin.saturating_add(len);
+    memory.data_mut(caller).get_mut(begin..end).with_context(|| format!("{call} to {begin:#x}..{end:#x}, which is not in memory"))
+}
+
+/// The monotonic clock of all programs: nanoseconds since this process came to run the first, and one more, since Go's runtime takes none
+/// for a clock that does not work.
+struct Monotonic;
+
+static BEGUN: LazyLock<Instant> = LazyLock::new(clock::now);
+
+impl HostMonotonicClock for Monotonic {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        // 584 years.
+        u64::try_from(clock::now().saturating_duration_since(*BEGUN).as_nanos()).unwrap_or(u64::MAX - 1) + 1
+    }
 }
 
 /// The `FASTLY_*` variables that are the same for every request of a service.
@@ -83,6 +129,8 @@ pub fn context(stay: &Arc<Stay>, generation: u64, id: &Arc<str>, current: &Curre
 fn made(snapshot: &Snapshot, generation: u64, id: &str, current: &Current, arguments: Option<&[String]>) -> WasiP1Ctx {
     let mut builder = WasiCtxBuilder::new();
     builder
+        // The one that `clock_time_get` shows.
+        .monotonic_clock(Monotonic)
         .envs(&snapshot.guest.variables)
         .env("FASTLY_TRACE_ID", id.replace('-', ""))
         .env("FASTLY_CACHE_GENERATION", generation.to_string());

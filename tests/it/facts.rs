@@ -1,5 +1,7 @@
 //! What the platform knows of clients and services: what the manifest says, and nothing a client can set.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::harness::{Setup, guest};
 
 const MANIFEST: &str = r#"
@@ -65,6 +67,23 @@ fn a_key_counts_as_the_client_sent_it() {
     assert!(ask("Fastly-Key: a-key").contains("key: true\n"));
     assert!(ask("Fastly-Key: another").contains("key: false\n"));
     assert!(ask("CDN-Loop: sidelight, other, sidelight;v=1").contains("OK 2\n"));
+}
+
+#[test]
+fn clocks_are_those_of_wasi() {
+    let sidelight = Setup::new(guest("rust", "facts")).start();
+    let unix = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_nanos();
+    let before = unix();
+    let told = sidelight.get("/clock").text();
+    let numbers: Vec<u128> = told.split_whitespace().map(|n| n.parse().expect("a number")).collect();
+    let [begun, wall, waited, count, took, process, thread, unknown] = numbers[..] else { panic!("{told}") };
+    assert!(begun > 0);
+    assert!((before..=unix()).contains(&wall), "{told}");
+    assert_eq!((waited, count), (0, 1));
+    // The wait was for a time 20 ms on, by the clock that the program had read.
+    assert!((20_000_000..10_000_000_000).contains(&took), "{told}");
+    let (no_such_descriptor, invalid) = (8, 28);
+    assert_eq!((process, thread, unknown), (no_such_descriptor, no_such_descriptor, invalid));
 }
 
 #[test]

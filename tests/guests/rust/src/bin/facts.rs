@@ -11,6 +11,12 @@ unsafe extern "C" {
     fn downstream_visits_this_service(count: *mut u32) -> FastlyStatus;
 }
 
+#[link(wasm_import_module = "wasi_snapshot_preview1")]
+unsafe extern "C" {
+    fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
+    fn poll_oneoff(subscriptions: *const u64, events: *mut u64, count: u32, happened: *mut u32) -> u32;
+}
+
 fn main() {
     let req = Request::from_client();
     if req.get_path() == "/health" {
@@ -18,6 +24,10 @@ fn main() {
         let sent = Request::get("http://asked.test/").with_pass(true).send("origin");
         let sent = sent.map(|mut response| response.take_body_str()).map_err(|error| format!("{:?}", error.root_cause()));
         Response::from_body(format!("{:?} {sent:?}\n", health("origin"))).send_to_client();
+        return;
+    }
+    if req.get_path() == "/clock" {
+        Response::from_body(clocks()).send_to_client();
         return;
     }
     let mut visits = u32::MAX;
@@ -47,6 +57,23 @@ fn main() {
         format!("inspect: {}", waf(&req)),
     ];
     Response::from_body(lines.join("\n") + "\n").send_to_client();
+}
+
+/// What the clocks of WASI show, and how long a wait took that ends at a time of the monotonic one.
+fn clocks() -> String {
+    let read = |clock| {
+        let mut time = 0_u64;
+        (unsafe { clock_time_get(clock, 1, &mut time) }, time)
+    };
+    let (begun, wall) = (read(1).1, read(0).1);
+    // A subscription: user data, clock (tag 0), which clock, when, precision, absolute.
+    let mut subscription = [0_u64; 6];
+    subscription[2] = 1;
+    subscription[3] = begun + 20_000_000;
+    subscription[5] = 1;
+    let (mut event, mut count) = ([0_u64; 4], 0_u32);
+    let waited = unsafe { poll_oneoff(subscription.as_ptr(), event.as_mut_ptr(), 1, &mut count) };
+    format!("{begun} {wall} {waited} {count} {} {} {} {}\n", read(1).1 - begun, read(2).0, read(3).0, read(4).0)
 }
 
 fn waf(req: &Request) -> String {
