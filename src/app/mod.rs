@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod drain;
 pub mod expire;
+mod faults;
 mod files;
 mod kubernetes;
 pub mod kv;
@@ -235,6 +236,7 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
     let current: Arc<Current> = Arc::default();
     let platform = Platform::for_host(&telemetry, &host).map_err(|error| Exit::Manifest(error.to_string()))?;
+    platform.connector.keep_off(admin.iter().chain(&probed).filter_map(Bound::tcp).collect());
     let platform = Arc::new(platform);
     let reloader = Arc::new(Reloader::new(launch, host.clone(), runtime.clone(), platform.clone(), current.clone()));
     reloader.start()?;
@@ -256,12 +258,12 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     });
     let addresses: Vec<String> = listeners.iter().map(|listener| listener.url("http")).collect();
     for listener in listeners {
-        server.add_service(listener.serve("http", Plain(edge.clone()), host.threads));
+        server.add_service(listener.serve("http", Plain(edge.clone()), host.threads, &telemetry.metrics));
     }
     if let Some((certificates, secure)) = secure {
         tracing::info!("Listening on {}", secure.url("https"));
         certificates.tell(&telemetry);
-        server.add_service(secure.serve("https", Secure { edge, certificates: certificates.clone() }, host.threads));
+        server.add_service(secure.serve("https", Secure { edge, certificates: certificates.clone() }, host.threads, &telemetry.metrics));
         server.add_service(background_service("certificates", Renewal { certificates, telemetry: telemetry.clone() }));
     }
     let (reloads, ask) = Reloads::new(reloader.clone(), watch);
@@ -273,6 +275,7 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     }
     let control: Arc<dyn Operate> =
         Arc::new(Control { reloader: reloader.clone(), platform: platform.clone(), runtime: running, host: host.clone(), ask, known });
+    let metrics = telemetry.metrics.clone();
     let watching = Probes { telemetry: telemetry.clone(), control: control.clone(), draining: Arc::default() };
     if let Some(admin) = admin {
         let guard = Guard {
@@ -283,11 +286,11 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
         let operator = Admin { telemetry: telemetry.clone(), control, guard, probes: watching.clone() };
         let url = admin.url("http");
         tracing::info!("metrics on {url}/metrics, the inspector on {url}/inspector/");
-        server.add_service(admin.serve("admin", HttpServer::new_app(operator), 1));
+        server.add_service(admin.serve("admin", HttpServer::new_app(operator), 1, &metrics));
     }
     if let Some(probes) = probed {
         tracing::info!("probes on {}/readyz", probes.url("http"));
-        server.add_service(probes.serve("probes", HttpServer::new_app(watching), 1));
+        server.add_service(probes.serve("probes", HttpServer::new_app(watching), 1, &metrics));
     }
     server.add_service(background_service("reloads", reloads));
     server.add_service(background_service("drain", Drain { telemetry, current, files, limit: host.drain_timeout, platform }));

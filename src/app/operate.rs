@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::reload::Reloader;
 use super::verdict::Outcome as Attempt;
 use super::watch::Asked;
-use super::{cache, kv, watch};
+use super::{cache, faults, kv, watch};
 use crate::config::HostConfig;
 use crate::runtime::{Runtime, Snapshot};
 use crate::server::admin::{AdminRequest, AdminResponse, Operate};
@@ -184,6 +184,22 @@ impl Operate for Control {
             Err(error @ cache::Failed::Method(_)) => (StatusCode::METHOD_NOT_ALLOWED, format!("{error}\n")),
             Err(cache::Failed::Refused(refused @ kv::Refused::NotFound(_))) => (StatusCode::NOT_FOUND, format!("{refused}\n")),
             Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
+        };
+        AdminResponse { status, json: status == StatusCode::OK, fields: Vec::new(), body: body.into() }
+    }
+
+    async fn faults(&self, asked: AdminRequest) -> AdminResponse {
+        let of_manifest = |service: &Arc<Snapshot>| {
+            let backends = service.services.backends.all().into_iter().filter(|backend| !backend.config().dynamic).collect();
+            (service.config.name.clone(), backends)
+        };
+        let services = self.reloader.current().routes().services().iter().map(of_manifest).collect();
+        let done = faults::parse(&asked.method, &asked.path, &asked.body).and_then(|wish| faults::fulfil(wish, &services));
+        let (status, body) = match done {
+            Ok(json) => (StatusCode::OK, format!("{json:#}\n")),
+            Err(refused @ kv::Refused::NotFound(_)) => (StatusCode::NOT_FOUND, format!("{refused}\n")),
+            Err(refused @ kv::Refused::Method(_)) => (StatusCode::METHOD_NOT_ALLOWED, format!("{refused}\n")),
+            Err(refused @ (kv::Refused::Bad(_) | kv::Refused::Store(_))) => (StatusCode::BAD_REQUEST, format!("{refused}\n")),
         };
         AdminResponse { status, json: status == StatusCode::OK, fields: Vec::new(), body: body.into() }
     }

@@ -18,6 +18,7 @@ use toml::Spanned;
 use super::diagnostics::Problem;
 use super::document::{Node, Value};
 use super::facts::{ClientFacts, ComplianceRegion, Inspect, Product};
+use super::faults::Faults;
 use super::options::{CacheOptions, GeoOptions, KvOptions, LogOptions, RateOptions, SecretOptions};
 use super::shape;
 use super::traces::Propagate;
@@ -183,6 +184,9 @@ pub struct BackendOptions {
     /// Percentage of requests that reach it; the others are answered 502 here. Default: 100.
     #[schemars(range(min = 0, max = 100))]
     pub availability: Option<u8>,
+    /// What it does to requests on purpose; default: nothing.
+    #[schemars(with = "Option<Faults>")]
+    pub faults: Option<Spanned<Faults>>,
     /// Whether it learns of the traces of requests (W3C `traceparent`): `always`, `internal` (if its address is not one of the
     /// public Internet), `never`. Default: as the host file says, `internal` if that says nothing.
     pub propagate: Option<Propagate>,

@@ -8,6 +8,7 @@ pub mod access;
 pub mod diagnostics;
 pub mod document;
 pub mod facts;
+pub mod faults;
 pub mod host;
 pub mod host_file;
 pub mod kubernetes;
@@ -161,6 +162,8 @@ pub struct Backend {
     pub health: Health,
     /// Percentage of requests that reach it; the others are answered 502 here.
     pub availability: u8,
+    /// What it does to requests on purpose.
+    pub faults: Option<faults::Faults>,
     /// How its health is found out; it then goes before the fixed one.
     pub check: Option<HealthCheck>,
     /// Whether it learns of the traces of requests; `None`: as the host says.
@@ -189,6 +192,7 @@ impl Backend {
             prefer_ipv6: true,
             health: Health::Unknown,
             availability: 100,
+            faults: None,
             check: None,
             propagate: None,
             dynamic: false,

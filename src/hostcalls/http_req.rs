@@ -383,6 +383,7 @@ fn settings(name: String, host: String, port: u16, client: Option<config::Client
         prefer_ipv6: !record.prefer_ipv4,
         health: config::Health::Unknown,
         availability: 100,
+        faults: None,
         propagate: None,
         check: record.healthcheck,
         dynamic: true,

@@ -194,7 +194,8 @@ impl Exchange<'_> {
             Ok(head) => head,
             Err(failure) => {
                 *asked.keep.get_mut() = false;
-                self.write(&asked, failure.answer(&asked.id), &writer).await;
+                let answer = failure.refuse(&asked.id, &self.edge.telemetry.metrics);
+                self.write(&asked, answer, &writer).await;
                 return Next::Close;
             }
         };
@@ -261,12 +262,8 @@ impl Exchange<'_> {
         if reader.is_done() {
             return (None, Body::empty());
         }
-        let (upload, body) = upload::channel(
-            reader.remaining(),
-            expects_continue,
-            self.edge.limits.client_timeout,
-            &self.edge.telemetry.metrics.request_bytes,
-        );
+        let (upload, body) =
+            upload::channel(reader.remaining(), expects_continue, self.edge.limits.client_timeout, &self.edge.telemetry.metrics);
         (Some(upload), body)
     }
 
@@ -412,6 +409,9 @@ impl Exchange<'_> {
             trace.answered(written.as_ref().copied().unwrap_or_default(), written.as_ref().err().map(wire::WriteError::name));
         }
         if let Err(error) = &written {
+            if matches!(error, wire::WriteError::Timeout(_)) {
+                self.edge.telemetry.metrics.refusals.with_label_values(&["reader_timeout"]).inc();
+            }
             not_whole(&asked.id, matches!(error, wire::WriteError::Body(_) | wire::WriteError::Length { .. }), error);
         }
         if !keep {

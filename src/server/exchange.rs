@@ -7,8 +7,6 @@ use ::http::header::{self, HeaderValue};
 use ::http::uri::{Authority, PathAndQuery, Scheme};
 use ::http::{Method, Uri, Version};
 
-use prometheus::IntCounter;
-
 use super::Edge;
 use super::respond::Failure;
 use crate::http::message::MAX_FIELDS;
@@ -16,6 +14,7 @@ use crate::http::request::RequestLine;
 use crate::http::{RequestHead, ResponseHead, cdn_loop, framing};
 use crate::runtime::{Outcome, Serving, Trial, Unserved};
 use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, HandOff, Received, Reply};
+use crate::telemetry::Metrics;
 use crate::telemetry::access::Entry;
 use crate::telemetry::clock::Ticks;
 use crate::telemetry::service::ServiceMetrics;
@@ -145,7 +144,7 @@ pub struct Answering<'a> {
     trace: Option<Arc<Trace>>,
     /// What is counted of the service that answers.
     pub service: Option<Arc<ServiceMetrics>>,
-    overloaded: &'a IntCounter,
+    metrics: &'a Metrics,
 }
 
 impl<'a> Answering<'a> {
@@ -167,7 +166,7 @@ impl<'a> Answering<'a> {
                 Err(Unserved::NoService)
             }
         };
-        Self { id, serving, trial, trace, service, overloaded: &edge.telemetry.metrics.overloaded }
+        Self { id, serving, trial, trace, service, metrics: &edge.telemetry.metrics }
     }
 
     /// What comes next. Behind anything but an early head there is nothing.
@@ -211,13 +210,13 @@ impl<'a> Answering<'a> {
                         tracing::warn!(target: "sidelight::guest", request_id = self.id, "guest ended without sending a response");
                     }
                     Unserved::Overloaded => {
-                        self.overloaded.inc();
+                        self.metrics.overloaded.inc();
                         tracing::warn!(target: "sidelight::guest", request_id = self.id, "no sandbox came free in time (--max-sandboxes, --queue-timeout, or its service's own limits): 503");
                     }
                     Unserved::Ended(_) | Unserved::NoService => {}
                 }
                 self.failed(unserved.name());
-                Answered::Response(Failure::of(&unserved).answer(self.id))
+                Answered::Response(Failure::of(&unserved).refuse(self.id, self.metrics))
             }
         }
     }

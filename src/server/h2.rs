@@ -18,7 +18,6 @@ use parking_lot::Mutex;
 use pingora::prelude::timeout;
 use pingora::protocols::http::date::get_cached_date;
 use pingora::server::ShutdownWatch;
-use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
@@ -32,6 +31,7 @@ use crate::http::request::RequestLine;
 use crate::http::rewind::{Recorded, Rewound};
 use crate::http::{Body, BodyError, BodyStream, h2_fingerprint, wire};
 use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, Received};
+use crate::telemetry::Metrics;
 use crate::telemetry::access::Entry;
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
@@ -113,6 +113,10 @@ where
         let (request, respond) = match accepted {
             Some(Ok(accepted)) => accepted,
             Some(Err(error)) => {
+                // What the client says ends nothing but its own; what we say is a refusal.
+                if error.is_library() {
+                    edge.telemetry.metrics.refusals.with_label_values(&["h2"]).inc();
+                }
                 tracing::debug!(target: "sidelight::client", %error, "connection ended");
                 return;
             }
@@ -160,6 +164,7 @@ impl Drop for Busy {
 fn accept(shared: &Arc<Shared>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>, limit: usize) {
     if shared.busy.fetch_add(1, Ordering::Relaxed) >= limit {
         shared.busy.fetch_sub(1, Ordering::Relaxed);
+        shared.edge.telemetry.metrics.refusals.with_label_values(&["h2_streams"]).inc();
         respond.send_reset(Reason::ENHANCE_YOUR_CALM);
         return;
     }
@@ -197,7 +202,7 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
     let checked = length.and_then(|length| Ok((exchange::head(edge, &client, &id, line)?, length)));
     let (mut head, length) = match checked {
         Ok(checked) => checked,
-        Err(failure) => return write(shared, &id, &method, failure.answer(&id), &mut respond, done).await,
+        Err(failure) => return write(shared, &id, &method, failure.refuse(&id, &edge.telemetry.metrics), &mut respond, done).await,
     };
     if head.headers.remove(header::EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         let mut early = Response::new(());
@@ -205,7 +210,7 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
         // A stream that is gone shows when the answer is written.
         drop(respond.send_informational(early));
     }
-    let incoming = Incoming::new(incoming, length, edge.limits.client_timeout, &edge.telemetry.metrics.request_bytes);
+    let incoming = Incoming::new(incoming, length, edge.limits.client_timeout, &edge.telemetry.metrics);
     let received = Arc::new(Received { raw_head, client, h2_fingerprint: shared.fingerprint.clone(), id: id.clone() });
     (done.trace, done.entry) = exchange::begin(edge, &received, &mut head, begun);
     let request = DownstreamRequest { head, body: incoming.body(), received: received.clone(), trace: done.trace.clone() };
@@ -281,13 +286,13 @@ struct Incoming {
     stream: Option<Arc<Mutex<Option<RecvStream>>>>,
     length: Option<u64>,
     patience: Duration,
-    counted: IntCounter,
+    metrics: Arc<Metrics>,
 }
 
 impl Incoming {
-    fn new(stream: RecvStream, length: Option<u64>, patience: Duration, counted: &IntCounter) -> Self {
+    fn new(stream: RecvStream, length: Option<u64>, patience: Duration, metrics: &Arc<Metrics>) -> Self {
         let stream = (!stream.is_end_stream()).then(|| Arc::new(Mutex::new(Some(stream))));
-        Self { stream, length, patience, counted: counted.clone() }
+        Self { stream, length, patience, metrics: metrics.clone() }
     }
 
     /// Whether somebody reads it.
@@ -306,7 +311,7 @@ impl Incoming {
                 ended: false,
                 trailers: None,
                 patience: self.patience,
-                counted: self.counted.clone(),
+                metrics: self.metrics.clone(),
             })),
         }
     }
@@ -320,7 +325,7 @@ struct RequestBody {
     ended: bool,
     trailers: Option<Box<HeaderMap>>,
     patience: Duration,
-    counted: IntCounter,
+    metrics: Arc<Metrics>,
 }
 
 #[async_trait]
@@ -332,11 +337,12 @@ impl BodyStream for RequestBody {
         let Some(stream) = &mut self.stream else { return Err(BodyError::Incomplete("its stream is gone".to_owned())) };
         let Ok(piece) = timeout(self.patience, h2_stream::read(stream)).await else {
             self.stream = None;
+            self.metrics.refusals.with_label_values(&["body_timeout"]).inc();
             return Err(BodyError::Timeout(format!("the client sent nothing for {:?}", self.patience)));
         };
         match piece? {
             Piece::Bytes(bytes) => {
-                self.counted.inc_by(bytes.len() as u64);
+                self.metrics.request_bytes.inc_by(bytes.len() as u64);
                 self.remaining = self.remaining.map(|left| left.saturating_sub(bytes.len() as u64));
                 self.ended = stream.is_end_stream();
                 Ok(Some(bytes))
@@ -406,6 +412,9 @@ async fn write(shared: &Shared, id: &str, method: &Method, response: DownstreamR
         trace.answered(sent.as_ref().copied().unwrap_or_default(), sent.as_ref().err().map(h2_stream::Unsent::name));
     }
     if let Err(error) = &sent {
+        if matches!(error, h2_stream::Unsent::Timeout(_)) {
+            edge.telemetry.metrics.refusals.with_label_values(&["reader_timeout"]).inc();
+        }
         not_whole(id, matches!(error, h2_stream::Unsent::Body(_) | h2_stream::Unsent::Length), error);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 
 use super::connection::stopping;
 use crate::config::host::Listen;
-use crate::telemetry::clock;
+use crate::telemetry::{Metrics, clock};
 
 /// How long nothing is accepted after a failure to.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -56,6 +56,14 @@ impl Bound {
         }
     }
 
+    /// Its address, if it is none of a Unix socket.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match &self.address {
+            Listen::Tcp(address) => Some(*address),
+            Listen::Unix(_) => None,
+        }
+    }
+
     /// Its address as people write it.
     pub fn url(&self, scheme: &str) -> String {
         match &self.address {
@@ -76,8 +84,8 @@ impl Bound {
     }
 
     /// A pingora service that accepts here and serves on `threads` threads.
-    pub fn serve<A: ServerApp + Send + Sync + 'static>(self, name: &str, app: A, threads: usize) -> Listening<A> {
-        Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads }
+    pub fn serve<A: ServerApp + Send + Sync + 'static>(self, name: &str, app: A, threads: usize, metrics: &Arc<Metrics>) -> Listening<A> {
+        Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads, metrics: metrics.clone() }
     }
 }
 
@@ -124,6 +132,7 @@ pub struct Listening<A> {
     app: Option<A>,
     bound: Option<Bound>,
     threads: usize,
+    metrics: Arc<Metrics>,
 }
 
 #[async_trait]
@@ -154,6 +163,7 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
                 (Err(error), _) => {
                     // A client that is gone again is nobody's trouble. Without file descriptors to spare, this would turn in circles.
                     if error.kind() != ErrorKind::ConnectionAborted {
+                        self.metrics.refusals.with_label_values(&["accept"]).inc();
                         let now = clock::now();
                         if told.is_none_or(|told| now.duration_since(told) >= TELL_AGAIN) {
                             tracing::warn!(address = url, %error, "a connection could not be accepted");

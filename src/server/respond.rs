@@ -9,6 +9,7 @@ use crate::http::{Body, ResponseHead};
 use crate::runtime::{Outcome, Unserved};
 use crate::sandbox::DownstreamResponse;
 use crate::services::backend::SendError;
+use crate::telemetry::Metrics;
 
 /// Why a request got no answer from a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,30 @@ impl Failure {
             SendError::DnsTimeout(_) | SendError::ConnectTimeout(_) | SendError::ResponseTimeout(_) => Self::BackendTimeout,
             _ => Self::Backend,
         }
+    }
+
+    /// What it is counted as, when it is a refusal.
+    fn refusal(self) -> Option<&'static str> {
+        match self {
+            Self::BadRequest => Some("bad_request"),
+            Self::UriTooLong => Some("uri_too_long"),
+            Self::HeadTooLarge => Some("head_too_large"),
+            Self::FieldsTooLarge => Some("fields_too_large"),
+            Self::HeadTimeout => Some("head_timeout"),
+            Self::NotAllowed => Some("method_not_allowed"),
+            Self::NoService => Some("no_service"),
+            Self::Loop => Some("loop"),
+            Self::Overloaded => Some("overloaded"),
+            Self::Guest | Self::GuestTimeout | Self::BadAnswer | Self::Backend | Self::BackendTimeout => None,
+        }
+    }
+
+    /// The whole answer to the request `id`; counted, if it is a refusal.
+    pub fn refuse(self, id: &str, metrics: &Metrics) -> DownstreamResponse {
+        if let Some(reason) = self.refusal() {
+            metrics.refusals.with_label_values(&[reason]).inc();
+        }
+        self.answer(id)
     }
 
     /// The status code.

@@ -9,13 +9,13 @@ use ::http::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::prelude::timeout;
-use prometheus::IntCounter;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use crate::http::io::SharedIo;
 use crate::http::request::{ReadError, RequestReader};
 use crate::http::{Body, BodyError, BodyStream};
+use crate::telemetry::Metrics;
 
 /// What comes from the client.
 enum Piece {
@@ -68,15 +68,15 @@ pub struct Upload {
     begun: Arc<AtomicBool>,
     expects_continue: bool,
     patience: Duration,
-    counted: IntCounter,
+    metrics: Arc<Metrics>,
 }
 
 /// A request body of `length` bytes, if the client said so, and the side that fills it.
-pub fn channel(length: Option<u64>, expects_continue: bool, patience: Duration, counted: &IntCounter) -> (Upload, Body) {
+pub fn channel(length: Option<u64>, expects_continue: bool, patience: Duration, metrics: &Arc<Metrics>) -> (Upload, Body) {
     let (pieces, receiver) = mpsc::channel(1);
     let asked = Arc::new(Notify::new());
     let body = ClientBody { pieces: receiver, asked: Some(asked.clone()), remaining: length, trailers: None };
-    (Upload { pieces, asked, begun: Arc::default(), expects_continue, patience, counted: counted.clone() }, Body::stream(Box::new(body)))
+    (Upload { pieces, asked, begun: Arc::default(), expects_continue, patience, metrics: metrics.clone() }, Body::stream(Box::new(body)))
 }
 
 impl Upload {
@@ -101,7 +101,7 @@ impl Upload {
             let Ok(slot) = self.pieces.reserve().await else { return };
             let piece = match timeout(self.patience, reader.chunk()).await {
                 Ok(Ok(Some(bytes))) => {
-                    self.counted.inc_by(bytes.len() as u64);
+                    self.metrics.request_bytes.inc_by(bytes.len() as u64);
                     Ok(Piece::Bytes(bytes))
                 }
                 Ok(Ok(None)) => {
@@ -112,7 +112,10 @@ impl Upload {
                     Err(BodyError::Malformed(error.to_string()))
                 }
                 Ok(Err(error @ (ReadError::Closed { .. } | ReadError::Io { .. }))) => Err(BodyError::Incomplete(error.to_string())),
-                Err(_) => Err(BodyError::Timeout(format!("the client sent nothing for {:?}", self.patience))),
+                Err(_) => {
+                    self.metrics.refusals.with_label_values(&["body_timeout"]).inc();
+                    Err(BodyError::Timeout(format!("the client sent nothing for {:?}", self.patience)))
+                }
             };
             let failed = piece.is_err();
             if failed {

@@ -189,6 +189,7 @@ families! {
     request_duration: HistogramVec("sidelight_request_duration_seconds", "Time from the request head to the last byte of the response.", ["service" = "as above"], DURATIONS);
     request_bytes: IntCounter("sidelight_request_body_bytes_total", "Bytes of requests' bodies that have come.", [], NONE);
     response_bytes: Count("sidelight_response_body_bytes_total", "Bytes of responses' bodies that have gone out.", [], NONE);
+    refusals: IntCounterVec("sidelight_refusals_total", "What clients were refused.", ["reason" = "`bad_request`, `uri_too_long`, `head_too_large`, `fields_too_large`, `head_timeout`, `method_not_allowed`, `no_service`, `loop`, `overloaded`: requests; `body_timeout`, `reader_timeout`: clients that did not go on to send a body or to take an answer; `h2_streams`: streams above what is worked on for one connection; `h2`: connections of HTTP/2 that break its rules or flood it; `accept`: failures to accept a connection, for want of file descriptors for example"], NONE);
     overloaded: IntCounter("sidelight_requests_overloaded_total", "Requests answered 503 because no sandbox came free in time.", [], NONE);
     fields_over: IntCounterVec("sidelight_header_fields_over_production_total", "Heads with more bytes of header fields than production takes (69 KB).", ["head" = "`request` of a client, `response` of a backend"], NONE);
     connections: IntGauge("sidelight_connections", "Open client connections.", [], NONE);
@@ -225,6 +226,7 @@ families! {
     state_up: IntGaugeVec("sidelight_state_up", "Whether what shared state is kept in can be reached: 1 or 0.", ["part" = "`redis`"], NONE);
     log_records: IntCounterVec("sidelight_log_records_total", "Records guests wrote to log endpoints, by what became of them.", ["result" = "`written` (delivered), `dropped` (no room), `failed` (given up)"], NONE);
     log_lines_lost: IntCounter("sidelight_log_lines_lost_total", "Lines of the log that could not be written.", [], NONE);
+    backend_faults: IntCounterVec("sidelight_backend_faults_total", "Faults on purpose, by what they did to a request.", ["service" = "as above", "backend" = "as above", "fault" = "`latency`, `error`, `failure`, `reset`, `bandwidth`"], NONE);
     backend_retries: IntCounterVec("sidelight_backend_retries_total", "Requests to backends that were sent again, since their connection had ended.", ["service" = "as above", "backend" = "as above"], NONE);
     backend_connect: HistogramVec("sidelight_backend_connect_duration_seconds", "Time to make a connection: name resolution, TCP and TLS.", ["service" = "as above", "backend" = "as above"], BACKENDS);
     module_info: IntGaugeVec("sidelight_module_info", "1 for each program that is in force.", ["service" = "as above", "digest" = "its SHA-256"], NONE);

@@ -43,6 +43,7 @@ fn the_description_is_true() {
             .replace("{file}", "app.js")
             .replace("{service}", "it")
             .replace("{store}", "nothing")
+            .replace("{backend}", "nothing")
             .replace("{key}", "k")
             .replace("{id}", "none")
             .replace("{host}", "a.test");

@@ -200,3 +200,17 @@ fn versions_and_ciphers() {
     assert!(text.starts_with("not sent: TlsAlertReceived"), "{text}");
     assert_eq!(sidelight.post(&format!("/?ssl&target={addr}"), "no certificate").text(), "not sent: TlsConfigurationError\n");
 }
+
+/// Whatever else it may reach: where operators are answered, no program gets.
+#[test]
+fn operators_are_out_of_reach() {
+    let sidelight = Setup::new(guest("rust", "backends")).arg("--dynamic-backends any").start();
+    let port = sidelight.admin.port();
+    for host in ["127.0.0.1", "localhost", "127.0.0.2", "0.0.0.0", "[::ffff:127.0.0.1]"] {
+        let answer = made(&sidelight, format!("{host}:{port}"), "");
+        assert_eq!((answer.status, answer.text().as_str()), (502, "not sent: DestinationIpUnroutable\n"), "{host}");
+    }
+    // The same port elsewhere is somebody else's.
+    let origin = asked();
+    assert_eq!(made(&sidelight, origin.addr, "").status, 200);
+}

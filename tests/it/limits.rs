@@ -207,6 +207,7 @@ fn a_client_that_stops_reading_is_let_go() {
     assert_eq!(connection.head().status, 200);
     sidelight.wait_metric("sidelight_sandboxes", 0.0);
     sidelight.wait_metric("sidelight_requests_in_flight", 0.0);
+    sidelight.wait_metric("sidelight_refusals_total{reason=\"reader_timeout\"}", 1.0);
     assert_eq!(sidelight.get("/synthetic").status, 418);
 }
 

@@ -11,6 +11,7 @@
 
 mod abi;
 mod admin;
+mod attacks;
 mod backends;
 mod bad_input;
 mod caching;
@@ -21,6 +22,7 @@ mod dropins;
 mod echo;
 mod facts;
 mod fanout;
+mod faults;
 mod go_sdk;
 mod handoff;
 mod harness;

@@ -95,7 +95,6 @@ fn limits_of_time_are_those_of_each_request() {
     assert_eq!(get(&sidelight, "/wait?n=5000").status, 503);
     assert_eq!(served(&sidelight, "/"), "1");
     // Each is reported by itself: were it by sandbox, those that waited after the first five would be too, and make ten.
-    // One of these may have been kept from its thread by others on the machine.
     let reported = sidelight.metric("sidelight_guest_cpu_over_production_total");
     assert!((5.5..9.5).contains(&reported), "{reported}");
 }

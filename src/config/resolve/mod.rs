@@ -225,6 +225,7 @@ impl Resolve<'_> {
             prefer_ipv6: true,
             health,
             availability: 100,
+            faults: None,
             check: None,
             propagate: None,
             dynamic: false,
@@ -237,6 +238,12 @@ impl Resolve<'_> {
         backend.connect_timeout = millis(from.connect_timeout_ms, backend.connect_timeout);
         backend.keepalive_time = millis(from.keepalive_time_ms, backend.keepalive_time);
         backend.availability = from.availability.unwrap_or(backend.availability);
+        if let Some(given) = &from.faults {
+            if let Some((fault, hint)) = given.get_ref().impossible() {
+                self.problem(given, fault, hint);
+            }
+            backend.faults = Some(given.get_ref().clone());
+        }
         backend.propagate = from.propagate;
         backend.prefer_ipv6 = from.prefer_ipv6.unwrap_or(backend.prefer_ipv6);
         backend.pool = PoolLimits {

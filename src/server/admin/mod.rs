@@ -52,6 +52,9 @@ pub trait Operate: Send + Sync {
     /// Purges, and looks into the cache.
     async fn cache(&self, asked: AdminRequest) -> AdminResponse;
 
+    /// Reads or changes the faults on purpose of backends.
+    async fn faults(&self, asked: AdminRequest) -> AdminResponse;
+
     /// Reads the configuration again; whether what is in force is what was read, and the verdict as JSON. `None`: nobody
     /// is there to do it.
     async fn reload(&self) -> Option<(bool, String)>;
@@ -60,7 +63,7 @@ pub trait Operate: Send + Sync {
     fn quit(&self);
 }
 
-/// A request for stores or the cache.
+/// A request for stores, the cache or faults.
 pub struct AdminRequest {
     /// Its method.
     pub method: String,
@@ -235,7 +238,8 @@ impl Admin {
         }
         let of_the_cache =
             matches!(path.as_str(), "/cache" | "/purge") || ["/cache/", "/purge/", "/service/"].iter().any(|start| path.starts_with(start));
-        if of_the_cache || path.starts_with("/kv/") {
+        let of_faults = path == "/faults" || path.starts_with("/faults/");
+        if of_the_cache || of_faults || path.starts_with("/kv/") {
             let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
             let headers = headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
             let body = match body_of(session, MAX_BODY, "a value has at most 25000000 bytes\n").await {
@@ -243,7 +247,11 @@ impl Admin {
                 Err(response) => return response,
             };
             let asked = AdminRequest { method: method.as_str().to_owned(), path, query, headers, body };
-            return admin_response(if of_the_cache { self.control.cache(asked).await } else { self.control.kv(asked).await });
+            return admin_response(match () {
+                () if of_the_cache => self.control.cache(asked).await,
+                () if of_faults => self.control.faults(asked).await,
+                () => self.control.kv(asked).await,
+            });
         }
         if open && path != "/" {
             return if reads(&method) { inspect::file(&path) } else { only("GET, HEAD") };

@@ -7,8 +7,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ::http::header::{self, HeaderValue};
@@ -25,6 +25,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::error::SendError;
+use super::faults::is_due;
 use super::h2::Shared;
 use super::pool::Life;
 use super::room::Place;
@@ -47,6 +48,8 @@ pub(super) const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 pub struct Connector {
     transport: TransportConnector,
     system_roots: Arc<RootCertStore>,
+    /// The operators' listeners of this process.
+    operators: OnceLock<Vec<SocketAddr>>,
 }
 
 impl Default for Connector {
@@ -58,7 +61,19 @@ impl Default for Connector {
 impl Connector {
     /// A connector with the machine's roots.
     pub fn new() -> Self {
-        Self { transport: TransportConnector::new(None), system_roots: Arc::new(tls::system_roots()) }
+        Self { transport: TransportConnector::new(None), system_roots: Arc::new(tls::system_roots()), operators: OnceLock::new() }
+    }
+
+    /// Says where the operators' listeners of this process are: no guest connects there on its own.
+    pub fn keep_off(&self, operators: Vec<SocketAddr>) {
+        // Said once, at the start.
+        drop(self.operators.set(operators));
+    }
+
+    /// Whether an address leads to one of them.
+    fn is_operators(&self, address: SocketAddr) -> bool {
+        let ours = self.operators.get().is_some_and(|all| all.iter().any(|one| one.port() == address.port()));
+        ours && is_local(address.ip())
     }
 
     /// The machine's root certificates, read once.
@@ -95,15 +110,6 @@ pub struct Response {
     pub switched: Option<Box<Switched>>,
 }
 
-impl Response {
-    /// What stands for a backend that was not reached on purpose.
-    fn unreached() -> Self {
-        let mut head = ResponseHead { status: StatusCode::BAD_GATEWAY, ..ResponseHead::default() };
-        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        Self { head, body: Body::from(Bytes::from_static(b"the backend is not available\n")), peer: None, switched: None }
-    }
-}
-
 /// A connection that has left HTTP behind.
 #[derive(Debug)]
 pub struct Switched {
@@ -120,8 +126,8 @@ impl Backend {
     pub async fn send(self: Arc<Self>, request: Request) -> Result<Response, SendError> {
         let (decompress, begun) = (request.decompress, clock::now());
         let mut result = match self.is_available() {
-            Ok(()) if !self.is_reached() => Ok(Response::unreached()),
-            Ok(()) => self.retrying(request).await,
+            Ok(()) if !self.is_reached() => Ok(Response::instead(502, "the backend is not available\n".to_owned())),
+            Ok(()) => self.through_faults(request).await,
             Err(error) => Err(error),
         };
         if decompress && let Ok(response) = &mut result {
@@ -134,12 +140,7 @@ impl Backend {
 
     /// Whether this request is one of those that reach it: as many of a hundred as the manifest says, evenly.
     fn is_reached(&self) -> bool {
-        let share = u64::from(self.config.availability);
-        if share >= 100 {
-            return true;
-        }
-        let before = self.tried.fetch_add(1, Ordering::Relaxed);
-        (before + 1) * share / 100 > before * share / 100
+        self.config.availability >= 100 || is_due(&self.tried, self.config.availability.into())
     }
 
     /// A pooled connection may have been closed at the moment it was used. A request that can be
@@ -344,6 +345,10 @@ impl Backend {
                 if self.targets.as_ref().is_some_and(|targets| !targets.allow_address(address.ip())) {
                     let not_allowed = NotAllowed(format!("{} ({})", config.host, address.ip()));
                     failure = Some(SendError::Unroutable(not_allowed.to_string()));
+                    continue;
+                }
+                if config.dynamic && self.connector.is_operators(address) {
+                    failure = Some(SendError::Unroutable(format!("{address} is where operators of this host are answered")));
                     continue;
                 }
                 match self.connect_to(address, attempt).await {
@@ -551,6 +556,12 @@ impl Failed {
     pub(super) fn answered(error: SendError) -> Self {
         Self { error, unanswered: false }
     }
+}
+
+/// Whether an address is one of this machine's: something can listen there.
+fn is_local(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_loopback() || ip.is_unspecified() || std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// The address of the other end.

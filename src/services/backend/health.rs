@@ -53,7 +53,7 @@ impl Backend {
             head.headers.insert(header::HOST, host);
         }
         let request = Request { head, body: Body::empty(), decompress: false, upgrade: None, origin: None };
-        match timeout(check.timeout, Box::pin(self.retrying(request))).await {
+        match timeout(check.timeout, Box::pin(self.through_faults(request))).await {
             Ok(Ok(response)) if response.head.status.as_u16() == check.expected => Ok(()),
             Ok(Ok(response)) => Err(format!("it answered {} and not {}", response.head.status.as_u16(), check.expected)),
             Ok(Err(error)) => Err(error.to_string()),

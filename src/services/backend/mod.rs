@@ -6,6 +6,7 @@
 pub mod ciphers;
 pub mod client;
 pub mod error;
+pub mod faults;
 pub mod h2;
 pub mod health;
 pub mod pool;
@@ -74,6 +75,8 @@ pub struct Backend {
     room: Option<Arc<room::Room>>,
     /// Requests so far, when only some of them reach it.
     tried: AtomicU64,
+    /// What it does to requests on purpose.
+    faults: faults::Injector,
     /// How its health checks go, if it has any.
     checked: Option<health::Checked>,
     connector: Arc<Connector>,
@@ -111,7 +114,13 @@ impl Backends {
                         previous.and_then(|previous| previous.by_name.get(name)).filter(|before| before.is(settings, tls.as_ref()));
                     let backend = match before {
                         Some(before) => before.clone(),
-                        None => Arc::new(Backend::new(settings.clone(), (&service, name), tls.map(Ok), None, connector, telemetry)),
+                        None => {
+                            let mut backend = Backend::new(settings.clone(), (&service, name), tls.map(Ok), None, connector, telemetry);
+                            if let Some(before) = previous.and_then(|previous| previous.by_name.get(name)) {
+                                backend.faults = faults::Injector::new(settings.faults.as_ref(), Some(&before.faults));
+                            }
+                            Arc::new(backend)
+                        }
                     };
                     by_name.insert(name.clone(), backend);
                 }
@@ -238,6 +247,7 @@ impl Backend {
             multiplexed: h2::Multiplexed::default(),
             room,
             tried: AtomicU64::new(0),
+            faults: faults::Injector::new(config.faults.as_ref(), None),
             checked,
             tls,
             targets,
@@ -280,6 +290,7 @@ impl Backend {
                 config::Health::Unknown => "unknown",
             },
             "checked": self.checked.is_some(),
+            "faults": self.faults().0.as_deref(),
             "dynamic": config.dynamic,
             "idle": self.idle.idle(),
             "open": self.multiplexed.count(),
