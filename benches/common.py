@@ -1,6 +1,7 @@
 """What the benchmarks share: servers on free ports of loopback that end with the script, load by wrk and h2load, rounds in which those
 that are compared take turns, and medians."""
 
+import argparse
 import atexit
 import os
 import re
@@ -21,7 +22,7 @@ GUESTS = ROOT / "tests/guests/out"
 CORES = len(os.sched_getaffinity(0))
 # Where what the package managers build for a benchmark is kept; git ignores it.
 PEERS = ROOT / "target/peers"
-DEBIAN = {"wrk": "wrk", "h2load": "nghttp2-client", "nginx": "nginx-light", "varnishd": "varnish", "redis-server": "redis-server", "valgrind": "valgrind"}
+DEBIAN = {"wrk": "wrk", "h2load": "nghttp2-client", "nginx": "nginx-light", "varnishd": "varnish", "redis-server": "redis-server", "valgrind": "valgrind", "openssl": "openssl"}
 
 
 def say(*words):
@@ -40,7 +41,17 @@ def build(*binaries, profile="dist"):
     if not os.environ.get("SKIP_BUILD"):
         wanted = [word for binary in binaries for word in ("--bin", binary)]
         subprocess.run(["cargo", "build", "--locked", "--profile", profile, "--features", "tools", *wanted], cwd=ROOT, check=True)
+    lacking = [binary for binary in binaries if not (ROOT / "target" / profile / binary).exists()]
+    if lacking and not (lacking == ["sidelight"] and "SIDELIGHT_BIN" in os.environ):
+        sys.exit(f"missing: target/{profile}/{', '.join(lacking)}; leave SKIP_BUILD out to have it built")
     return ROOT / "target" / profile
+
+
+def positive(text):
+    """A count of a command line."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1")
+    return int(text)
 
 
 def free_port():

@@ -18,7 +18,7 @@ import time
 from contextlib import ExitStack
 from datetime import date
 
-from common import GUESTS, build, commit, free_port, machine, need, publish, rounds, say, spread, start, write, wrk
+from common import GUESTS, build, commit, free_port, machine, need, positive, publish, rounds, say, spread, start, write, wrk
 
 CONNECTIONS = (1, 10, 100, 1_000, 10_000)
 GUESTS_AT_ONCE = (1, 10, 100, 1_000, 2_000)
@@ -144,9 +144,9 @@ PARTS = {"connections": connections, "guests": guests, "services": services}
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(PARTS)}; all by default")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3, help="of each turn")
-    parser.add_argument("--connections", type=int, default=32, help="to the services")
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--seconds", type=positive, default=3, help="of each turn")
+    parser.add_argument("--connections", type=positive, default=32, help="to the services")
     parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md; only all of them")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):

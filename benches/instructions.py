@@ -1,7 +1,8 @@
 """Instructions that a request takes, of the server's process in user space, as valgrind's callgrind counts them.
 
-A count does not depend on who else uses the machine, so a change of one in a hundred shows, where rates of this machine differ by five. It is
-the difference between a run with more requests and one with fewer, on one connection and one thread. What the processor counts as one
+A count does not depend on how fast the machine is today. It is the difference between a run with more requests and one with fewer, on one
+connection and one thread; what threads do by the clock (guests make way every 5 ms, which is many requests natively and few under valgrind)
+makes it differ by up to 5 % from run to run. What the processor counts as one
 instruction that repeats (`rep stosb` of memset), callgrind counts as often as it repeats: the share of memset and memcpy stands beside it.
 """
 
@@ -12,7 +13,7 @@ import struct
 import subprocess
 import sys
 
-from common import WORK, need, say
+from common import WORK, say
 
 FEW, MANY = 100, 1100
 GUESTS = (
@@ -70,8 +71,7 @@ def per_request(begin, path):
 
 
 def instructions(servers, options):
-    need("valgrind")
-    lines = ["Instructions of a request, in user space, by callgrind (`rep` is counted as often as it repeats: most of memset and memcpy is that):", "",
+    lines = ["Instructions of a request, in user space, by callgrind: one connection, one thread, one run, which differ by up to 5 % (`rep` is counted as often as it repeats: most of memset and memcpy is that):", "",
              "| work | who | instructions | of those in memset and memcpy |", "|---|---|---|---|"]
     servers.take(servers.origin_port)
     extra = ("--threads", "1", "--max-sandboxes", "2", "--cache-dir", WORK / "code-valgrind")

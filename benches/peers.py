@@ -2,10 +2,10 @@
 """Sidelight beside its peers on this machine, in one run: Viceroy, fastlike, a native pingora handler, nginx, varnish and Envoy do the same
 work under the same load, in turns. Prints a table of ratios, and with --write puts it into docs/performance.md.
 
-Needs wrk, h2load, nginx and varnish, and the guests of tests/guests/build.sh; builds Viceroy and vegeta and fetches Envoy into target/peers
+Needs wrk, h2load, nginx, varnish, valgrind and openssl, and the guests of tests/guests/build.sh; builds Viceroy and vegeta and fetches Envoy into target/peers
 at the first run (ten minutes). A peer that cannot be had is left out and named. Everything listens on loopback and ends with this script.
 
-SKIP_BUILD=1 takes the binaries in target/dist as they are, SIDELIGHT_BIN=FILE another sidelight.
+A whole run takes half an hour, of which `instructions` takes three minutes. SKIP_BUILD=1 takes our own binaries in target/dist as they are, SIDELIGHT_BIN=FILE another sidelight.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import urllib.request
 from contextlib import ExitStack
 from datetime import date
 
-from common import CORES, GUESTS, PEERS, ROOT, WORK, Load, build, commit, free_port, h2load, machine, need, nginx, publish, ratios, rounds, say, spread, start, write, wrk
+from common import CORES, GUESTS, PEERS, ROOT, WORK, Load, build, commit, free_port, h2load, machine, need, nginx, positive, publish, ratios, rounds, say, spread, start, write, wrk
 from instructions import instructions
 
 VICEROY, VEGETA, ENVOY = "0.22.0", "v12.13.0", "1.40.0"
@@ -46,6 +46,8 @@ def fetch(name, stamp, command, environment=None):
 
 
 def viceroy_is_there():
+    if not shutil.which("cargo"):
+        return False
     command = ["cargo", "install", "viceroy", "--version", VICEROY, "--locked", "--root", str(PEERS)]
     return fetch("viceroy", VICEROY, command, {"CARGO_TARGET_DIR": str(PEERS / "build")})
 
@@ -478,18 +480,25 @@ OTHERS = {"latency": latencies, "start": starts, "memory": memory, "instructions
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [work.name for work in WORKS] + list(OTHERS)
+    peers = ["viceroy", "fastlike", "native", "nginx", "varnish", "envoy"]
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"what to measure: {', '.join(names)}; all by default")
-    parser.add_argument("--peers", default="viceroy,fastlike,native,nginx,varnish,envoy", help="who is measured beside sidelight")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3, help="of each turn")
-    parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md; only all of them")
+    parser.add_argument("--peers", help=f"who is measured beside sidelight, by default all: {','.join(peers)}")
+    parser.add_argument("--rounds", type=positive, default=5, help="default 5")
+    parser.add_argument("--seconds", type=positive, default=3, help="of each turn; default 3")
+    parser.add_argument("--connections", type=positive, default=32, help="default 32")
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md: all of them, of five rounds at least")
     options = parser.parse_args()
     wanted = options.works or names
     if unknown := set(wanted) - set(names):
-        parser.error(f"no work is named {', '.join(sorted(unknown))}")
-    options.peers = {"sidelight", *filter(None, options.peers.split(","))}
-    need("wrk", "h2load", "nginx", "openssl", *(["varnishd"] if "varnish" in options.peers else []))
+        parser.error(f"no work is named {', '.join(sorted(unknown))}; there is {', '.join(names)}")
+    if options.write and (options.works or options.peers is not None or options.rounds < 5):
+        parser.error("--write is for a whole run")
+    options.peers = set(peers) if options.peers is None else set(filter(None, options.peers.split(",")))
+    if unknown := options.peers - set(peers):
+        parser.error(f"no peer is named {', '.join(sorted(unknown))}; there is {', '.join(peers)}")
+    options.peers.add("sidelight")
+    # nginx is the origin, too.
+    need("wrk", "h2load", "nginx", "openssl", *(["varnishd"] if "varnish" in options.peers else []), *(["valgrind"] if "instructions" in wanted else []))
 
     versions, lacking = ["nginx " + subprocess.run(["nginx", "-v"], capture_output=True, text=True).stderr.strip().rpartition("/")[2]], []
     for name, there, version in (
@@ -519,8 +528,6 @@ def main():
     text = "\n\n".join([head, *([table(done)] if done else []), *others])
     print(text)
     if options.write:
-        if options.works:
-            parser.error("--write is for a whole run")
         publish("peers", text)
 
 
