@@ -562,7 +562,8 @@ impl Serve {
         }
         if documents.is_empty() && program.is_none() {
             return Err(Exit::Usage(
-                "nothing to serve: there is no ./fastly.toml\n  hint: sidelight serve APP.WASM, or sidelight serve FASTLY.TOML APP.WASM".to_owned(),
+                "nothing to serve: there is no ./fastly.toml\n  hint: sidelight serve APP.WASM, or sidelight serve FASTLY.TOML APP.WASM"
+                    .to_owned(),
             ));
         }
         Ok((documents, program))

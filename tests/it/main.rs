@@ -30,6 +30,7 @@ mod health;
 mod hops;
 mod http2;
 mod inspector;
+mod isolation;
 mod kv;
 mod limits;
 mod logging;
