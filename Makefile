@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:7676
 ORIGIN := 127.0.0.1:7677
 SHELL := /bin/bash
 
-.PHONY: run test needs build dist guests lint unit deny audit tested test-chart test-kit bench bench-peers bench-http bench-telemetry bench-scaling bench-growth figures image
+.PHONY: run test needs build dist guests lint unit deny audit tested test-chart test-kit bench bench-peers bench-http bench-telemetry bench-scaling bench-growth bench-neighbours fuzz figures image
 
 run: needs build
 	@manifests/demo/run.sh $(ADDR) $(ORIGIN)
@@ -91,6 +91,16 @@ bench-scaling: needs
 bench-growth: needs
 	tests/guests/build.sh rust
 	benches/growth.py --write
+
+# What a service notices of another's misbehaviour.
+bench-neighbours: needs
+	tests/guests/build.sh rust
+	benches/neighbours.py --write
+
+# Every fuzz target for so many seconds; what is built for them is instrumented, and takes some minutes at first.
+FUZZ_SECONDS = 20
+fuzz: needs
+	fuzz/run $(FUZZ_SECONDS)
 
 # Beside Viceroy, native pingora, nginx, varnish and Envoy: half an hour, and at the first run as long again to build and fetch them.
 bench-peers: needs guests

@@ -207,6 +207,11 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!("huge pages cannot be refused: {error}");
     }
+    if rustix::process::geteuid().is_root() {
+        tracing::warn!(
+            "this process is root, which it has no need of: what breaks out of it would be root, too. Run it as a user of its own (a port below 1024 takes CAP_NET_BIND_SERVICE and no more)"
+        );
+    }
     let host = launch.plan().map_err(|unplanned| unplanned.error)?.host;
     sound(&host)?;
     let telemetry = Telemetry::new().with_traces(host.traces.clone()).map_err(|error| Exit::Usage(format!("traces: {error}")))?;

@@ -140,6 +140,10 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
                     Ok(Status::Complete((length, _))) if has_bare_lf(&self.buffer[..length]) => {
                         return Err(malformed("the line of a chunk's size does not end with CRLF"));
                     }
+                    // httparse takes no digit at all for zero.
+                    Ok(Status::Complete(_)) if !self.buffer.first().is_some_and(u8::is_ascii_hexdigit) => {
+                        return Err(malformed("a chunk's size has no digit"));
+                    }
                     Ok(Status::Complete((length, size))) => {
                         self.buffer.advance(length);
                         self.state = if size == 0 { State::Trailers } else { State::ChunkData(size) };

@@ -74,16 +74,18 @@ pub async fn ends(edge: &Edge, stream: &mut Stream) -> Option<Ends> {
 
 /// Why there is no PROXY header.
 #[derive(Debug, thiserror::Error)]
-enum NoHeader {
+pub enum NoHeader {
+    /// The connection ended.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// What came is none.
     #[error("{0}")]
     Malformed(String),
 }
 
 /// Reads a PROXY header of either version, and not a byte more (PROXY protocol §2). `None`: the proxy speaks for
 /// itself, as in its own health checks.
-async fn announced(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Ends>, NoHeader> {
+pub async fn announced(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<Ends>, NoHeader> {
     const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
     const LONGEST_LINE: usize = 107;
     const LONGEST: usize = 4 << 10;

@@ -410,12 +410,13 @@ fn no_secret_is_shown() {
     );
     assert_eq!(client::send(sidelight.addr, &request).status, 200);
     assert_eq!(sidelight.get("/log?msg=plain").status, 200);
-    let mut id = String::new();
-    sidelight.wait_until("the request", |_| shown("/inspect/requests").1.contains("/pass/x"));
-    let list: Value = ask(&sidelight, "GET", "/inspect/requests", &bearer).json();
-    if let Some(found) = list["requests"].as_array().and_then(|all| all.iter().find(|one| one["path"] == "/pass/x")) {
-        id.push_str(found["id"].as_str().expect("an id"));
-    }
+    let found = || -> Option<String> {
+        let list: Value = ask(&sidelight, "GET", "/inspect/requests", &bearer).json();
+        let request = list["requests"].as_array()?.iter().find(|one| one["path"] == "/pass/x")?;
+        Some(request["id"].as_str()?.to_owned())
+    };
+    sidelight.wait_until("the request", |_| found().is_some());
+    let id = found().expect("is there");
     let mut paths: Vec<String> = ["", "/otlp", "/chrome", "/firefox"].iter().map(|form| format!("/inspect/requests/{id}{form}")).collect();
     let rest = [
         "/inspect/requests",

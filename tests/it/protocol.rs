@@ -200,7 +200,7 @@ fn odd_line_ends_are_400() {
 #[test]
 fn after_a_malformed_body_the_connection_is_closed() {
     let sidelight = start();
-    for chunk in ["zz\r\n", "-1\r\n", "2\r\nabc\r\n", "1;\n\r\n", "fffffffffffffffff\r\n"] {
+    for chunk in ["zz\r\n", "\r\n\r\n", ";x\r\n\r\n", " \r\n\r\n", "-1\r\n", "2\r\nabc\r\n", "1;\n\r\n", "fffffffffffffffff\r\n"] {
         let mut connection = Connection::open(sidelight.addr);
         connection.try_write(
             format!(
