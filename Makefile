@@ -4,7 +4,7 @@ ADDR ?= 127.0.0.1:7676
 ORIGIN := 127.0.0.1:7677
 SHELL := /bin/bash
 
-.PHONY: run test needs build dist guests lint unit deny audit tested test-chart test-kit bench bench-peers bench-http bench-telemetry bench-scaling bench-growth bench-neighbours fuzz figures image
+.PHONY: run test needs build dist guests lint unit deny audit tested test-chart test-kit bench bench-peers bench-http bench-telemetry bench-scaling bench-growth bench-neighbours fuzz soak test-soak figures image
 
 run: needs build
 	@manifests/demo/run.sh $(ADDR) $(ORIGIN)
@@ -29,7 +29,7 @@ needs:
 	fi
 	@command -v cargo >/dev/null || { echo "please install Rust (rustup)" >&2; exit 1; }
 
-test: needs guests lint deny unit test-chart test-kit
+test: needs guests lint deny unit test-soak test-chart test-kit
 
 guests:
 	tests/guests/build.sh all
@@ -53,6 +53,13 @@ TESTED = SIDELIGHT_BIN=$${SIDELIGHT_BIN:-$(CURDIR)/target/debug/sidelight}
 
 tested:
 	[[ -n "$$SIDELIGHT_BIN" ]] || cargo test --locked --no-run --test it
+
+# A minute of mixed load with faults, swaps and misbehaviour; `make soak` is half an hour, of what is shipped.
+test-soak: tested
+	$(TESTED) benches/soak.py --minutes 1
+
+soak: needs guests
+	benches/soak.py
 
 # The chart: rendered, checked against schemas and policies, and really run.
 test-chart: tested

@@ -90,11 +90,12 @@ def state(server, admin):
     }
 
 
-def settled(server, admin):
-    """The same, once nothing is under way any more."""
+def settled(server, admin, level=None):
+    """The same, once nothing is under way any more, and threads that are kept for a while are gone."""
     for _ in range(60):
         found = state(server, admin)
-        if found["requests in flight"] == 0 and found["sandboxes"] == 0 and found["connections"] == 0:
+        idle = found["requests in flight"] == 0 and found["sandboxes"] == 0 and found["connections"] == 0
+        if idle and (level is None or found["threads"] <= level["threads"]):
             return found
         time.sleep(1)
     return found
@@ -239,7 +240,7 @@ def main():
         status, text = operate(admin, "POST", "/reload")
         if status != 200:
             problems.append(f"what is there in the end cannot be read: {text}")
-        after = settled(server, admin)
+        after = settled(server, admin, level)
         # What idles in pools ends by itself in time; memory that the allocator keeps is bounded.
         for what, most in (("requests in flight", 0), ("sandboxes", 0), ("connections", 0), ("file descriptors", level["file descriptors"] + 40), ("threads", level["threads"] + 4), ("resident MiB", level["resident MiB"] * 1.3 + 50)):
             if after[what] > most:
