@@ -152,3 +152,41 @@ fn files_stay_readable() {
         assert!(text.starts_with("//!"), "src/{file} does not say what it is for");
     }
 }
+
+/// A row of the tables by which users choose and trust this host names a test that is there.
+#[test]
+fn tables_name_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tests = Vec::new();
+    files(&root.join("tests/it"), &mut tests);
+    files(&root.join("src"), &mut tests);
+    let is_of = |file: &Path, module: &str| {
+        let stem = file.file_stem().is_some_and(|stem| stem == module);
+        stem || file.components().any(|part| part.as_os_str() == module)
+    };
+    let mut missing = Vec::new();
+    let mut seen = 0;
+    for page in ["docs/parity.md", "docs/security.md"] {
+        let text = fs::read_to_string(root.join(page)).expect("a page");
+        for row in text.lines().filter(|line| line.starts_with('|')) {
+            let spans = row.split('`').skip(1).step_by(2);
+            let word = |part: &str| {
+                !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            };
+            for path in spans.filter(|span| span.contains("::") && span.split("::").all(word)) {
+                seen += 1;
+                let (module, name) = path.rsplit_once("::").expect("a path");
+                let module = module.rsplit("::").next().expect("a module");
+                let there = tests.iter().any(|file| {
+                    // A module of tests, or one test of a module.
+                    is_of(file, name) || is_of(file, module) && fs::read_to_string(file).expect("a file").contains(&format!("fn {name}("))
+                });
+                if !there {
+                    missing.push(format!("{page}: {path}"));
+                }
+            }
+        }
+    }
+    assert!(seen > 100, "{seen}");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
