@@ -201,19 +201,24 @@ impl Runtime {
 
     async fn execute(&self, stay: Arc<Stay>, store: Store<GuestState>, recording: Option<Recording>, meter: Arc<Meter>) -> Outcome {
         let wall = stay.snapshot.config.limits.wall;
+        let kept = stay.clone();
+        // A program most of whose guests move sooner or later would hold up those beside it for a tick with each of them.
+        let heavy_from_the_start = kept.snapshot.tendency.is_heavy();
         let mut running = OnCpu {
             work: Box::pin(async move { stay.runtime.run(&stay.snapshot, store, recording).await }),
             meter: meter.clone(),
-            leave_after: Some(LIGHT),
+            leave_after: (!heavy_from_the_start).then_some(LIGHT),
         };
         let mut moved = None;
         let whole = async {
-            if let Stretch::Done(result) = (&mut running).await {
-                return result;
+            if !heavy_from_the_start {
+                if let Stretch::Done(result) = (&mut running).await {
+                    return result;
+                }
+                self.telemetry.metrics.guests_heavy.inc();
             }
             running.leave_after = None;
             let Some(heavy) = &self.heavy else { return Err(wasmtime::Error::msg("the runtime is going away")) };
-            self.telemetry.metrics.guests_heavy.inc();
             let moved = moved.insert(JoinSet::new());
             moved.spawn_on(running, heavy.handle());
             match moved.join_next().await {
@@ -223,7 +228,7 @@ impl Runtime {
                 Some(Ok(Stretch::Heavy) | Err(_)) | None => Err(wasmtime::Error::msg("the guest's task ended early")),
             }
         };
-        match Self::within_wall_limit(wall, whole, &meter).await {
+        let outcome = match Self::within_wall_limit(wall, whole, &meter).await {
             Some(Ok(())) => Outcome::Finished,
             Some(Err(error)) => judge(&error, &meter),
             None => {
@@ -233,7 +238,13 @@ impl Runtime {
                 }
                 Outcome::WallLimit
             }
+        };
+        let heavy = meter.request_cpu() > LIGHT;
+        if heavy && heavy_from_the_start {
+            self.telemetry.metrics.guests_heavy.inc();
         }
+        kept.snapshot.tendency.note(heavy);
+        outcome
     }
 
     /// `None` when a request took too long.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub guest: Guest,
     /// Its guests that wait for another request.
     pub waiting: Waiting,
+    /// Whether its guests tend to compute for long.
+    pub tendency: Tendency,
     /// How it fares, while it is on trial beside the generation before.
     pub trial: Option<Arc<Trial>>,
     /// Bounds its sandboxes, when it may have fewer than the host. The same in every generation with the same bound.
@@ -39,12 +41,45 @@ impl Snapshot {
     /// A generation whose sandboxes only the host bounds.
     pub fn new(generation: u64, config: Arc<Config>, services: Arc<Services>, guest: Guest) -> Self {
         let traced = Self::traced(generation, &config, &guest);
-        Self { generation, config, services, guest, waiting: Waiting::default(), trial: None, permits: None, traced }
+        Self {
+            generation,
+            config,
+            services,
+            guest,
+            waiting: Waiting::default(),
+            tendency: Tendency::default(),
+            trial: None,
+            permits: None,
+            traced,
+        }
     }
 
     /// What traces call a generation.
     pub fn traced(generation: u64, config: &Config, guest: &Guest) -> Arc<Service> {
         Arc::new(Service { name: config.name.clone(), digest: guest.digest().to_owned(), generation })
+    }
+}
+
+/// How many of a program's last guests have computed for long: a mean in which the last counts for an eighth.
+#[derive(Debug, Default)]
+pub struct Tendency(AtomicU32);
+
+impl Tendency {
+    const ALL: u32 = 1 << 16;
+
+    /// Whether it was more than a quarter of them.
+    pub fn is_heavy(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > Self::ALL / 4
+    }
+
+    /// Notes how a guest was. Two at once may count as one.
+    pub fn note(&self, heavy: bool) {
+        let before = self.0.load(Ordering::Relaxed);
+        let after = if heavy { before + (Self::ALL - before) / 8 } else { before - before.div_ceil(8) };
+        // Most are light, and this is not to be written by every thread with every request then.
+        if after != before {
+            self.0.store(after, Ordering::Relaxed);
+        }
     }
 }
 
@@ -258,5 +293,28 @@ impl Current {
         for gone in old.services.iter().filter(|service| !new.services.iter().any(|kept| Arc::ptr_eq(kept, service))) {
             gone.waiting.close();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tendency_comes_and_goes() {
+        let tendency = Tendency::default();
+        tendency.note(true);
+        tendency.note(true);
+        assert!(!tendency.is_heavy());
+        tendency.note(true);
+        assert!(tendency.is_heavy());
+        (0..40).for_each(|_| tendency.note(true));
+        let needed = (1..100).find(|_| {
+            tendency.note(false);
+            !tendency.is_heavy()
+        });
+        assert_eq!(needed, Some(11));
+        (0..200).for_each(|_| tendency.note(false));
+        assert_eq!(tendency.0.load(Ordering::Relaxed), 0);
     }
 }

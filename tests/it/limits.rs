@@ -77,6 +77,23 @@ fn a_guest_that_computes_for_long_moves_and_goes_on() {
     sidelight.wait_metric("sidelight_sandboxes", 0.0);
 }
 
+/// A program that tends to compute for long runs where such guests run from the start, and elsewhere again when it does not any more.
+#[test]
+fn a_program_whose_guests_compute_for_long() {
+    let sidelight = misbehave().arg("--cpu-limit 30ms").start();
+    let heavy = |sidelight: &Sidelight| sidelight.metric("sidelight_guests_heavy_total");
+    for i in 1..=10 {
+        assert_eq!(sidelight.get("/loop").status, 500);
+        sidelight.wait_metric("sidelight_sandboxes", 0.0);
+        assert!((heavy(&sidelight) - f64::from(i)).abs() < 0.5, "{i}");
+    }
+    for _ in 0..20 {
+        assert_eq!(sidelight.get("/").text(), "ok\n");
+    }
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+    assert!((heavy(&sidelight) - 10.0).abs() < 0.5);
+}
+
 #[test]
 fn a_guest_is_not_charged_for_time_it_had_no_processor() {
     let origin = Origin::new(|seen| Response::new(text(seen.body.clone())));
