@@ -54,9 +54,13 @@ pub fn fulfil(wish: Wish, services: &Found) -> Result<Json, Refused> {
         Wish::Set(service, backend, faults) => (service, backend, Some(faults)),
         Wish::Reset(service, backend) => (service, backend, None),
     };
-    let all = services.iter().find(|(name, _)| *name == service).map(|(_, backends)| backends);
-    let all = all.ok_or_else(|| Refused::NotFound(format!("there is no service `{service}`")))?;
-    let meant: Vec<_> = all.iter().filter(|found| backend == ALL || found.config().name == backend).cloned().collect();
+    // A generation on trial has backends of its own beside those of the one before.
+    let generations: Vec<_> = services.iter().filter(|(name, _)| *name == service).collect();
+    if generations.is_empty() {
+        return Err(Refused::NotFound(format!("there is no service `{service}`")));
+    }
+    let all: Vec<_> = generations.into_iter().flat_map(|(_, backends)| backends).collect();
+    let meant: Vec<_> = all.iter().copied().filter(|found| backend == ALL || found.config().name == backend).cloned().collect();
     if meant.is_empty() {
         let names: Vec<&str> = all.iter().map(|found| found.config().name.as_str()).collect();
         return Err(Refused::NotFound(format!("the manifest of `{service}` has no backend `{backend}`; it has: {}", names.join(", "))));

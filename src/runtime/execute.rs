@@ -209,12 +209,13 @@ impl Runtime {
             meter: meter.clone(),
             leave_after: (!heavy_from_the_start).then_some(LIGHT),
         };
-        let mut moved = None;
+        let (mut moved, mut has_moved) = (None, false);
         let whole = async {
             if !heavy_from_the_start {
                 if let Stretch::Done(result) = (&mut running).await {
                     return result;
                 }
+                has_moved = true;
                 self.telemetry.metrics.guests_heavy.inc();
             }
             running.leave_after = None;
@@ -239,11 +240,12 @@ impl Runtime {
                 Outcome::WallLimit
             }
         };
-        let heavy = meter.request_cpu() > LIGHT;
-        if heavy && heavy_from_the_start {
+        // One that was reused and now waits has forgotten; that it has moved is known.
+        let computed = heavy_from_the_start && meter.request_cpu() > LIGHT;
+        if computed {
             self.telemetry.metrics.guests_heavy.inc();
         }
-        kept.snapshot.tendency.note(heavy);
+        kept.snapshot.tendency.note(computed || has_moved);
         outcome
     }
 

@@ -38,7 +38,7 @@ pub use reuse::Waiting;
 pub use snapshot::{Current, Route, Routes, Snapshot, Target, Trial};
 
 use profile::Session;
-use reuse::WaitingGuest;
+use reuse::{Found, WaitingGuest};
 
 /// CPU time from one sample to the next, of a profile for somebody who waits for it.
 const SAMPLE: Duration = Duration::from_millis(1);
@@ -205,17 +205,20 @@ impl Runtime {
 
     /// Waits, within the queue timeout, for what can run a request.
     async fn place(&self, snapshot: &Snapshot) -> Result<Place, Unserved> {
-        if let Some(guest) = snapshot.waiting.take() {
-            return Ok(Place::Waiting(guest));
-        }
-        if snapshot.waiting.crosses_too_often()
-            && let Some(permit) = self.room(snapshot)
-        {
-            snapshot.waiting.stays();
-            return Ok(Place::New(permit));
-        }
-        if let Some(guest) = snapshot.waiting.take_any(self.places - self.free()) {
-            return Ok(Place::Waiting(guest));
+        match snapshot.waiting.take() {
+            Found::Here(guest) => return Ok(Place::Waiting(guest)),
+            Found::MaybeElsewhere => {
+                if snapshot.waiting.crosses_too_often()
+                    && let Some(permit) = self.room(snapshot)
+                {
+                    snapshot.waiting.stays();
+                    return Ok(Place::New(permit));
+                }
+                if let Some(guest) = snapshot.waiting.take_any(self.places - self.free()) {
+                    return Ok(Place::Waiting(guest));
+                }
+            }
+            Found::Nobody => {}
         }
         if let Some(permit) = self.room(snapshot) {
             return Ok(Place::New(permit));

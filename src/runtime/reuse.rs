@@ -75,6 +75,16 @@ pub struct WaitingGuest {
     execution: Arc<Execution>,
 }
 
+/// Where a guest waits.
+pub enum Found {
+    /// On the thread that asks.
+    Here(WaitingGuest),
+    /// On another, if any does.
+    MaybeElsewhere,
+    /// Nowhere.
+    Nobody,
+}
+
 /// What runs a request that was given to a waiting guest, and where the request comes back to when
 /// the guest ends without having taken it.
 pub type Delivered = (Arc<Execution>, oneshot::Receiver<Box<Parcel>>);
@@ -105,11 +115,15 @@ impl Default for Waiting {
 
 impl Waiting {
     /// A guest that waits on this thread: the last, whose memory is warm.
-    pub fn take(&self) -> Option<WaitingGuest> {
-        let thread = thread::current().id();
+    pub fn take(&self) -> Found {
         let mut state = self.state.lock();
-        let (_, guests) = state.guests.iter_mut().find(|(of, _)| *of == thread)?;
-        guests.last()
+        // Programs that stay for no further request have never had any.
+        if state.guests.is_empty() {
+            return Found::Nobody;
+        }
+        let thread = thread::current().id();
+        let own = state.guests.iter_mut().find(|(of, _)| *of == thread).and_then(|(_, guests)| guests.last());
+        own.map_or(Found::MaybeElsewhere, Found::Here)
     }
 
     /// Whether a request that finds no guest on its thread had better have a new sandbox there: waking another thread and being woken by

@@ -13,6 +13,7 @@ use super::Guest;
 use super::reuse::Waiting;
 use crate::config::Config;
 use crate::services::Services;
+use crate::services::share::is_due;
 use crate::telemetry::trace::record::Service;
 
 /// One generation of a service. Immutable.
@@ -101,8 +102,7 @@ impl Trial {
 
     /// Whether the next request is one of its, evenly.
     fn takes(&self) -> bool {
-        let before = self.asked.fetch_add(1, Ordering::Relaxed);
-        (before + 1) * self.share / 100 > before * self.share / 100
+        is_due(&self.asked, self.share)
     }
 
     /// Notes an answer; `failed`: by the guest's end or with a 5xx.

@@ -53,7 +53,7 @@ pub fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
 }
 
 /// Random numbers without a context: every Rust program asks for some, for its hash maps, and most of them for nothing else of WASI.
-/// A range that is not in memory is a trap, as the witx documents have it.
+/// A pointer out of memory, or one that is not aligned, is a trap here, as the witx documents have it.
 fn random_get(mut caller: Caller<'_, GuestState>, ptr: u32, len: u32) -> wasmtime::Result<u32> {
     ensure!(len as usize <= MAX_RANDOM, "random_get of {len} bytes; at most {MAX_RANDOM} are given at once");
     rand::rng().fill_bytes(memory(&mut caller, "random_get", ptr, len as usize)?);
@@ -69,6 +69,7 @@ fn clock_time_get(mut caller: Caller<'_, GuestState>, clock: u32, _precision: u6
         _ => return Ok(INVALID),
     };
     let Ok(now) = u64::try_from(now) else { return Ok(OVERFLOW) };
+    ensure!((time as usize).is_multiple_of(size_of_val(&now)), "clock_time_get to {time:#x}, which is not aligned");
     memory(&mut caller, "clock_time_get", time, size_of_val(&now))?.copy_from_slice(&now.to_le_bytes());
     Ok(SUCCESS)
 }

@@ -15,6 +15,7 @@ pub mod log;
 pub mod platform;
 pub mod redis;
 pub mod secret_store;
+pub mod share;
 pub mod shielding;
 
 use std::collections::{BTreeMap, HashMap};

@@ -181,3 +181,27 @@ fn what_cannot_be() {
         assert!(text.contains(why), "{faults}: {text}");
     }
 }
+
+/// Both generations of a service have backends of their own while one is on trial.
+#[test]
+fn a_generation_on_trial_has_them_too() {
+    let origin = Origin::fixed("here");
+    let program = guest("rust", "passthrough");
+    let host = format!(
+        "[services.it]\nmodule = \"{}\"\nmanifest = \"it.toml\"\nrollout = {{ percent = 50, time = \"60s\" }}\n",
+        program.display()
+    );
+    let manifest =
+        |more: &str| format!("manifest_version = 3\nname = \"it\"\n[local_server.backends.origin]\nurl = \"{}\"\n{more}", origin.url());
+    let sidelight = Setup::host(&host).file("it.toml", &manifest("")).start();
+    sidelight.write("it.toml", &manifest("first_byte_timeout_ms = 9000\n"));
+    // The watcher may be there first; its verdict is as good.
+    sidelight.wait_until("is on trial", |sidelight| {
+        sidelight.reload();
+        let services = sidelight.operate("GET", "/inspect/services").json();
+        services["services"].as_array().is_some_and(|all| all.iter().any(|one| one["trial"] == true))
+    });
+    let answer = set(&sidelight, "PUT", "/faults/it/origin", r#"{"errors": 100, "status": 418}"#);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(statuses(&sidelight, 10), [418; 10]);
+}

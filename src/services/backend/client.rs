@@ -25,7 +25,6 @@ use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
 use super::error::SendError;
-use super::faults::is_due;
 use super::h2::Shared;
 use super::pool::Life;
 use super::room::Place;
@@ -37,6 +36,7 @@ use crate::http::response::{ReadError, ResponseReader};
 use crate::http::wire::{self, WriteError};
 use crate::http::{Body, BodyError, BodyStream, RequestHead, ResponseHead};
 use crate::http::{cdn_loop, encoding};
+use crate::services::share::is_due;
 use crate::telemetry::clock;
 use crate::telemetry::trace::context::TRACEPARENT;
 use crate::telemetry::trace::{Attempt, Origin, Outgoing};
@@ -140,7 +140,7 @@ impl Backend {
 
     /// Whether this request is one of those that reach it: as many of a hundred as the manifest says, evenly.
     fn is_reached(&self) -> bool {
-        self.config.availability >= 100 || is_due(&self.tried, self.config.availability.into())
+        is_due(&self.tried, self.config.availability.into())
     }
 
     /// A pooled connection may have been closed at the moment it was used. A request that can be

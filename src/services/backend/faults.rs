@@ -2,7 +2,7 @@
 //! roads. The manifest says which; operators may say otherwise while the process runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use ::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -16,6 +16,7 @@ use super::error::SendError;
 use super::{Backend, Counters};
 use crate::config::faults::{Failure, Faults};
 use crate::http::{Body, BodyError, BodyStream, ResponseHead};
+use crate::services::share::is_due;
 use crate::telemetry::clock;
 
 /// Pieces that a limited body comes in, of what a second lets through.
@@ -31,16 +32,6 @@ pub struct Injector {
     errors: AtomicU64,
     failures: AtomicU64,
     resets: AtomicU64,
-}
-
-/// Whether this one of many belongs to a share of them, spread evenly.
-pub(super) fn is_due(counter: &AtomicU64, share: u64) -> bool {
-    // Most have none.
-    if share == 0 {
-        return false;
-    }
-    let before = counter.fetch_add(1, Ordering::Relaxed);
-    (before + 1).wrapping_mul(share) / 100 > before.wrapping_mul(share) / 100
 }
 
 impl Injector {
@@ -254,20 +245,6 @@ impl BodyStream for Breaking {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_are_spread_evenly() {
-        for share in [0, 1, 10, 25, 33, 50, 99, 100] {
-            let counter = AtomicU64::new(0);
-            let due: Vec<bool> = (0..300).map(|_| is_due(&counter, share)).collect();
-            for hundred in due.chunks(100) {
-                assert_eq!(hundred.iter().filter(|due| **due).count() as u64, share);
-            }
-            if share == 25 {
-                assert_eq!(due[..8], [false, false, false, true, false, false, false, true]);
-            }
-        }
-    }
 
     #[test]
     fn operators_go_before_the_manifest_and_outlive_it() {
