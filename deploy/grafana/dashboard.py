@@ -409,6 +409,15 @@ ROWS = [
                 [Target(total(process("sidelight_tls_handshakes_failed_total"), "instance"), "{{instance}}")],
                 unit="cps",
             ),
+            Panel(
+                "Why clients were refused",
+                "What clients were not served for, a second, by reason. `h2`, `h2_streams`: connections that flood; `head_timeout`, `body_timeout`, "
+                "`reader_timeout`: clients that hold on to a connection and do nothing with it. A few are scanners and bad networks; many from one "
+                "address are an attack: close it off in front. `accept`: this process is short of file descriptors; raise its limit (`ulimit -n`). "
+                "`overloaded`, `no_service`: see «Refused».",
+                [Target(f"{total(process('sidelight_refusals_total'), 'reason')} > 0", "{{reason}}")],
+                width=24, height=6, unit="cps", nothing="none",
+            ),
         ],
     ),
     Row(
@@ -494,8 +503,16 @@ ROWS = [
                 "Backends with a health check, as each replica sees them. One replica alone that sees illness has a network of its own to look at. "
                 "A backend that is ill gets no requests; programs get `destination_unavailable`.",
                 [Target(backend("sidelight_backend_healthy"), "{{service}} {{backend}} {{instance}}")],
-                kind="state-timeline", width=24, height=6, minimum=None, nothing="no backend has a health check",
+                kind="state-timeline", width=16, minimum=None, nothing="no backend has a health check",
                 words={"1": ("healthy", GREEN), "0": ("ill", RED)}, steps=[(RED, None), (GREEN, 1)],
+            ),
+            Panel(
+                "Faults on purpose",
+                "What somebody asked Sidelight to do to requests to a backend, a second: `faults` of the manifest, or the admin API. Failures and "
+                "latencies of the same time are this test's and not the backend's; GET /faults on the admin address lists what is in force, and "
+                "DELETE ends it.",
+                [Target(f"{total(backend('sidelight_backend_faults_total'), 'service', 'backend', 'fault')} > 0", "{{service}} {{backend}}: {{fault}}")],
+                unit="cps", nothing="none",
             ),
         ],
     ),
@@ -540,6 +557,14 @@ ROWS = [
                 "programs fail as `memory_limit`; if it climbs with the age of reused sandboxes, the program keeps what it should not.",
                 [Target(quantile(0.99, service("sidelight_guest_memory_bytes_bucket"), "service"), "{{service}}")],
                 unit="bytes",
+            ),
+            Panel(
+                "Memory refused",
+                "How often a guest asked for more memory and got none. `limit`: it has what one may have (limits.memory_mib); most do not survive "
+                "that. `shortage`: the process is short of it; see «Memory», and which service grows above: bound its limits.sandboxes, or give "
+                "the container more.",
+                [Target(f"{total(service('sidelight_guest_memory_refused_total'), 'service', 'reason')} > 0", "{{service}}: {{reason}}")],
+                unit="cps", nothing="none",
             ),
             Panel(
                 "Sandboxes",
@@ -847,8 +872,12 @@ ROWS = [
             Panel(
                 "Memory",
                 "Resident memory by replica. Its largest parts are the cache (--cache-memory), sandboxes in use and idle slots (--keep-resident). "
-                "Near the container's limit it is killed: raise that, or lower these.",
-                [Target(process("process_resident_memory_bytes"), "{{instance}}")],
+                "From 85 % of the limit on, large guests get no more, from 95 % on none does; at the container's limit the process is killed. Raise "
+                "that, or lower these.",
+                [
+                    Target(process("process_resident_memory_bytes"), "used, {{instance}}"),
+                    Target(process("sidelight_memory_limit_bytes"), "limit, {{instance}}"),
+                ],
                 unit="bytes",
             ),
             Panel(

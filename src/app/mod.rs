@@ -148,7 +148,12 @@ pub fn run(launch: &Launch, arguments: Vec<String>) -> Result<u8, Exit> {
         Ok(match outcome {
             Outcome::Finished => 0,
             Outcome::Exited(code) => u8::try_from(code).unwrap_or(1),
-            Outcome::Trapped(_) | Outcome::CpuLimit | Outcome::WallLimit | Outcome::MemoryLimit | Outcome::HostFailed(_) => 134,
+            Outcome::Trapped(_)
+            | Outcome::CpuLimit
+            | Outcome::WallLimit
+            | Outcome::MemoryLimit
+            | Outcome::MemoryShort
+            | Outcome::HostFailed(_) => 134,
         })
     })
 }

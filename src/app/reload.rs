@@ -787,6 +787,7 @@ fn needs_restart(now: &HostConfig, wanted: &HostConfig) -> Vec<&'static str> {
         ("unknown_imports", now.unknown_imports != wanted.unknown_imports),
         ("limits.sandboxes", a.sandboxes != b.sandboxes),
         ("limits.memory", a.memory != b.memory),
+        ("limits.total_memory", a.total_memory != b.total_memory),
         ("limits.keep_resident", a.keep_resident != b.keep_resident),
         ("limits of clients", (a.uri, a.head, a.h2_streams) != (b.uri, b.head, b.h2_streams)),
         ("timeouts of clients", timeouts(now) != timeouts(wanted)),

@@ -349,6 +349,11 @@ struct LimitArgs {
     #[arg(long, value_name = "MIB", env = "SIDELIGHT_REUSE_MEMORY", value_parser = clap::value_parser!(u32).range(1..=4096))]
     reuse_memory: Option<u32>,
 
+    /// Memory of the whole process, in MiB: from 85 % of it on large guests get no more, from 95 % on no guest does [default: what its
+    /// container or the machine has].
+    #[arg(long, value_name = "MIB", env = "SIDELIGHT_TOTAL_MEMORY", value_parser = clap::value_parser!(u32).range(16..=16_777_216))]
+    total_memory: Option<u32>,
+
     /// Memory each idle sandbox slot may keep resident, in KiB [default: 2048].
     #[arg(long, value_name = "KIB", env = "SIDELIGHT_KEEP_RESIDENT", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     keep_resident: Option<u32>,
@@ -406,6 +411,7 @@ impl LimitArgs {
             reuse_idle: self.reuse_idle,
             reuse_lifetime: self.reuse_lifetime,
             reuse_memory: mib(self.reuse_memory),
+            total_memory: self.total_memory.map(|mib| u64::from(mib) << 20),
             keep_resident: kib(self.keep_resident),
             head: kib(self.max_head),
             uri: self.max_uri.map(|bytes| bytes as usize),

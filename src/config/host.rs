@@ -328,6 +328,8 @@ pub struct Limits {
     pub sandboxes: u32,
     /// Most linear memory of any sandbox, in bytes: the size of the pool's slots.
     pub memory: usize,
+    /// Memory of the whole process, in bytes, from 85 % of which on guests are kept back. `None`: what its control group or the machine has.
+    pub total_memory: Option<u64>,
     /// Memory each free pool slot may keep resident, in bytes.
     pub keep_resident: usize,
     /// Of a service that has none of its own.
@@ -352,6 +354,7 @@ impl Default for Limits {
         Self {
             sandboxes: guest.sandboxes,
             memory: guest.memory,
+            total_memory: None,
             keep_resident: 2 << 20,
             guest,
             uri: 8192,

@@ -250,6 +250,9 @@ pub(super) struct HostLimits {
     /// Memory above which it gets no more.
     #[schemars(range(min = 1, max = 4096))]
     reuse_memory_mib: Option<u32>,
+    /// Memory of the whole process, towards which guests are kept back; of the host only.
+    #[schemars(range(min = 16, max = 16_777_216))]
+    total_memory_mib: Option<u32>,
     /// Memory each idle slot may keep resident; of the host only.
     #[schemars(range(max = 1_048_576))]
     keep_resident_kib: Option<u32>,
@@ -277,6 +280,7 @@ impl HostLimits {
     /// Keys that are given and that only the host has.
     pub(super) fn of_the_host(&self) -> impl Iterator<Item = &'static str> {
         let keys = [
+            ("total_memory_mib", self.total_memory_mib.is_some()),
             ("keep_resident_kib", self.keep_resident_kib.is_some()),
             ("head_kib", self.head_kib.is_some()),
             ("uri", self.uri.is_some()),
@@ -637,6 +641,7 @@ impl Decide<'_> {
             reuse_idle: self.time(from.reuse_idle.as_ref()),
             reuse_lifetime: self.time(from.reuse_lifetime.as_ref()),
             reuse_memory: mib(from.reuse_memory_mib),
+            total_memory: from.total_memory_mib.map(|mib| u64::from(mib) << 20),
             keep_resident: kib(from.keep_resident_kib),
             head: kib(from.head_kib),
             uri: from.uri.map(|bytes| bytes as usize),

@@ -133,6 +133,8 @@ pub struct LimitSettings {
     /// Bytes.
     pub reuse_memory: Option<usize>,
     /// Bytes.
+    pub total_memory: Option<u64>,
+    /// Bytes.
     pub keep_resident: Option<usize>,
     /// Bytes.
     pub head: Option<usize>,
@@ -168,7 +170,7 @@ impl LimitSettings {
     pub fn or(self, other: Self) -> Self {
         or!(self, other: preset, sandboxes, queue_timeout, memory, cpu, cpu_report, backend_requests, config_lookups, kv_writes_per_second,
             dynamic_backends, fields, wall,
-            reuse_requests, reuse_idle, reuse_lifetime, reuse_memory, keep_resident, head, uri, h2_streams, head_timeout, idle_timeout,
+            reuse_requests, reuse_idle, reuse_lifetime, reuse_memory, total_memory, keep_resident, head, uri, h2_streams, head_timeout, idle_timeout,
             client_timeout)
     }
 
@@ -208,6 +210,7 @@ impl LimitSettings {
             sandboxes: guest.sandboxes,
             memory: guest.memory,
             guest,
+            total_memory: self.total_memory,
             keep_resident: self.keep_resident.unwrap_or(default.keep_resident),
             uri: self.uri.unwrap_or(default.uri),
             head: self.head.unwrap_or(default.head),

@@ -68,8 +68,13 @@ pub fn build(limits: &Limits, profile: Option<&Profile>, core_dumps: bool) -> wa
 }
 
 /// Ticks `engine`'s epoch until it is gone: more often when guests are sampled. `finer`: nanoseconds between ticks, while it is
-/// not 0.
-pub fn tick(engine: &Engine, profile: Option<&Profile>, finer: &Arc<AtomicU64>) -> wasmtime::Result<()> {
+/// not 0. `beside` is called at each tick.
+pub fn tick(
+    engine: &Engine,
+    profile: Option<&Profile>,
+    finer: &Arc<AtomicU64>,
+    mut beside: impl FnMut() + Send + 'static,
+) -> wasmtime::Result<()> {
     let tick = match profile {
         Some(Profile::Guests(profiles)) => profiles.interval.min(TICK),
         Some(Profile::PerfMap | Profile::JitDump) | None => TICK,
@@ -81,6 +86,7 @@ pub fn tick(engine: &Engine, profile: Option<&Profile>, finer: &Arc<AtomicU64>) 
             while let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
+                beside();
                 std::thread::sleep(match finer.load(Ordering::Relaxed) {
                     0 => tick,
                     nanos => Duration::from_nanos(nanos).min(tick),

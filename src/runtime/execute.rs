@@ -54,6 +54,8 @@ pub enum Outcome {
     WallLimit,
     /// Asked for more memory than it may have, and did not survive the refusal.
     MemoryLimit,
+    /// The same, and it could have had it if the process were not short of memory.
+    MemoryShort,
     /// The host failed: a bug of ours.
     HostFailed(String),
 }
@@ -68,6 +70,7 @@ impl Outcome {
             Self::CpuLimit => "cpu_limit",
             Self::WallLimit => "wall_limit",
             Self::MemoryLimit => "memory_limit",
+            Self::MemoryShort => "memory_short",
             Self::HostFailed(_) => "host_failed",
         }
     }
@@ -85,6 +88,7 @@ impl Outcome {
             Self::CpuLimit => "it used more CPU time than it may (--cpu-limit)".to_owned(),
             Self::WallLimit => "it took longer than it may (--wall-limit)".to_owned(),
             Self::MemoryLimit => "it wanted more memory than it may have (--memory-limit)".to_owned(),
+            Self::MemoryShort => "it wanted more memory, of which this host is short (--total-memory)".to_owned(),
             Self::Exited(code) => format!("exit code {code}"),
             Self::Trapped(reason) | Self::HostFailed(reason) => reason.clone(),
         }
@@ -338,7 +342,7 @@ impl Runtime {
         let generation = snapshot.services.cache.space().generation() + 1;
         let wasi = wasi::context(stay, generation, &parcel.request.received.id, current);
         let limits = &snapshot.config.limits;
-        let limiter = MemoryLimiter::new(limits.memory, TABLE_ELEMENTS, meter.clone());
+        let limiter = MemoryLimiter::new(limits.memory, TABLE_ELEMENTS, self.memory.clone(), meter.clone());
         let next = Arc::new(Source::new(stay.clone(), execution.clone()));
         let mut sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, meter.clone());
         let GuestLimits {
@@ -381,6 +385,12 @@ impl Runtime {
         }
         if meter.made_many_backends() {
             metrics.guest_backends_over.inc();
+        }
+        let (limit, shortage) = meter.take_refusals();
+        for (reason, count) in [("limit", limit), ("shortage", shortage)] {
+            if count > 0 {
+                metrics.growth_refused.with_label_values(&[&*service.name, reason]).inc_by(count.into());
+            }
         }
         metrics.fields_over.with_label_values(&["response"]).inc_by(meter.request_large_heads().into());
         let cpu = meter.request_cpu();
@@ -467,7 +477,7 @@ fn judge(error: &wasmtime::Error, meter: &Meter) -> Outcome {
         return Outcome::CpuLimit;
     }
     if meter.memory_refused() && error.is::<Trap>() {
-        return Outcome::MemoryLimit;
+        return if meter.memory_short() { Outcome::MemoryShort } else { Outcome::MemoryLimit };
     }
     Outcome::Trapped(describe(error))
 }

@@ -29,8 +29,8 @@ use crate::config::HostConfig;
 use crate::config::host::{GuestProfiles, Profile, UnknownImports};
 use crate::hostcalls;
 use crate::sandbox::downstream::Answer;
-use crate::sandbox::{DownstreamRequest, Parcel, Reply, Responder};
-use crate::telemetry::Telemetry;
+use crate::sandbox::{DownstreamRequest, HostMemory, Parcel, Reply, Responder, Shortage};
+use crate::telemetry::{Telemetry, clock};
 
 pub use execute::{Execution, Outcome, Stay};
 pub use guest::{Guest, LoadError};
@@ -38,13 +38,21 @@ pub use reuse::Waiting;
 pub use snapshot::{Current, Route, Routes, Snapshot, Target, Trial};
 
 use profile::Session;
-use reuse::{Found, WaitingGuest};
+use reuse::{Found, Resting, WaitingGuest};
 
 /// CPU time from one sample to the next, of a profile for somebody who waits for it.
 const SAMPLE: Duration = Duration::from_millis(1);
 
+/// How often it is looked how much memory the process has.
+const SAMPLE_OF_MEMORY: Duration = Duration::from_millis(20);
+
 /// Most threads that compile a program.
 const COMPILERS: usize = 4;
+
+/// By how much threads that compute for long stand back behind those that serve. A processor that both want is then shared nearly one to
+/// ten, and whoever serves has it as soon as it has something to do.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
 
 /// What every guest of the process shares.
 pub struct Runtime {
@@ -67,6 +75,10 @@ pub struct Runtime {
     telemetry: Telemetry,
     /// Where guests go that compute for long; always there until this is dropped.
     heavy: Option<tokio::runtime::Runtime>,
+    /// What the process has of memory.
+    memory: Arc<HostMemory>,
+    /// Where guests wait for further requests.
+    resting: Arc<Resting>,
 }
 
 /// A request that got no answer.
@@ -133,6 +145,50 @@ enum Place {
 #[error("starting the wasm engine: {0:#}")]
 pub struct EngineError(#[from] wasmtime::Error);
 
+/// Looks how much memory the process has, and says when it is short of it.
+fn watch(memory: Arc<HostMemory>, resting: Arc<Resting>) -> impl FnMut() + Send + 'static {
+    let (mut last, mut told) = (clock::now(), Shortage::None);
+    move || {
+        if clock::now().duration_since(last) < SAMPLE_OF_MEMORY {
+            return;
+        }
+        last = clock::now();
+        memory.read();
+        let shortage = memory.shortage();
+        if shortage > Shortage::None {
+            resting.send_all_away();
+        }
+        let (used_mib, limit_mib) = (memory.used() >> 20, memory.most() >> 20);
+        match shortage {
+            same if same == told => return,
+            Shortage::None => tracing::info!(target: "sidelight::limits", used_mib, limit_mib, "memory is no longer short"),
+            // Back from worse: that was said.
+            Shortage::Large if told == Shortage::All => return,
+            Shortage::Large => tracing::warn!(
+                target: "sidelight::limits",
+                used_mib,
+                limit_mib,
+                "memory is short: large guests get no more (--total-memory; --memory-limit and --max-sandboxes bound what guests take)"
+            ),
+            Shortage::All => tracing::warn!(
+                target: "sidelight::limits",
+                used_mib,
+                limit_mib,
+                "memory is nearly used up: guests get no more, and new ones wait (--total-memory; --memory-limit and --max-sandboxes bound what guests take)"
+            ),
+        }
+        told = shortage;
+    }
+}
+
+/// Lets other threads go before this one. Elsewhere than on Linux it would be the whole process that stands back.
+fn stand_back() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+        tracing::debug!(%error, "a thread that computes keeps the priority of those that serve");
+    }
+}
+
 impl Runtime {
     /// The engine with its pool of sandboxes, and the linked ABI.
     pub fn new(config: &HostConfig, telemetry: &Telemetry) -> Result<Self, EngineError> {
@@ -147,16 +203,22 @@ impl Runtime {
     ) -> Result<Self, EngineError> {
         // Each of them that compiles takes some 30 MiB for a large program: no more of them than cores are given, and no more than
         // a small container has room for. Whoever embeds this may have a pool already.
-        drop(rayon::ThreadPoolBuilder::new().num_threads(config.threads.clamp(1, COMPILERS)).build_global());
+        drop(
+            rayon::ThreadPoolBuilder::new().num_threads(config.threads.clamp(1, COMPILERS)).start_handler(|_| stand_back()).build_global(),
+        );
         let heavy = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads.max(1))
             .thread_name("heavy guests")
+            .on_thread_start(stand_back)
             .enable_all()
             .build()
             .map_err(|error| wasmtime::Error::msg(format!("starting threads for heavy guests: {error}")))?;
         let engine = engine::build(&config.limits, config.profile.as_ref(), config.core_dumps.is_some())?;
         let finer: Arc<AtomicU64> = Arc::default();
-        engine::tick(&engine, config.profile.as_ref(), &finer)?;
+        let memory = Arc::new(HostMemory::new(config.limits.total_memory));
+        let resting: Arc<Resting> = Arc::default();
+        telemetry.metrics.memory_limit.set(i64::try_from(memory.most()).unwrap_or(i64::MAX));
+        engine::tick(&engine, config.profile.as_ref(), &finer, watch(memory.clone(), resting.clone()))?;
         let mut linker = Linker::new(&engine);
         hostcalls::link_all(&mut linker, telemetry)?;
         wasi::link(&mut linker)?;
@@ -179,6 +241,8 @@ impl Runtime {
             finer,
             telemetry: telemetry.clone(),
             heavy: Some(heavy),
+            memory,
+            resting,
         })
     }
 
@@ -237,6 +301,9 @@ impl Runtime {
 
     /// Room for a sandbox, if there is some now.
     fn room(&self, snapshot: &Snapshot) -> Option<Permit> {
+        if self.memory.shortage() == Shortage::All {
+            return None;
+        }
         let service = match &snapshot.permits {
             Some(permits) => Some(permits.clone().try_acquire_owned().ok()?),
             None => None,
@@ -251,7 +318,18 @@ impl Runtime {
             Some(permits) => Some(permits.clone().acquire_owned().await.ok()?),
             None => None,
         };
-        Some(Permit { _service: service, _host: self.sandboxes.clone().acquire_owned().await.ok()? })
+        let host = match self.sandboxes.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                // Of another service, since a guest of its own would have had the request.
+                self.resting.send_one_away();
+                self.sandboxes.clone().acquire_owned().await.ok()?
+            }
+        };
+        while self.memory.shortage() == Shortage::All {
+            tokio::time::sleep(SAMPLE_OF_MEMORY).await;
+        }
+        Some(Permit { _service: service, _host: host })
     }
 
     /// Records where guests of a program spend their CPU time, for a while: a profile for profiler.firefox.com. `None`: another

@@ -2,8 +2,8 @@
 //! sandbox.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::execute::{Execution, Stay};
-use crate::sandbox::{Delivery, Meter, NextRequests, Parcel, Received, Wait};
+use super::snapshot::Snapshot;
+use crate::sandbox::{Delivery, Meter, NextRequests, Parcel, Received, Shortage, Wait};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
 
@@ -66,6 +67,10 @@ impl<T> Queue<T> {
 impl Queue<WaitingGuest> {
     fn last(&mut self) -> Option<WaitingGuest> {
         std::iter::from_fn(|| self.waiting.pop_back()).find(|guest| !guest.sender.is_closed())
+    }
+
+    fn first(&mut self) -> Option<WaitingGuest> {
+        std::iter::from_fn(|| self.waiting.pop_front()).find(|guest| !guest.sender.is_closed())
     }
 }
 
@@ -163,6 +168,18 @@ impl Waiting {
         receiver
     }
 
+    /// How many guests wait, and such as have stopped.
+    fn len(&self) -> usize {
+        self.state.lock().guests.iter().map(|(_, guests)| guests.waiting.len()).sum()
+    }
+
+    /// Sends a guest that waits away, the one that began first on its thread; false: there was none.
+    fn send_away(&self) -> bool {
+        let mut state = self.state.lock();
+        // Whoever waits learns from the dropped sender that there is no further request.
+        state.guests.iter_mut().find_map(|(_, guests)| guests.first()).is_some()
+    }
+
     /// No guest gets another request from here; those that wait end.
     pub fn close(&self) {
         let mut state = self.state.lock();
@@ -170,11 +187,13 @@ impl Waiting {
         state.guests.clear();
     }
 
-    fn add(&self, mut guest: WaitingGuest) {
+    /// One begins to wait; true: no other has before it.
+    fn add(&self, mut guest: WaitingGuest) -> bool {
         let mut state = self.state.lock();
+        let first = state.guests.is_empty();
         while let Some(request) = state.requests.waiting.pop_front() {
             match request.send(guest) {
-                Ok(()) => return,
+                Ok(()) => return false,
                 Err(same) => guest = same,
             }
         }
@@ -187,6 +206,33 @@ impl Waiting {
             if let Some((_, guests)) = state.guests.get_mut(at) {
                 guests.push(guest, |guest| guest.sender.is_closed());
             }
+        }
+        first && state.open
+    }
+}
+
+/// The snapshots that have had guests that wait. They are sent away when others need their places, or their memory.
+#[derive(Default)]
+pub struct Resting(Mutex<Vec<Weak<Snapshot>>>);
+
+impl Resting {
+    fn add(&self, snapshot: &Arc<Snapshot>) {
+        let mut snapshots = self.0.lock();
+        snapshots.retain(|one| one.strong_count() > 0);
+        snapshots.push(Arc::downgrade(snapshot));
+    }
+
+    /// Sends one away, of those that have the most; false: nobody waits.
+    pub fn send_one_away(&self) -> bool {
+        let snapshots = self.0.lock();
+        let most = snapshots.iter().filter_map(Weak::upgrade).max_by_key(|snapshot| snapshot.waiting.len());
+        most.is_some_and(|snapshot| snapshot.waiting.send_away())
+    }
+
+    /// Sends all away.
+    pub fn send_all_away(&self) {
+        for snapshot in self.0.lock().iter().filter_map(Weak::upgrade) {
+            while snapshot.waiting.send_away() {}
         }
     }
 }
@@ -211,6 +257,7 @@ impl NextRequests for Source {
         let Stay { runtime, snapshot } = &*self.stay;
         let limits = &snapshot.config.limits.reuse;
         let spent = self.served.load(Ordering::Relaxed) >= limits.requests
+            || runtime.memory.shortage() > Shortage::None
             || clock::now().duration_since(self.begun) >= limits.lifetime
             || self.execution.meter.memory() > limits.memory;
         if spent {
@@ -218,7 +265,9 @@ impl NextRequests for Source {
         }
         let counted = Held::new(runtime.telemetry.metrics.sandboxes_waiting.clone());
         let (sender, request) = oneshot::channel();
-        snapshot.waiting.add(WaitingGuest { sender, execution: self.execution.clone() });
+        if snapshot.waiting.add(WaitingGuest { sender, execution: self.execution.clone() }) {
+            runtime.resting.add(snapshot);
+        }
         Some(Wait { request, counted })
     }
 

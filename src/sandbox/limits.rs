@@ -1,8 +1,10 @@
 //! What a guest uses, measured and bounded.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::pressure::HostMemory;
 use crate::telemetry::clock;
 
 /// CPU time and memory of one execution. While a stretch runs, it belongs to the thread that runs
@@ -33,7 +35,10 @@ pub struct Meter {
     /// Lookups of entries of config stores since the current request began.
     lookups: AtomicU32,
     memory: AtomicUsize,
+    /// Refusals of memory since they were last counted, by why; whether there were any.
+    refused: [AtomicU32; 2],
     memory_refused: AtomicBool,
+    memory_short: AtomicBool,
     stopped: AtomicU8,
 }
 
@@ -58,7 +63,9 @@ impl Default for Meter {
             many_backends: AtomicBool::new(false),
             lookups: AtomicU32::new(0),
             memory: AtomicUsize::new(0),
+            refused: [const { AtomicU32::new(0) }; 2],
             memory_refused: AtomicBool::new(false),
+            memory_short: AtomicBool::new(false),
             stopped: AtomicU8::new(0),
         }
     }
@@ -166,6 +173,29 @@ impl Meter {
         self.memory_refused.load(Ordering::Relaxed)
     }
 
+    /// Whether it could have had it, if the process were not short of memory.
+    pub fn memory_short(&self) -> bool {
+        self.memory_short.load(Ordering::Relaxed)
+    }
+
+    fn refuse_memory(&self, short: bool) {
+        self.refused[usize::from(short)].fetch_add(1, Ordering::Relaxed);
+        self.memory_refused.store(true, Ordering::Relaxed);
+        if short {
+            self.memory_short.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// How often memory was refused since this was last asked: since it was more than the guest may have, and since the process was
+    /// short of it.
+    pub fn take_refusals(&self) -> (u32, u32) {
+        if !self.memory_refused() {
+            return (0, 0);
+        }
+        let [limit, short] = &self.refused;
+        (limit.swap(0, Ordering::Relaxed), short.swap(0, Ordering::Relaxed))
+    }
+
     /// Notes why the host stops the guest.
     pub fn stop(&self, why: Stopped) {
         self.stopped.store(
@@ -191,24 +221,30 @@ fn nanos(duration: Duration) -> u64 {
 pub struct MemoryLimiter {
     memory: usize,
     table: usize,
-    meter: std::sync::Arc<Meter>,
+    host: Arc<HostMemory>,
+    meter: Arc<Meter>,
 }
 
 impl MemoryLimiter {
-    /// At most `memory` bytes and `table` elements.
-    pub fn new(memory: usize, table: usize, meter: std::sync::Arc<Meter>) -> Self {
-        Self { memory, table, meter }
+    /// At most `memory` bytes and `table` elements, and of what the process may have.
+    pub fn new(memory: usize, table: usize, host: Arc<HostMemory>, meter: Arc<Meter>) -> Self {
+        Self { memory, table, host, meter }
     }
 }
 
 impl wasmtime::ResourceLimiter for MemoryLimiter {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let granted = desired <= self.memory;
-        if granted {
-            self.meter.memory.store(desired, Ordering::Relaxed);
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let granted = if desired > self.memory {
+            self.meter.refuse_memory(false);
+            false
+        // What it begins with is not there before it is touched, and was decided about when it got its place.
+        } else if current > 0 && !self.host.grants(current, desired) {
+            self.meter.refuse_memory(true);
+            false
         } else {
-            self.meter.memory_refused.store(true, Ordering::Relaxed);
-        }
+            self.meter.memory.store(desired, Ordering::Relaxed);
+            true
+        };
         Ok(granted)
     }
 

@@ -11,6 +11,7 @@ pub mod items;
 pub mod kv;
 pub mod limits;
 pub mod next;
+pub mod pressure;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub use items::{AsyncItem, Edit, EditTarget, Edits, PendingRequest};
 pub use kv::{KvDone, KvOperation, PendingKv};
 pub use limits::{MemoryLimiter, Meter};
 pub use next::{NextError, RequestPromise};
+pub use pressure::{HostMemory, Shortage};
 
 /// A response as a guest holds it, with where it came from.
 #[derive(Debug, Default)]

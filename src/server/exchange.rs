@@ -211,7 +211,7 @@ impl<'a> Answering<'a> {
                     }
                     Unserved::Overloaded => {
                         self.metrics.overloaded.inc();
-                        tracing::warn!(target: "sidelight::guest", request_id = self.id, "no sandbox came free in time (--max-sandboxes, --queue-timeout, or its service's own limits): 503");
+                        tracing::warn!(target: "sidelight::guest", request_id = self.id, "no sandbox came free in time (--max-sandboxes, --queue-timeout, its service's own limits, or memory is short): 503");
                     }
                     Unserved::Ended(_) | Unserved::NoService => {}
                 }

@@ -57,6 +57,7 @@ impl Failure {
                 | Outcome::Trapped(_)
                 | Outcome::CpuLimit
                 | Outcome::MemoryLimit
+                | Outcome::MemoryShort
                 | Outcome::HostFailed(_),
             ) => Self::Guest,
         }

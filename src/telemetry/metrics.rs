@@ -196,7 +196,7 @@ families! {
     connections_upgraded: IntGauge("sidelight_connections_upgraded", "Client connections that a backend has taken over (WebSockets).", [], NONE);
     tls_handshakes_failed: IntCounter("sidelight_tls_handshakes_failed_total", "TLS handshakes with clients that failed.", [], NONE);
     tls_renewals: IntCounterVec("sidelight_tls_renewals_total", "Readings of certificate files that have changed.", ["result" = "`ok`, `error`"], NONE);
-    guests: IntCounterVec("sidelight_guests_total", "Guest executions, by how they ended.", ["service" = "as above", "outcome" = "`finished`, `exited`, `trapped`, `cpu_limit`, `wall_limit`, `memory_limit`, `host_failed`"], NONE);
+    guests: IntCounterVec("sidelight_guests_total", "Guest executions, by how they ended.", ["service" = "as above", "outcome" = "`finished`, `exited`, `trapped`, `cpu_limit`, `wall_limit`, `memory_limit`, `memory_short` (as `memory_limit`, but for the process's shortage), `host_failed`"], NONE);
     sandboxes: IntGauge("sidelight_sandboxes", "Sandboxes that exist now.", [], NONE);
     sandboxes_waiting: IntGauge("sidelight_sandboxes_waiting", "Sandboxes that wait for another request.", [], NONE);
     sandboxes_reused: Count("sidelight_sandboxes_reused_total", "Requests that a sandbox served after its first.", [], NONE);
@@ -229,6 +229,8 @@ families! {
     backend_faults: IntCounterVec("sidelight_backend_faults_total", "Faults on purpose, by what they did to a request.", ["service" = "as above", "backend" = "as above", "fault" = "`latency`, `error`, `failure`, `reset`, `bandwidth`"], NONE);
     backend_retries: IntCounterVec("sidelight_backend_retries_total", "Requests to backends that were sent again, since their connection had ended.", ["service" = "as above", "backend" = "as above"], NONE);
     backend_connect: HistogramVec("sidelight_backend_connect_duration_seconds", "Time to make a connection: name resolution, TCP and TLS.", ["service" = "as above", "backend" = "as above"], BACKENDS);
+    growth_refused: IntCounterVec("sidelight_guest_memory_refused_total", "Growth of guests' memory that was refused.", ["service" = "as above", "reason" = "`limit` (--memory-limit), `shortage` (of the process: --total-memory)"], NONE);
+    memory_limit: IntGauge("sidelight_memory_limit_bytes", "Memory the process may have: from 85 % of it on, guests are kept back.", [], NONE);
     module_info: IntGaugeVec("sidelight_module_info", "1 for each program that is in force.", ["service" = "as above", "digest" = "its SHA-256"], NONE);
     module_load: Histogram("sidelight_module_load_seconds", "Time to load a program: from the cache of compiled ones, or by compiling it.", [], LOADS);
     certificate_expiry: IntGaugeVec("sidelight_tls_certificate_not_after_timestamp_seconds", "When a certificate of the listener for clients expires, since the Unix epoch.", ["certificate" = "its file"], NONE);

@@ -7,7 +7,7 @@ pub mod exposition;
 pub mod hostcalls;
 pub mod logs;
 pub mod metrics;
-mod process;
+pub mod process;
 pub mod secrets;
 pub mod service;
 pub mod sharded;

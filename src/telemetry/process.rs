@@ -47,6 +47,52 @@ fn values() -> [Option<f64>; FAMILIES.len()] {
     [None; FAMILIES.len()]
 }
 
+/// Memory of this process that the kernel could not take back, in bytes: what is in files is not counted.
+#[cfg(target_os = "linux")]
+pub fn memory_used() -> Option<u64> {
+    let statm = procfs::process::Process::myself().ok()?.statm().ok()?;
+    Some(statm.resident.saturating_sub(statm.shared) * procfs::page_size())
+}
+
+/// Memory this process may have, in bytes: the least that one of its control groups allows, or what the machine has.
+#[cfg(target_os = "linux")]
+pub fn memory_limit() -> Option<u64> {
+    use procfs::Current as _;
+
+    let machine = procfs::Meminfo::current().ok().map(|memory| memory.mem_total);
+    let groups = procfs::process::Process::myself().ok().and_then(|process| process.cgroups().ok());
+    let limits = groups.into_iter().flatten().flat_map(|group| {
+        // Version 2 has one hierarchy, and version 1 one for each controller.
+        let (root, file) = match group.hierarchy {
+            0 => ("/sys/fs/cgroup", "memory.max"),
+            _ if group.controllers.iter().any(|controller| controller == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => return Vec::new(),
+        };
+        group_limits(std::path::Path::new(root), &group.pathname, file)
+    });
+    limits.chain(machine).min()
+}
+
+/// What a control group and those above it allow. In a container, a group's path may be the machine's, and not be there.
+#[cfg(target_os = "linux")]
+fn group_limits(root: &std::path::Path, group: &str, file: &str) -> Vec<u64> {
+    let group = std::path::Path::new(group.trim_start_matches('/'));
+    let limit = |folder: &std::path::Path| std::fs::read_to_string(root.join(folder).join(file)).ok()?.trim().parse().ok();
+    group.ancestors().filter_map(limit).collect()
+}
+
+/// Unknown here.
+#[cfg(not(target_os = "linux"))]
+pub fn memory_used() -> Option<u64> {
+    None
+}
+
+/// Unknown here.
+#[cfg(not(target_os = "linux"))]
+pub fn memory_limit() -> Option<u64> {
+    None
+}
+
 /// Reads them for a registry.
 pub(super) struct Process(Vec<Desc>);
 
@@ -97,5 +143,26 @@ mod tests {
         assert!(begun < now + 2.0 && begun > now - 3600.0, "{begun} {now}");
         assert_eq!(Process::new().collect().len(), FAMILIES.len());
         assert_eq!(Process::new().desc().len(), FAMILIES.len());
+        let used = memory_used().expect("used memory") as f64;
+        assert!(used > 1e5 && used < resident * 2.0, "{used} {resident}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_limit_of_a_control_group_is_found() {
+        let root = tempfile::tempdir().expect("a folder");
+        let write = |group: &str, text: &str| {
+            std::fs::create_dir_all(root.path().join(group)).expect("a folder");
+            std::fs::write(root.path().join(group).join("memory.max"), text).expect("written");
+        };
+        write("pods", "1073741824\n");
+        write("pods/one", "max\n");
+        assert_eq!(group_limits(root.path(), "/pods/one", "memory.max"), [1 << 30]);
+        write("pods/one", "536870912\n");
+        assert_eq!(group_limits(root.path(), "/pods/one", "memory.max"), [512 << 20, 1 << 30]);
+        // Of the machine's path, nothing is there but the container's own root.
+        write("", "268435456\n");
+        assert_eq!(group_limits(root.path(), "/kubepods/burstable/x", "memory.max"), [256 << 20]);
+        assert_eq!(group_limits(root.path(), "/../..", "memory.max"), [256 << 20; 1]);
     }
 }

@@ -184,6 +184,38 @@ fn floods_of_frames() {
     }
 }
 
+/// Twenty connections, on each of which fifty responses without end are asked for and none is read: of each stream as much is held as
+/// the client said it would take, and all are let go when it goes on to take nothing.
+#[test]
+fn readers_of_http2_that_stop() {
+    let origin = Origin::raw(|_| async {
+        let (sender, body) = origin::streamed();
+        tokio::spawn(async move {
+            let piece = bytes::Bytes::from(vec![b'x'; 64 << 10]);
+            while sender.send(Ok(piece.clone())).await.is_ok() {}
+        });
+        http::Response::new(body)
+    });
+    let sidelight = Setup::new(guest("rust", "passthrough"))
+        .backend("origin", origin.url())
+        .arg("--client-timeout 3s --max-sandboxes 5000 --queue-timeout 20s --cpu-limit 30s")
+        .start();
+    let grown = growth(&sidelight, || {
+        let mut clients: Vec<Rude> = (0..20).map(|_| Rude::open(&sidelight)).collect();
+        for client in &mut clients {
+            for id in (1..100).step_by(2) {
+                client.stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, id, &head())).expect("writes");
+            }
+        }
+        sidelight.wait_until("all asked", |sidelight| sidelight.metric("sidelight_requests_in_flight") > 900.0);
+        sidelight.wait_until("all let go", |sidelight| sidelight.metric("sidelight_requests_in_flight") < 0.5);
+        drop(clients);
+    });
+    assert!(grown < 512 * MIB, "{} MiB more", grown / MIB);
+    assert!(refused(&sidelight, "reader_timeout") > 900.0);
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+}
+
 /// A field of 4 kB in the table, named again and again by one byte: 4,000 times what was sent.
 #[test]
 fn a_header_bomb() {
@@ -212,7 +244,7 @@ fn a_header_bomb() {
 
 #[test]
 fn two_thousand_idle_connections() {
-    let sidelight = Setup::behaviours("rust").arg("--idle-timeout 3s --head-timeout 60s").start();
+    let sidelight = Setup::behaviours("rust").arg("--idle-timeout 10s --head-timeout 60s").start();
     is_well(&sidelight);
     let before = resident(&sidelight);
     let mut idle: Vec<Connection> = (0..1000)

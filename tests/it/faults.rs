@@ -205,3 +205,23 @@ fn a_generation_on_trial_has_them_too() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(statuses(&sidelight, 10), [418; 10]);
 }
+
+/// Whoever looks at a request sees what was done to it on purpose, also where nothing was sent.
+#[test]
+fn they_are_in_the_recording_of_a_request() {
+    let origin = Origin::fixed("here");
+    let faults = "[sidelight.backends.origin.faults]\nlatency_ms = 1\nfailures = 50\nfailure = \"connection_refused\"\n";
+    let sidelight = Setup::new(guest("rust", "passthrough")).backend("origin", origin.url()).manifest(faults).arg("--inspect").start();
+    assert_eq!(statuses(&sidelight, 2), [200, 500]);
+    let list = || sidelight.operate("GET", "/inspect/requests").json()["requests"].as_array().cloned().unwrap_or_default();
+    sidelight.wait_until("both requests", |_| list().len() == 2);
+    let seen = list().into_iter().map(|one| {
+        let detail = sidelight.operate("GET", &format!("/inspect/requests/{}", one["id"].as_str().expect("an id"))).json();
+        let names = |list: &str, key: &str| detail[list].as_array().expect("a list").iter().map(|one| one[key].clone()).collect::<Vec<_>>();
+        (one["status"].clone(), names("faults", "fault"), names("attempts", "backend"))
+    });
+    let mut seen: Vec<_> = seen.collect();
+    seen.sort_by_key(|(status, ..)| status.as_u64());
+    assert_eq!(seen[0], (json!(200), vec![json!("latency")], vec![json!("origin")]));
+    assert_eq!(seen[1], (json!(500), vec![json!("latency"), json!("failure")], vec![]));
+}

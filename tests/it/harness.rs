@@ -69,10 +69,10 @@ impl Log {
         let log = self.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                log.0.0.lock().expect("the log").push(line);
+                log.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
                 log.0.1.notify_all();
             }
-            log.0.0.lock().expect("the log").push(END.to_owned());
+            log.0.0.lock().unwrap_or_else(PoisonError::into_inner).push(END.to_owned());
             log.0.1.notify_all();
         });
     }
@@ -80,7 +80,7 @@ impl Log {
     /// The first line that `wanted` takes, waiting for it.
     pub fn wait<T>(&self, what: &str, wanted: impl Fn(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
-        let mut lines = self.0.0.lock().expect("the log");
+        let mut lines = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = 0;
         loop {
             if let Some(found) = lines[seen..].iter().find_map(|line| wanted(line)) {
@@ -101,7 +101,7 @@ impl Log {
 
     /// Everything so far.
     pub fn text(&self) -> String {
-        self.0.0.lock().expect("the log").join("\n")
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 }
 
@@ -119,6 +119,8 @@ pub struct Setup {
     host: Option<String>,
     /// Whether `args` is the whole command line.
     raw: bool,
+    /// What becomes it, if not the binary itself.
+    within: Vec<String>,
 }
 
 impl Setup {
@@ -143,6 +145,7 @@ impl Setup {
             env: Vec::new(),
             files: Vec::new(),
             quiet: false,
+            within: Vec::new(),
         }
     }
 
@@ -179,6 +182,12 @@ impl Setup {
         self
     }
 
+    /// A command that it is an argument of, and that becomes it.
+    pub fn within(mut self, command: &[&str]) -> Self {
+        self.within = command.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
     /// A file beside the manifest.
     pub fn file(mut self, name: &str, text: &str) -> Self {
         self.files.push((name.to_owned(), text.to_owned()));
@@ -200,9 +209,17 @@ impl Setup {
             Some(text) => write(&folder.join("sidelight.toml"), text),
             None => write(&folder.join("fastly.toml"), &self.manifest),
         }
-        let mut command = Command::new(binary());
+        let modules = Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules");
+        let mut command = match self.within.split_first() {
+            Some((program, more)) => {
+                let mut command = Command::new(program);
+                command.args(more).arg(binary());
+                command
+            }
+            None => Command::new(binary()),
+        };
         if self.raw {
-            command.args(&self.args).current_dir(folder).env("SIDELIGHT_CACHE_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules"));
+            command.args(&self.args).current_dir(folder).env("SIDELIGHT_CACHE_DIR", modules);
             command.envs(self.env.iter().map(|(name, value)| (name, value)));
             command.env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
             return command;
@@ -210,10 +227,10 @@ impl Setup {
         command
             .arg("serve")
             .args(if self.args.iter().any(|arg| arg == "--admin") { &[] as &[&str] } else { &["--admin", "127.0.0.1:0"] })
-            .args([if self.quiet { "--log-format=text" } else { "-vv" }, "--cache-dir"])
-            .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("modules"))
+            .args([if self.quiet { "--log-format=text" } else { "-vv" }])
             .args(if self.args.iter().any(|arg| arg == "--addr") { &[] as &[&str] } else { &["--addr", "127.0.0.1:0"] })
             .args(&self.args)
+            .env("SIDELIGHT_CACHE_DIR", modules)
             .args(match &self.host {
                 Some(_) => vec![folder.join("sidelight.toml")],
                 None => vec![folder.join("fastly.toml"), self.guest.clone()],
@@ -224,6 +241,11 @@ impl Setup {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         command
+    }
+
+    /// Starts it, and does not wait.
+    pub fn spawn(self, folder: &Path) -> Child {
+        self.command(folder).spawn().expect("the binary starts")
     }
 
     /// Starts it and waits until it serves.

@@ -48,6 +48,7 @@ module = "{guests}/behaviours.wasm"
 backends.origin.url = "http://127.0.0.1:{origin}"
 backends.one.url = "http://127.0.0.1:{origin}"
 backends.two.url = "http://127.0.0.1:{origin}"
+sidelight.backends.two.faults.latency_ms = 5
 backends.three.url = "http://127.0.0.1:{origin}"
 sidelight.logs.events = {{ kind = "http", url = "http://127.0.0.1:{collector}/logs", flush_ms = 100 }}
 

@@ -345,12 +345,17 @@ function totalsOf(calls) {
   return [...totals.values()].sort((a, b) => b.time - a.time);
 }
 
-function backendsSection({ attempts }) {
-  if (attempts.length === 0) return el('p', { class: 'dim' }, 'Nothing was sent to a backend for this request.');
-  return attempts.map((attempt) => {
+function backendsSection({ attempts, faults }) {
+  const parts = [];
+  if (faults.length > 0) {
+    const rows = faults.map((injected) => [duration(injected.at_us), visible(injected.backend), chip(injected.fault, 'bad')]);
+    parts.push(el('h3', {}, 'Faults on purpose'), table('Faults on purpose', [['At', 'number'], ['Backend', 'name'], ['Fault', 'chips']], rows));
+  }
+  if (attempts.length === 0) parts.push(el('p', { class: 'dim' }, 'Nothing was sent to a backend for this request.'));
+  return [...parts, ...attempts.map((attempt) => {
     const line = [attempt.failure ? chip(attempt.failure, 'bad') : chip(attempt.status ?? 'no answer', statusKind(attempt.status)), ' ', el('strong', {}, visible(attempt.backend)), ' ', el('span', { class: 'address' }, visible(`${attempt.method} ${attempt.url}`))];
     return el('article', { class: 'card' }, el('h3', {}, line), facts(attemptFacts(attempt).filter(([name]) => name !== 'Status'), 'figures'), fieldsBox('Request fields', attempt.fields), fieldsBox('Response fields', attempt.response_fields));
-  });
+  })];
 }
 
 function cacheSection({ cache }) {

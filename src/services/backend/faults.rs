@@ -80,26 +80,33 @@ impl Backend {
     }
 
     async fn faulty(self: &Arc<Self>, faults: Arc<Faults>, mut request: Request) -> Result<Response, SendError> {
+        let origin = request.origin.clone();
+        let note = |fault| {
+            self.counters.fault(fault);
+            if let Some(origin) = &origin {
+                origin.trace.injected(&self.config.name, fault);
+            }
+        };
         let jitter = if faults.jitter_ms == 0 { 0 } else { rand::random_range(0..=faults.jitter_ms) };
         let (latency, patience) = (faults.latency() + Duration::from_millis(jitter), self.config.first_byte_timeout);
         if !latency.is_zero() {
-            self.counters.fault("latency");
+            note("latency");
             sleep(latency.min(patience)).await;
             if latency > patience {
                 return Err(SendError::ResponseTimeout(patience.as_millis()));
             }
         }
         if is_due(&self.faults.failures, faults.failures) {
-            self.counters.fault("failure");
+            note("failure");
             return Err(self.failed(faults.failure.unwrap_or_default()).await);
         }
         if is_due(&self.faults.errors, faults.errors) {
-            self.counters.fault("error");
+            note("error");
             return Ok(Response::instead(faults.status(), format!("a fault on purpose of backend `{}`\n", self.config.name)));
         }
         let breaks = is_due(&self.faults.resets, faults.resets).then_some(faults.reset_after);
         if let Some(bandwidth) = faults.bandwidth {
-            self.counters.fault("bandwidth");
+            note("bandwidth");
             if request.body.known_length() != Some(0) {
                 request.body = Narrow::body(request.body, bandwidth);
             }
@@ -112,7 +119,7 @@ impl Backend {
             response.body = Narrow::body(response.body, bandwidth);
         }
         if let Some(left) = breaks {
-            self.counters.fault("reset");
+            note("reset");
             response.body = Body::stream(Box::new(Breaking { body: Some(response.body), left }));
         }
         Ok(response)

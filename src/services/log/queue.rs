@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prometheus::IntCounter;
@@ -23,8 +24,33 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// How often it is said that records are lost.
 const TELL: Duration = Duration::from_secs(10);
 
+/// Bytes that may wait, those that are being delivered included: records are of up to 64 KiB, and there may be many endpoints.
+const ROOM: usize = 32 << 20;
+
+/// What a record takes beside its content.
+const OVERHEAD: usize = 256;
+
+/// The room that a record has.
+struct Room {
+    taken: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Room {
+    fn take(taken: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let room = Self { taken: taken.clone(), bytes };
+        (taken.fetch_add(bytes, Ordering::Relaxed) + bytes <= ROOM).then_some(room)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 enum Item {
-    Record(Record),
+    Record(Record, Room),
     /// Everything before it has been delivered, or given up.
     Flush(oneshot::Sender<()>),
 }
@@ -36,6 +62,7 @@ pub struct Queue {
     /// What its roots were read from.
     ca: Option<Vec<u8>>,
     sender: mpsc::Sender<Item>,
+    taken: Arc<AtomicUsize>,
     dropped: IntCounter,
 }
 
@@ -73,7 +100,14 @@ impl Queue {
         let outlet = Outlet::open(service, settings, ca.as_deref(), config, platform)?;
         let (sender, receiver) = mpsc::channel(settings.queue);
         let count = |result: &str| platform.telemetry.metrics.log_records.with_label_values(&[result]);
-        let queue = Arc::new(Self { name: name.to_owned(), settings: settings.clone(), ca, sender, dropped: count("dropped") });
+        let queue = Arc::new(Self {
+            name: name.to_owned(),
+            settings: settings.clone(),
+            ca,
+            sender,
+            taken: Arc::default(),
+            dropped: count("dropped"),
+        });
         if let Some(outlet) = outlet {
             let deliveries = Deliveries {
                 outlet,
@@ -92,7 +126,8 @@ impl Queue {
 
     /// Puts a record in, if there is room.
     pub fn put(&self, record: Record) {
-        if self.sender.try_send(Item::Record(record)).is_err() {
+        let room = Room::take(&self.taken, record.content.len() + OVERHEAD);
+        if room.is_none_or(|room| self.sender.try_send(Item::Record(record, room)).is_err()) {
             self.dropped.inc();
         }
     }
@@ -132,10 +167,11 @@ impl Deliveries {
     async fn run(mut self) {
         let mut told: Option<tokio::time::Instant> = None;
         while let Some(first) = self.receiver.recv().await {
-            let (mut records, mut flushes) = (Vec::new(), Vec::new());
+            let (mut records, mut rooms, mut flushes) = (Vec::new(), Vec::new(), Vec::new());
             let mut take = |item: Item| match item {
-                Item::Record(record) => {
+                Item::Record(record, room) => {
                     records.push(record);
+                    rooms.push(room);
                     true
                 }
                 Item::Flush(done) => {
@@ -173,6 +209,7 @@ impl Deliveries {
                     }
                 }
             }
+            drop(rooms);
             flushes.into_iter().for_each(|done| {
                 // Whoever waited may be gone.
                 let _: Result<(), ()> = done.send(());

@@ -222,6 +222,11 @@ impl Making<'_> {
                 span.status = Status::error(detail.clone());
             }
         }
+        for injected in &recording.faults {
+            let attributes =
+                vec![KeyValue::new("sidelight.backend", text(&*injected.backend)), KeyValue::new("sidelight.fault", injected.fault)];
+            span.events.events.push(Event::new("fault on purpose", self.at(injected.at), attributes, 0));
+        }
         for looked in &recording.looked {
             let mut attributes =
                 vec![KeyValue::new("fastly.cache.result", looked.answer), KeyValue::new("fastly.cache.request", text(&*looked.about))];

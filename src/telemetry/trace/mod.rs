@@ -31,7 +31,7 @@ use crate::config::traces::{HostcallSpans, Propagate, Traces, Trust};
 use assemble::Assembler;
 use context::{Remote, SpanId, TRACEPARENT, TRACESTATE, TraceId};
 use recent::Recent;
-use record::{Answered, Asked, Attempted, Call, Looked, Ran, Recording, Service};
+use record::{Answered, Asked, Attempted, Call, Injected, Looked, Ran, Recording, Service};
 use sample::Sampler;
 
 /// Says that a request is to be traced, with the secret for it.
@@ -41,7 +41,7 @@ const FORCE: HeaderName = HeaderName::from_static("x-sidelight-trace");
 const MAX_ATTEMPTS: usize = 256;
 /// Names that hostcalls were given likewise.
 const MAX_NAMES: usize = 256;
-/// Lookups in the cache likewise.
+/// Lookups in the cache likewise, and faults on purpose.
 const MAX_LOOKS: usize = 256;
 
 /// Decides which requests are traced, and gets what is recorded of them.
@@ -148,6 +148,7 @@ impl Tracer {
                 service: None,
                 answered: Answered::default(),
                 ran: None,
+                faults: Vec::new(),
                 attempts: Vec::new(),
                 attempts_dropped: 0,
                 looked: Vec::new(),
@@ -335,6 +336,15 @@ impl Trace {
         self.with(|recording| {
             if recording.looked.len() < MAX_LOOKS {
                 recording.looked.push(Looked { at: clock::ticks(), about: about.clone(), answer, action });
+            }
+        });
+    }
+
+    /// Notes a fault on purpose.
+    pub fn injected(&self, backend: &str, fault: &'static str) {
+        self.with(|recording| {
+            if recording.faults.len() < MAX_LOOKS {
+                recording.faults.push(Injected { at: clock::ticks(), backend: backend.into(), fault });
             }
         });
     }

@@ -200,6 +200,17 @@ pub struct Looked {
     pub action: Option<(&'static str, &'static str)>,
 }
 
+/// A fault on purpose, of a request to a backend.
+#[derive(Clone, Debug)]
+pub struct Injected {
+    /// When.
+    pub at: Ticks,
+    /// The backend's name.
+    pub backend: Arc<str>,
+    /// `latency`, `failure`, …
+    pub fault: &'static str,
+}
+
 /// Everything about one request.
 #[derive(Clone, Debug)]
 pub struct Recording {
@@ -211,6 +222,8 @@ pub struct Recording {
     pub answered: Answered,
     /// The guest's part.
     pub ran: Option<Ran>,
+    /// Faults on purpose.
+    pub faults: Vec<Injected>,
     /// Requests to backends.
     pub attempts: Vec<Attempted>,
     /// Attempts that are not among them.

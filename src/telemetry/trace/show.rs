@@ -165,6 +165,10 @@ impl Show<'_> {
             })
         });
         let calls = recording.ran.as_ref().map(|ran| ran.calls.as_slice()).unwrap_or_default();
+        let faults = recording
+            .faults
+            .iter()
+            .map(|injected| json!({ "at_us": at(injected.at), "backend": self.text(&injected.backend), "fault": injected.fault }));
         let looked = recording.looked.iter().map(|looked| {
             json!({
                 "at_us": at(looked.at),
@@ -188,6 +192,7 @@ impl Show<'_> {
             "calls": calls.iter().map(|call| self.call(trace, call, recording.ran.as_ref().and_then(|ran| ran.name(call)))).collect::<Vec<_>>(),
             "calls_dropped": recording.ran.as_ref().map_or(0, |ran| ran.dropped),
             "attempts": recording.attempts.iter().map(|attempt| self.attempt(trace, attempt)).collect::<Vec<_>>(),
+            "faults": faults.collect::<Vec<_>>(),
             "cache": looked.collect::<Vec<_>>(),
         })
     }

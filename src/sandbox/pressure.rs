@@ -1,0 +1,127 @@
+//! How short of memory the whole process is, and what guests may still have.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::telemetry::process;
+
+/// A guest no larger than this, in bytes, may grow as long as there is anything: who takes much is kept back first.
+const SMALL: usize = 32 << 20;
+
+/// Memory of the process and what it may have, in bytes. It is used memory that counts, not what guests have asked for and not
+/// touched: readings of it, some 50 a second, and what has been granted since the last one.
+///
+/// A container that takes more than it may is killed with all that is in it. So guests above 32 MiB get no more from 85 % on, and from
+/// 95 % on no guest does, nor does one begin.
+#[derive(Debug)]
+pub struct HostMemory {
+    most: u64,
+    used: AtomicU64,
+    granted: AtomicU64,
+}
+
+/// How short it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shortage {
+    /// There is enough.
+    None,
+    /// Large guests get no more.
+    Large,
+    /// Nobody gets any more.
+    All,
+}
+
+impl HostMemory {
+    /// `most`: bytes the process may have; by default what its control group or the machine has.
+    pub fn new(most: Option<u64>) -> Self {
+        let most = most.or_else(process::memory_limit).unwrap_or(u64::MAX);
+        Self { most, used: AtomicU64::new(process::memory_used().unwrap_or(0)), granted: AtomicU64::new(0) }
+    }
+
+    /// Bytes the process may have.
+    pub fn most(&self) -> u64 {
+        self.most
+    }
+
+    /// Bytes it had at the last reading.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Looks how much is used now.
+    pub fn read(&self) {
+        if let Some(used) = process::memory_used() {
+            self.used.store(used, Ordering::Relaxed);
+            self.granted.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// How short it was at the last reading.
+    pub fn shortage(&self) -> Shortage {
+        self.with(self.used())
+    }
+
+    fn with(&self, used: u64) -> Shortage {
+        let at = |percent| self.most / 100 * percent;
+        match used {
+            used if used >= at(95) => Shortage::All,
+            used if used >= at(85) => Shortage::Large,
+            _ => Shortage::None,
+        }
+    }
+
+    /// Whether a guest may grow to `desired` bytes. What it has from the start is not asked for here.
+    pub fn grants(&self, current: usize, desired: usize) -> bool {
+        let more = desired.saturating_sub(current) as u64;
+        let used = self.used().saturating_add(self.granted.load(Ordering::Relaxed)).saturating_add(more);
+        let granted = match self.with(used) {
+            Shortage::None => true,
+            Shortage::Large => desired <= SMALL,
+            Shortage::All => false,
+        };
+        if granted {
+            self.granted.fetch_add(more, Ordering::Relaxed);
+        }
+        granted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn at(used: usize) -> HostMemory {
+        HostMemory { most: 1000 << 20, used: AtomicU64::new((used * MIB) as u64), granted: AtomicU64::new(0) }
+    }
+
+    #[test]
+    fn large_ones_are_kept_back_first() {
+        assert_eq!(at(849).shortage(), Shortage::None);
+        assert_eq!(at(850).shortage(), Shortage::Large);
+        assert_eq!(at(950).shortage(), Shortage::All);
+        assert!(at(840).grants(60 * MIB, 65 * MIB));
+        assert!(!at(840).grants(60 * MIB, 71 * MIB));
+        assert!(at(840).grants(20 * MIB, 31 * MIB));
+        assert!(!at(940).grants(20 * MIB, 31 * MIB));
+    }
+
+    #[test]
+    fn what_is_granted_counts_until_the_next_reading() {
+        let memory = at(500);
+        let granted = (0..100).filter(|_| memory.grants(28 * MIB, 128 * MIB)).count();
+        assert_eq!(granted, 3);
+        memory.read();
+        assert!(memory.used() < 500 << 20, "this test's process is small");
+        assert!(memory.grants(28 * MIB, 128 * MIB));
+    }
+
+    #[test]
+    fn what_the_machine_has_is_known() {
+        let memory = HostMemory::new(None);
+        assert!(memory.used() > 1 << 20);
+        #[cfg(target_os = "linux")]
+        assert!(memory.most() > memory.used() && memory.most() < 1 << 50, "{memory:?}");
+        assert_eq!(HostMemory::new(Some(7)).most(), 7);
+    }
+}

@@ -1,0 +1,226 @@
+//! What there is an end of: memory, sandboxes, handles, room in stores, caches and logs. A program that takes it all must not take it
+//! from the others.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Response;
+
+use crate::client::{self, Connection};
+use crate::harness::{Setup, Sidelight, guest};
+use crate::memory::{growth, resident};
+use crate::origin::{self, Origin};
+
+const MIB: u64 = 1 << 20;
+
+/// A process with the program that takes (`greedy.test`), and one that does not (`other.test`).
+fn beside(top: &str, greedy: &str) -> Setup {
+    let (program, other) = (guest("rust", "exhaust"), guest("rust", "behaviours"));
+    Setup::host(&format!(
+        "{top}\n[services.greedy]\nhosts = [\"greedy.test\"]\nmodule = \"{}\"\n{greedy}\n\
+         [services.other]\nhosts = [\"other.test\"]\nmodule = \"{}\"\n",
+        program.display(),
+        other.display()
+    ))
+}
+
+fn others_are_served(sidelight: &Sidelight) {
+    assert_eq!(sidelight.get_of("other.test", "/synthetic").status, 418);
+}
+
+fn greedy(sidelight: &Sidelight, path: &str) -> String {
+    let answer = sidelight.get_of("greedy.test", path);
+    assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    answer.text().trim().to_owned()
+}
+
+/// Twenty that would have 2 GiB, of a process that may have 400 MiB.
+#[test]
+fn guests_that_would_have_more_than_the_process() {
+    let sidelight = beside("[limits]\ntotal_memory_mib = 400", "").start();
+    others_are_served(&sidelight);
+    let limit = 400 * MIB;
+    assert!((sidelight.metric("sidelight_memory_limit_bytes") - limit as f64).abs() < 1.0);
+    let mut got = Vec::new();
+    let grown = growth(&sidelight, || {
+        std::thread::scope(|scope| {
+            let greedy: Vec<_> =
+                (0..20).map(|_| scope.spawn(|| greedy(&sidelight, "/memory?mib=100&ms=1000").parse().expect("a number"))).collect();
+            std::thread::sleep(Duration::from_millis(700));
+            for _ in 0..10 {
+                others_are_served(&sidelight);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            got = greedy.into_iter().map(|one| one.join().expect("no panic")).collect::<Vec<u64>>();
+        });
+    });
+    let sum: u64 = got.iter().sum();
+    assert!((100..400).contains(&sum), "{got:?}");
+    assert!(resident(&sidelight) + grown < limit + 200 * MIB, "{} MiB more", grown / MIB);
+    assert!(sidelight.metric("sidelight_guest_memory_refused_total{service=\"greedy\",reason=\"shortage\"}") >= 1.0);
+    sidelight.log.wait_for(&["memory is no longer short"]);
+    // And it is all as before.
+    sidelight.wait_until("rest", |sidelight| sidelight.metric("sidelight_sandboxes") < 0.5);
+    assert_eq!(greedy(&sidelight, "/memory?mib=100"), "100");
+}
+
+#[test]
+fn a_guest_that_ends_for_want_of_memory_says_whose() {
+    let (program, other) = (guest("rust", "exhaust"), guest("rust", "misbehave"));
+    let host = format!(
+        "[limits]\ntotal_memory_mib = 200\nmemory_mib = 1024\n[services.greedy]\nhosts = [\"greedy.test\"]\nmodule = \"{}\"\n\
+         [services.other]\nhosts = [\"other.test\"]\nmodule = \"{}\"\n",
+        program.display(),
+        other.display()
+    );
+    let sidelight = Setup::host(&host).start();
+    let answer = sidelight.get_of("other.test", "/memory");
+    assert_eq!(answer.status, 500);
+    sidelight.log.wait_for(&[answer.header("x-request-id").expect("an id"), "memory_short", "--total-memory"]);
+    sidelight
+        .wait_until("its end", |sidelight| sidelight.metric("sidelight_guests_total{service=\"other\",outcome=\"memory_short\"}") > 0.5);
+}
+
+/// A process that has less than it needs for itself says so, and what waits is refused by name.
+#[test]
+fn no_memory_at_all() {
+    let store = "[[local_server.kv_stores.main]]\nkey = \"a\"\ndata = \"b\"\n";
+    let setup = Setup::new(guest("rust", "behaviours")).manifest(store);
+    let sidelight = setup.arg("--total-memory 64 --queue-timeout 100ms").start();
+    assert_eq!(sidelight.get("/synthetic").status, 418);
+    // Taken by what guests have no part in.
+    let value = "x".repeat(20 << 20);
+    for key in 0..4 {
+        let length = value.len();
+        let request = format!(
+            "PUT /kv/it/main/keys/{key} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{value}"
+        );
+        assert!(client::send(sidelight.admin, &request).status < 300);
+    }
+    sidelight.log.wait_for(&["memory is nearly used up"]);
+    let answer = sidelight.get("/synthetic");
+    assert_eq!(answer.status, 503);
+    assert!(answer.header("retry-after").is_some());
+    assert!(sidelight.metric("sidelight_refusals_total{reason=\"overloaded\"}") > 0.5);
+}
+
+/// Guests that only wait for a further request have the places that somebody else needs.
+#[test]
+fn places_of_guests_that_wait() {
+    let (program, other) = (guest("rust", "reuse"), guest("rust", "behaviours"));
+    let host = format!(
+        "[limits]\nsandboxes = 4\nqueue_timeout = \"2s\"\nreuse_idle = \"1h\"\n\
+         [services.resting]\nhosts = [\"resting.test\"]\nmodule = \"{}\"\n\
+         [services.other]\nhosts = [\"other.test\"]\nmodule = \"{}\"\n",
+        program.display(),
+        other.display()
+    );
+    let sidelight = Setup::host(&host).start();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(sidelight.get_of("resting.test", "/burn?n=100").status, 200));
+        }
+    });
+    sidelight.wait_until("rest", |sidelight| {
+        let waiting = sidelight.metric("sidelight_sandboxes_waiting");
+        waiting > 0.5 && waiting >= sidelight.metric("sidelight_sandboxes")
+    });
+    // As many at once as there are places: all of the resting have to go.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut held = Connection::open(sidelight.addr);
+                held.write(b"POST /echo HTTP/1.1\r\nHost: other.test\r\nContent-Length: 10\r\n\r\nhello");
+                std::thread::sleep(Duration::from_millis(500));
+                held.write(b"world");
+                assert_eq!(held.answer().status, 200);
+            });
+        }
+    });
+    assert!(sidelight.metric("sidelight_requests_overloaded_total") < 0.5);
+}
+
+#[test]
+fn handles_of_each_kind() {
+    let sidelight = beside(
+        "",
+        "sidelight.logs.main = { kind = \"stdout\" }\nconfig_stores.main = { format = \"inline-toml\", contents = { a = \"b\" } }\n\
+         secret_stores.main = [{ key = \"a\", data = \"b\" }]\nkv_stores.main = [{ key = \"a\", data = \"b\" }]",
+    )
+    .start();
+    let before = resident(&sidelight);
+    let mut text = String::new();
+    let grown = growth(&sidelight, || text = greedy(&sidelight, "/handles"));
+    for line in text.lines() {
+        let (kind, code) = line.rsplit_once(' ').expect("a code");
+        let (kind, count) = kind.rsplit_once(' ').expect("a count");
+        let count: u32 = count.parse().expect("a number");
+        // Either there is an end, by its name, or the same handle is given each time.
+        assert!((8000..=8192).contains(&count) && code == "13" || count == 20_000 && code == "0", "{kind}: {count}, {code}");
+    }
+    assert!(text.starts_with("requests 81"), "{text}");
+    assert!(grown < 64 * MIB, "{} MiB more than {}", grown / MIB, before / MIB);
+    others_are_served(&sidelight);
+}
+
+/// 160 MiB of records for an endpoint that nobody answers for, and 20 MiB of lines.
+#[test]
+fn floods_of_records_and_lines() {
+    let nobody = origin::refused();
+    let sidelight = beside("", &format!("sidelight.logs.main = {{ kind = \"http\", url = \"http://{nobody}/\" }}")).quiet().start();
+    others_are_served(&sidelight);
+    let grown = growth(&sidelight, || {
+        assert_eq!(greedy(&sidelight, "/logs?n=10000"), "10000");
+        assert_eq!(greedy(&sidelight, "/output?n=20000"), "20000");
+        others_are_served(&sidelight);
+    });
+    assert!(grown < 96 * MIB, "{} MiB more", grown / MIB);
+    sidelight.wait_until("dropped records", |sidelight| sidelight.metric("sidelight_log_records_total{result=\"dropped\"}") >= 5000.0);
+}
+
+/// 1 GiB of values for a store in memory, which has room for half of it.
+#[test]
+fn a_store_in_memory_that_is_full() {
+    let sidelight = beside("[limits]\nmemory_mib = 256", "sidelight.kv_stores.main = { keep = \"memory\" }\nkv_stores.main = []").start();
+    let mut text = String::new();
+    let grown = growth(&sidelight, || text = greedy(&sidelight, "/kv?n=64&mib=16"));
+    let (taken, refused) = text.split_once(' ').expect("two parts");
+    let taken: u64 = taken.parse().expect("a number");
+    assert!((28..=32).contains(&taken) && refused.contains("Some("), "{text}");
+    assert!(grown < 700 * MIB, "{} MiB more", grown / MIB);
+    others_are_served(&sidelight);
+}
+
+/// 400 MiB of objects for a cache of 16 MiB; and as many that are never finished.
+#[test]
+fn a_cache_that_is_full() {
+    let sidelight = beside("cache = { memory_mib = 16, object_mib = 8 }", "").start();
+    others_are_served(&sidelight);
+    let grown = growth(&sidelight, || _ = greedy(&sidelight, "/cache?n=100&mib=4"));
+    assert!(grown < 96 * MIB, "{} MiB more", grown / MIB);
+    assert!(sidelight.metric("sidelight_cache_evictions_total") >= 90.0);
+    let grown = growth(&sidelight, || _ = greedy(&sidelight, "/unfinished?n=100&mib=4"));
+    assert!(grown < 192 * MIB, "{} MiB more", grown / MIB);
+    others_are_served(&sidelight);
+}
+
+/// 200 responses without end, of which a guest reads a piece each.
+#[test]
+fn responses_that_are_not_read() {
+    let origin = Origin::raw(|_| async {
+        let (sender, body) = origin::streamed();
+        tokio::spawn(async move {
+            let piece = Bytes::from(vec![b'x'; 64 << 10]);
+            while sender.send(Ok(piece.clone())).await.is_ok() {}
+        });
+        Response::new(body)
+    });
+    let sidelight = beside("", &format!("backends.origin.url = \"{}\"", origin.url())).start();
+    others_are_served(&sidelight);
+    let grown = growth(&sidelight, || assert_eq!(greedy(&sidelight, "/unread?n=200"), "200"));
+    assert!(grown < 128 * MIB, "{} MiB more", grown / MIB);
+    others_are_served(&sidelight);
+    sidelight.wait_until("connections that are let go", |sidelight| {
+        std::fs::read_dir(format!("/proc/{}/fd", sidelight.pid())).is_ok_and(|open| open.count() < 120)
+    });
+}
