@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use libfuzzer_sys::fuzz_target;
 use sidelight::http::{RequestHead, ResponseHead, cdn_loop, framing};
 use sidelight::services::http_cache::{self, policy};
+use sidelight::telemetry::trace::context::Remote;
 
 fuzz_target!(|input: &[u8]| {
     let mut headers = HeaderMap::new();
@@ -30,6 +31,7 @@ fuzz_target!(|input: &[u8]| {
     let _ = http_cache::key_of_url(&String::from_utf8_lossy(input));
     let _ = policy::date(&String::from_utf8_lossy(input));
     let _ = framing::websocket(&headers);
+    let _ = Remote::of(&headers);
     framing::strip_hop_by_hop(&mut headers);
     assert!(!headers.contains_key("transfer-encoding") && !headers.contains_key("keep-alive"));
 });
