@@ -1,10 +1,12 @@
 //! What there is an end of: memory, sandboxes, handles, room in stores, caches and logs. A program that takes it all must not take it
 //! from the others.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Response;
+use nix::sys::signal::Signal;
 
 use crate::client::{self, Connection};
 use crate::harness::{Setup, Sidelight, guest};
@@ -62,6 +64,57 @@ fn guests_that_would_have_more_than_the_process() {
     // And it is all as before.
     sidelight.wait_until("rest", |sidelight| sidelight.metric("sidelight_sandboxes") < 0.5);
     assert_eq!(greedy(&sidelight, "/memory?mib=100"), "100");
+}
+
+/// A control group with a bound of memory; gone when this is dropped.
+struct ControlGroup(PathBuf);
+
+impl ControlGroup {
+    /// Of version 1 or 2, whichever the machine has; `None`: none can be made.
+    fn new(bytes: u64) -> Option<Self> {
+        let name = format!("sidelight-{}", std::process::id());
+        for (root, file) in [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")] {
+            let group = Self(Path::new(root).join(&name));
+            if std::fs::create_dir(&group.0).is_ok() && std::fs::write(group.0.join(file), bytes.to_string()).is_ok() {
+                return Some(group);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir(&self.0));
+    }
+}
+
+/// The same where the kernel ends whoever takes more: what it may have is found out, and nobody is ended.
+#[test]
+fn in_a_container_that_is_too_small() {
+    let limit = 400 * MIB;
+    let Some(group) = ControlGroup::new(limit) else {
+        assert!(std::env::var_os("CI").is_none(), "CI may make control groups");
+        eprintln!("skipped: no right to make a control group");
+        return;
+    };
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.0.display());
+    let sidelight = beside("", "").within(&["sh", "-c", &enter, "sh"]).start();
+    assert!((sidelight.metric("sidelight_memory_limit_bytes") - limit as f64).abs() < 1.0);
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for _ in 0..30 {
+                // Refused memory, or a place, but an answer each.
+                scope.spawn(|| assert!([200, 500, 503].contains(&sidelight.get_of("greedy.test", "/memory?mib=120&ms=300").status)));
+            }
+        });
+        others_are_served(&sidelight);
+    }
+    assert!(sidelight.metric("sidelight_guest_memory_refused_total{service=\"greedy\",reason=\"shortage\"}") >= 1.0);
+    sidelight.signal(Signal::SIGTERM);
+    assert!(sidelight.end().success());
+    // Its folder can be removed when it is empty.
+    drop(group);
 }
 
 #[test]
