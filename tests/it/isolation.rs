@@ -40,6 +40,36 @@ fn the_next_request_in_the_same_place_sees_nothing() {
     }
 }
 
+/// A sandbox that has served one request after another, with bodies that its program read or did not, leaves nothing of them when its place
+/// is another's.
+#[test]
+fn nothing_is_left_of_a_sandbox_that_was_reused() {
+    let (program, reusing) = (guest("rust", "isolation"), guest("rust", "reuse"));
+    let host = format!(
+        "[services.looking]\nmodule = \"{}\"\nhosts = [\"looking.test\"]\nmanifest = \"looking.toml\"\n\
+         [services.resting]\nmodule = \"{}\"\nhosts = [\"resting.test\"]\n",
+        program.display(),
+        reusing.display()
+    );
+    let manifest = "manifest_version = 3\nname = \"looking\"\n[local_server.kv_stores]\ncatalog = []\n";
+    let sidelight =
+        Setup::host(&host).file("looking.toml", manifest).arg("--max-sandboxes 1 --queue-timeout 30s --reuse-idle 1h").start();
+    let body = MARK.repeat(2000);
+    for path in ["/", "/keep", "/trap", "/"] {
+        for _ in 0..3 {
+            let length = body.len();
+            let request = format!(
+                "POST {path} HTTP/1.1\r\nHost: resting.test\r\nX-Marked: {MARK}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            let answer = crate::client::send(sidelight.addr, &request);
+            assert_eq!(answer.status, if path == "/trap" { 500 } else { 200 });
+        }
+        // The one sandbox there is ends for this.
+        assert_eq!(ask(&sidelight, "looking.test", "/look?mib=100").text(), NOTHING, "{path}");
+    }
+    assert!(sidelight.metric("sidelight_sandboxes_reused_total") >= 6.0);
+}
+
 #[test]
 fn another_service_sees_nothing() {
     let program = guest("rust", "isolation");
