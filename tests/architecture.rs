@@ -153,6 +153,16 @@ fn files_stay_readable() {
     }
 }
 
+/// What docs/security.md says of it; elsewhere the compiler refuses it.
+#[test]
+fn unsafe_code_is_where_it_is_said_to_be() {
+    let exempt = |text: &&(String, String)| text.1.contains("unsafe_code");
+    let found: Vec<String> = sources().iter().filter(exempt).map(|(file, _)| file.clone()).collect();
+    assert_eq!(found, ["runtime/code_cache.rs"]);
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).expect("the manifest");
+    assert!(manifest.contains("unsafe_code = \"deny\""));
+}
+
 /// A row of the tables by which users choose and trust this host names a test that is there.
 #[test]
 fn tables_name_tests_that_are_there() {

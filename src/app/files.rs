@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::load::{Plan, ServicePlan};
 use crate::config::Config;
+use crate::services::data;
 
 impl ServicePlan {
     /// Its program and the files its settings name, those in folders that they name included.
@@ -29,6 +32,10 @@ pub fn settings_files(config: &Config) -> Vec<PathBuf> {
 }
 
 fn within(path: &Path, files: &mut Vec<PathBuf>) {
+    // Links that lead in circles have no end.
+    if files.len() >= data::MOST_FILES {
+        return;
+    }
     files.push(path.to_owned());
     if let Some(names) = names(path) {
         // Hidden ones are no data; Kubernetes keeps its copies there.
@@ -48,6 +55,22 @@ pub fn files_of(plan: &Plan) -> BTreeSet<PathBuf> {
     plan.services.iter().chain(dropped).flat_map(ServicePlan::files).chain(plan.documents.iter().cloned()).collect()
 }
 
+/// In bytes, of a file whose content is looked at.
+const LARGEST: u64 = 512 << 20;
+
+/// The digest of a file; it may be a secret.
+fn content(file: &Path) -> std::io::Result<[u8; 32]> {
+    let mut file = std::fs::File::open(file)?;
+    let mut piece = Zeroizing::new([0; 32 << 10]);
+    let mut digest = Sha256::new();
+    loop {
+        match file.read(&mut *piece)? {
+            0 => return Ok(digest.finalize().into()),
+            read => digest.update(&piece[..read]),
+        }
+    }
+}
+
 /// SHA-256 over files: which there are, and what is in them. Times of change are no evidence.
 pub fn digest(files: &BTreeSet<PathBuf>) -> [u8; 32] {
     let mut all = Sha256::new();
@@ -57,9 +80,22 @@ pub fn digest(files: &BTreeSet<PathBuf>) -> [u8; 32] {
             names.iter().for_each(|name| all.update([name.as_encoded_bytes(), b"/"].concat()));
             continue;
         }
-        match std::fs::read(file) {
-            // It may be a secret.
-            Ok(content) => all.update([&[1][..], &Sha256::digest(Zeroizing::new(content))].concat()),
+        match std::fs::metadata(file) {
+            // Pipes hold up whoever reads them, and devices have no end.
+            Ok(what) if !what.is_file() => {
+                all.update([2]);
+                continue;
+            }
+            // Larger than anything that is used.
+            Ok(what) if what.len() > LARGEST => {
+                let changed = what.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+                all.update(format!("{} {changed:?}", what.len()));
+                continue;
+            }
+            Ok(_) | Err(_) => {}
+        }
+        match content(file) {
+            Ok(content) => all.update([&[1][..], &content].concat()),
             Err(_) => all.update([0]),
         }
     }

@@ -230,6 +230,8 @@ impl Reader {
 
     /// The manifest in a package.
     fn packed(&mut self, program: &Path) -> Option<(PathBuf, Node)> {
+        // A package is a file, of no more than a program may have.
+        std::fs::metadata(program).ok().filter(|what| what.is_file() && what.len() <= 256 << 20)?;
         let text = packed_manifest(&std::fs::read(program).ok()?)?;
         let name = program.join("fastly.toml");
         let base = self.sources.add(&name, &text);

@@ -4,6 +4,8 @@
 //! the process.
 
 pub mod cache;
+#[cfg(target_os = "linux")]
+mod confine;
 pub mod drain;
 pub mod expire;
 mod faults;
@@ -211,6 +213,10 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!("huge pages cannot be refused: {error}");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(error) = confine::confine() {
+        tracing::info!("{error}");
     }
     if rustix::process::geteuid().is_root() {
         tracing::warn!(

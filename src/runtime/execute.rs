@@ -27,7 +27,7 @@ use crate::abi::GuestState;
 use crate::config::{Config, GuestLimits};
 use crate::http::{Body, RequestHead};
 use crate::sandbox::limits::Stopped;
-use crate::sandbox::{Bounds, Client, Current, DownstreamRequest, MemoryLimiter, Meter, Parcel, Received, Reply, Sandbox};
+use crate::sandbox::{Bounds, Client, Current, DownstreamRequest, MemoryLimiter, Meter, Parcel, Part, Received, Reply, Sandbox};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
 use crate::telemetry::service::ServiceMetrics;
@@ -199,7 +199,7 @@ impl Runtime {
         match self.serve(snapshot, of_nobody("example.com", "/")).await {
             Ok(serving) => serving.outcome().await,
             Err(Unserved::Ended(outcome)) => outcome,
-            Err(Unserved::Overloaded | Unserved::NoService) => Outcome::HostFailed("there is no sandbox".to_owned()),
+            Err(Unserved::Overloaded | Unserved::NoMemory | Unserved::NoService) => Outcome::HostFailed("there is no sandbox".to_owned()),
         }
     }
 
@@ -342,7 +342,8 @@ impl Runtime {
         let generation = snapshot.services.cache.space().generation() + 1;
         let wasi = wasi::context(stay, generation, &parcel.request.received.id, current);
         let limits = &snapshot.config.limits;
-        let limiter = MemoryLimiter::new(limits.memory, TABLE_ELEMENTS, self.memory.clone(), meter.clone());
+        let limiter =
+            MemoryLimiter::new(limits.memory, TABLE_ELEMENTS, self.memory.clone(), Part::new(snapshot.memory.clone()), meter.clone());
         let next = Arc::new(Source::new(stay.clone(), execution.clone()));
         let mut sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, meter.clone());
         let GuestLimits {

@@ -90,6 +90,9 @@ pub enum Unserved {
     /// No sandbox came free in time.
     #[error("no sandbox came free in time")]
     Overloaded,
+    /// The process was short of memory, and its service had much of it, or all together.
+    #[error("the process was short of memory")]
+    NoMemory,
     /// The guest ended without answering.
     #[error("the guest ended without an answer: {}", .0.told())]
     Ended(Outcome),
@@ -101,6 +104,7 @@ impl Unserved {
         match self {
             Self::NoService => "no_service",
             Self::Overloaded => "overloaded",
+            Self::NoMemory => "no_memory",
             Self::Ended(Outcome::Finished) => "no_answer",
             Self::Ended(outcome) => outcome.name(),
         }
@@ -296,12 +300,17 @@ impl Runtime {
                 else => Err(Unserved::Overloaded),
             }
         };
-        tokio::time::timeout(snapshot.config.limits.queue_timeout, either).await.unwrap_or(Err(Unserved::Overloaded))
+        tokio::time::timeout(snapshot.config.limits.queue_timeout, either).await.unwrap_or_else(|_| {
+            match self.memory.admits(&snapshot.memory) {
+                true => Err(Unserved::Overloaded),
+                false => Err(Unserved::NoMemory),
+            }
+        })
     }
 
     /// Room for a sandbox, if there is some now.
     fn room(&self, snapshot: &Snapshot) -> Option<Permit> {
-        if self.memory.shortage() == Shortage::All {
+        if !self.memory.admits(&snapshot.memory) {
             return None;
         }
         let service = match &snapshot.permits {
@@ -326,7 +335,7 @@ impl Runtime {
                 self.sandboxes.clone().acquire_owned().await.ok()?
             }
         };
-        while self.memory.shortage() == Shortage::All {
+        while !self.memory.admits(&snapshot.memory) {
             tokio::time::sleep(SAMPLE_OF_MEMORY).await;
         }
         Some(Permit { _service: service, _host: host })

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::Guest;
 use super::reuse::Waiting;
 use crate::config::Config;
+use crate::sandbox::ServiceMemory;
 use crate::services::Services;
 use crate::services::share::is_due;
 use crate::telemetry::trace::record::Service;
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub waiting: Waiting,
     /// Whether its guests tend to compute for long.
     pub tendency: Tendency,
+    /// Memory of its guests.
+    pub memory: Arc<ServiceMemory>,
     /// How it fares, while it is on trial beside the generation before.
     pub trial: Option<Arc<Trial>>,
     /// Bounds its sandboxes, when it may have fewer than the host. The same in every generation with the same bound.
@@ -49,6 +52,7 @@ impl Snapshot {
             guest,
             waiting: Waiting::default(),
             tendency: Tendency::default(),
+            memory: Arc::default(),
             trial: None,
             permits: None,
             traced,

@@ -86,7 +86,17 @@ impl Store {
     /// The bytes of a program. Blocks: not for a thread that serves requests, and not for one that runs futures.
     pub fn read(&self, source: &ModuleSource) -> Result<Vec<u8>, SourceError> {
         match source {
-            ModuleSource::File(path) => unpack(fs::read(path).map_err(|error| SourceError::File { error })?),
+            ModuleSource::File(path) => {
+                let read = || {
+                    let file = fs::File::open(path)?;
+                    let mut bytes = Vec::new();
+                    // What has no end by itself, has one here.
+                    file.take(MAX_SIZE as u64 + 1).read_to_end(&mut bytes)?;
+                    Ok(bytes)
+                };
+                let bytes = read().map_err(|error| SourceError::File { error })?;
+                if bytes.len() > MAX_SIZE { Err(too_large()) } else { unpack(bytes) }
+            }
             ModuleSource::Url { url, sha256 } => {
                 if let Some(kept) = self.kept(sha256) {
                     return unpack(kept);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::pressure::HostMemory;
+use super::pressure::{HostMemory, Part};
 use crate::telemetry::clock;
 
 /// CPU time and memory of one execution. While a stretch runs, it belongs to the thread that runs
@@ -222,13 +222,14 @@ pub struct MemoryLimiter {
     memory: usize,
     table: usize,
     host: Arc<HostMemory>,
+    part: Part,
     meter: Arc<Meter>,
 }
 
 impl MemoryLimiter {
     /// At most `memory` bytes and `table` elements, and of what the process may have.
-    pub fn new(memory: usize, table: usize, host: Arc<HostMemory>, meter: Arc<Meter>) -> Self {
-        Self { memory, table, host, meter }
+    pub fn new(memory: usize, table: usize, host: Arc<HostMemory>, part: Part, meter: Arc<Meter>) -> Self {
+        Self { memory, table, host, part, meter }
     }
 }
 
@@ -238,11 +239,12 @@ impl wasmtime::ResourceLimiter for MemoryLimiter {
             self.meter.refuse_memory(false);
             false
         // What it begins with is not there before it is touched, and was decided about when it got its place.
-        } else if current > 0 && !self.host.grants(current, desired) {
+        } else if current > 0 && !self.host.grants(self.part.service(), current, desired) {
             self.meter.refuse_memory(true);
             false
         } else {
             self.meter.memory.store(desired, Ordering::Relaxed);
+            self.part.set(desired);
             true
         };
         Ok(granted)

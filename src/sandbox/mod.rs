@@ -42,7 +42,7 @@ pub use items::{AsyncItem, Edit, EditTarget, Edits, PendingRequest};
 pub use kv::{KvDone, KvOperation, PendingKv};
 pub use limits::{MemoryLimiter, Meter};
 pub use next::{NextError, RequestPromise};
-pub use pressure::{HostMemory, Shortage};
+pub use pressure::{HostMemory, Part, ServiceMemory, Shortage};
 
 /// A response as a guest holds it, with where it came from.
 #[derive(Debug, Default)]

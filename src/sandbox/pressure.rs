@@ -1,5 +1,6 @@
 //! How short of memory the whole process is, and what guests may still have.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::telemetry::process;
@@ -10,13 +11,56 @@ const SMALL: usize = 32 << 20;
 /// Memory of the process and what it may have, in bytes. It is used memory that counts, not what guests have asked for and not
 /// touched: readings of it, some 50 a second, and what has been granted since the last one.
 ///
-/// A container that takes more than it may is killed with all that is in it. So guests above 32 MiB get no more from 85 % on, and from
-/// 95 % on no guest does, nor does one begin.
+/// A container that takes more than it may is killed with all that is in it. So from 85 % on guests above 32 MiB get no more, nor do those of
+/// a service that has a tenth of it, and none of its guests begins: what is left is for the others. From 95 % on no guest gets more, nor does
+/// one begin.
 #[derive(Debug)]
 pub struct HostMemory {
     most: u64,
     used: AtomicU64,
     granted: AtomicU64,
+}
+
+/// Linear memory that the guests of a service have, in bytes; those with little are not counted.
+#[derive(Debug, Default)]
+pub struct ServiceMemory(AtomicU64);
+
+/// A guest with less than this is not worth a count that all of its service would write to.
+const COUNTED: usize = 4 << 20;
+
+/// The part of one guest.
+#[derive(Debug)]
+pub struct Part {
+    of: Arc<ServiceMemory>,
+    bytes: u64,
+}
+
+impl Part {
+    /// Of a guest that begins.
+    pub fn new(of: Arc<ServiceMemory>) -> Self {
+        Self { of, bytes: 0 }
+    }
+
+    /// Whose it is.
+    pub fn service(&self) -> &ServiceMemory {
+        &self.of
+    }
+
+    /// The guest has so much now.
+    pub fn set(&mut self, bytes: usize) {
+        if bytes >= COUNTED {
+            self.of.0.fetch_add((bytes as u64).saturating_sub(self.bytes), Ordering::Relaxed);
+            self.bytes = self.bytes.max(bytes as u64);
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.of.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 /// How short it is.
@@ -60,6 +104,19 @@ impl HostMemory {
         self.with(self.used())
     }
 
+    /// Whether a guest of a service may begin.
+    pub fn admits(&self, service: &ServiceMemory) -> bool {
+        match self.shortage() {
+            Shortage::None => true,
+            Shortage::Large => !self.is_large(service),
+            Shortage::All => false,
+        }
+    }
+
+    fn is_large(&self, service: &ServiceMemory) -> bool {
+        service.0.load(Ordering::Relaxed) > self.most / 10
+    }
+
     fn with(&self, used: u64) -> Shortage {
         let at = |percent| self.most / 100 * percent;
         match used {
@@ -69,13 +126,13 @@ impl HostMemory {
         }
     }
 
-    /// Whether a guest may grow to `desired` bytes. What it has from the start is not asked for here.
-    pub fn grants(&self, current: usize, desired: usize) -> bool {
+    /// Whether a guest of a service may grow to `desired` bytes. What it has from the start is not asked for here.
+    pub fn grants(&self, service: &ServiceMemory, current: usize, desired: usize) -> bool {
         let more = desired.saturating_sub(current) as u64;
         let used = self.used().saturating_add(self.granted.load(Ordering::Relaxed)).saturating_add(more);
         let granted = match self.with(used) {
             Shortage::None => true,
-            Shortage::Large => desired <= SMALL,
+            Shortage::Large => desired <= SMALL && !self.is_large(service),
             Shortage::All => false,
         };
         if granted {
@@ -100,20 +157,30 @@ mod tests {
         assert_eq!(at(849).shortage(), Shortage::None);
         assert_eq!(at(850).shortage(), Shortage::Large);
         assert_eq!(at(950).shortage(), Shortage::All);
-        assert!(at(840).grants(60 * MIB, 65 * MIB));
-        assert!(!at(840).grants(60 * MIB, 71 * MIB));
-        assert!(at(840).grants(20 * MIB, 31 * MIB));
-        assert!(!at(940).grants(20 * MIB, 31 * MIB));
+        let service = Arc::new(ServiceMemory::default());
+        assert!(at(840).grants(&service, 60 * MIB, 65 * MIB));
+        assert!(!at(840).grants(&service, 60 * MIB, 71 * MIB));
+        assert!(at(840).grants(&service, 20 * MIB, 31 * MIB));
+        assert!(!at(940).grants(&service, 20 * MIB, 31 * MIB));
+        // Many small ones are a large one.
+        let mut parts: Vec<Part> = (0..4).map(|_| Part::new(service.clone())).collect();
+        parts.iter_mut().for_each(|part| part.set(30 * MIB));
+        assert!(!at(840).grants(&service, 20 * MIB, 31 * MIB) && !at(860).admits(&service));
+        assert!(at(840).grants(&service, 20 * MIB, 25 * MIB) && at(840).admits(&service));
+        let other = Arc::new(ServiceMemory::default());
+        assert!(at(860).grants(&other, 20 * MIB, 31 * MIB) && at(860).admits(&other) && !at(960).admits(&other));
+        parts.truncate(3);
+        assert!(at(860).admits(&service));
     }
 
     #[test]
     fn what_is_granted_counts_until_the_next_reading() {
-        let memory = at(500);
-        let granted = (0..100).filter(|_| memory.grants(28 * MIB, 128 * MIB)).count();
+        let (memory, service) = (at(500), ServiceMemory::default());
+        let granted = (0..100).filter(|_| memory.grants(&service, 28 * MIB, 128 * MIB)).count();
         assert_eq!(granted, 3);
         memory.read();
         assert!(memory.used() < 500 << 20, "this test's process is small");
-        assert!(memory.grants(28 * MIB, 128 * MIB));
+        assert!(memory.grants(&service, 28 * MIB, 128 * MIB));
     }
 
     #[test]

@@ -205,13 +205,18 @@ impl<'a> Answering<'a> {
                 Answered::Response(answer)
             }
             Err(unserved) => {
+                let service = self.service.as_ref().map(|service| &*service.name);
                 match unserved {
                     Unserved::Ended(Outcome::Finished) => {
-                        tracing::warn!(target: "sidelight::guest", request_id = self.id, "guest ended without sending a response");
+                        tracing::warn!(target: "sidelight::guest", service, request_id = self.id, "guest ended without sending a response");
                     }
                     Unserved::Overloaded => {
                         self.metrics.overloaded.inc();
-                        tracing::warn!(target: "sidelight::guest", request_id = self.id, "no sandbox came free in time (--max-sandboxes, --queue-timeout, its service's own limits, or memory is short): 503");
+                        tracing::warn!(target: "sidelight::guest", service, request_id = self.id, "no sandbox came free in time (--max-sandboxes, --queue-timeout, or its service's own limits): 503");
+                    }
+                    Unserved::NoMemory => {
+                        self.metrics.overloaded.inc();
+                        tracing::warn!(target: "sidelight::guest", service, request_id = self.id, "memory is short, and there was none for a sandbox in time (--total-memory, --queue-timeout; limits.sandboxes of who has it): 503");
                     }
                     Unserved::Ended(_) | Unserved::NoService => {}
                 }

@@ -32,6 +32,8 @@ pub enum Failure {
     Loop,
     /// No sandbox came free in time.
     Overloaded,
+    /// The process is short of memory.
+    NoMemory,
     /// The guest failed, or ended without an answer.
     Guest,
     /// The guest took too long.
@@ -50,6 +52,7 @@ impl Failure {
         match unserved {
             Unserved::NoService => Self::NoService,
             Unserved::Overloaded => Self::Overloaded,
+            Unserved::NoMemory => Self::NoMemory,
             Unserved::Ended(Outcome::WallLimit) => Self::GuestTimeout,
             Unserved::Ended(
                 Outcome::Finished
@@ -83,6 +86,7 @@ impl Failure {
             Self::NoService => Some("no_service"),
             Self::Loop => Some("loop"),
             Self::Overloaded => Some("overloaded"),
+            Self::NoMemory => Some("no_memory"),
             Self::Guest | Self::GuestTimeout | Self::BadAnswer | Self::Backend | Self::BackendTimeout => None,
         }
     }
@@ -105,7 +109,7 @@ impl Failure {
             Self::NotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoService => StatusCode::NOT_FOUND,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::FieldsTooLarge | Self::Overloaded | Self::GuestTimeout => StatusCode::SERVICE_UNAVAILABLE,
+            Self::FieldsTooLarge | Self::Overloaded | Self::NoMemory | Self::GuestTimeout => StatusCode::SERVICE_UNAVAILABLE,
             Self::Guest | Self::BadAnswer => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Backend => StatusCode::BAD_GATEWAY,
             Self::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -121,7 +125,7 @@ impl Failure {
         if let Ok(id) = HeaderValue::from_str(id) {
             headers.insert("x-request-id", id);
         }
-        if self == Self::Overloaded {
+        if matches!(self, Self::Overloaded | Self::NoMemory) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         let text = format!("{} {}\nrequest id: {id}\n", status.as_u16(), status.canonical_reason().unwrap_or_default());

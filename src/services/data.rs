@@ -104,16 +104,25 @@ pub fn can_make_files(folder: &Path) -> Result<(), DataError> {
     rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).map_err(|error| fail(error.into()))
 }
 
+/// Makes a folder for what is this process's: nobody else reads what programs keep. One that is there is left as it is.
+pub fn own_folder(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
 /// The files of a folder, with their paths in it, sorted; those in folders below it, too, if `deep`. Hidden ones are
 /// left out, as are those of a Kubernetes volume that are behind its links.
 pub fn files(folder: &Path, deep: bool) -> Result<Vec<(String, PathBuf)>, DataError> {
-    let mut found = Vec::new();
-    walk(folder, "", deep, &mut found)?;
+    let (mut found, mut left) = (Vec::new(), MOST_FILES);
+    walk(folder, "", deep, &mut left, &mut found)?;
     found.sort();
     Ok(found)
 }
 
-fn walk(folder: &Path, prefix: &str, deep: bool, found: &mut Vec<(String, PathBuf)>) -> Result<(), DataError> {
+/// Most files and folders that a folder may have in it, those below it included.
+pub const MOST_FILES: usize = 100_000;
+
+fn walk(folder: &Path, prefix: &str, deep: bool, left: &mut usize, found: &mut Vec<(String, PathBuf)>) -> Result<(), DataError> {
     let fail = |error| DataError::Read { path: folder.to_owned(), error };
     for entry in std::fs::read_dir(folder).map_err(fail)? {
         let entry = entry.map_err(fail)?;
@@ -123,11 +132,15 @@ fn walk(folder: &Path, prefix: &str, deep: bool, found: &mut Vec<(String, PathBu
         if name.starts_with('.') {
             continue;
         }
+        // Links that lead in circles have no end.
+        *left = left.checked_sub(1).ok_or_else(|| {
+            DataError::content(folder, format!("there are more than {MOST_FILES} files and folders here, or links that lead in circles"))
+        })?;
         let path = entry.path();
         let name = format!("{prefix}{name}");
         // Links are followed: a mounted volume is made of them.
         match std::fs::metadata(&path) {
-            Ok(what) if what.is_dir() && deep => walk(&path, &format!("{name}/"), deep, found)?,
+            Ok(what) if what.is_dir() && deep => walk(&path, &format!("{name}/"), deep, left, found)?,
             Ok(what) if what.is_file() => found.push((name, path)),
             Ok(_) => {}
             Err(error) => return Err(DataError::Read { path, error }),

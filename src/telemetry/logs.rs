@@ -3,6 +3,7 @@
 //! A line that cannot be written (its reader is gone, the disk is full) is lost and counted. It is nobody's failure: no
 //! request and no shutdown may depend on who reads the log.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,6 +71,23 @@ pub fn start(verbosity: u8, format: Format, filter: Option<&str>) {
 /// How lines look.
 pub fn format() -> Format {
     FILTER.get().map_or(Format::Text, |filter| filter.format)
+}
+
+/// A text as a line of the log may have it: in JSON as it is; as text without breaks, behind which anything could be made to look like a line
+/// of its own.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    match format() {
+        Format::Text if text.contains(['\n', '\r', '\u{2028}', '\u{2029}']) => {
+            let escaped = text.chars().map(|letter| match letter {
+                '\n' => "\\n".to_owned(),
+                '\r' => "\\r".to_owned(),
+                '\u{2028}' | '\u{2029}' => letter.escape_unicode().to_string(),
+                other => other.to_string(),
+            });
+            Cow::Owned(escaped.collect())
+        }
+        Format::Text | Format::Json => Cow::Borrowed(text),
+    }
 }
 
 /// What is logged.

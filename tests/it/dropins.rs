@@ -168,6 +168,73 @@ fn they_are_confined() {
     }
 }
 
+/// Nor by a link, nor by what is no file: a pipe would hold up whoever reads it, a device has no end.
+#[test]
+fn links_and_pipes_are_none_of_theirs() {
+    let sidelight = host("").file("secret.json", "{\"key\": \"host's\"}").file("outside/tok", "host's").arg("--no-watch").start();
+    let folder = sidelight.path("services/a");
+    let own = |settings: &str| {
+        fs::remove_dir_all(&folder).unwrap_or_default();
+        sidelight.write("services/a/app.wat", &saying("a"));
+        sidelight.write("services/a/service.toml", &format!("hosts = [\"a.test\"]\n{settings}\n"));
+    };
+    let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, folder.join(name)).expect("a link");
+    let pipe = |name: &str| nix::unistd::mkfifo(&folder.join(name), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    let refused = |told: &str| {
+        let verdict = sidelight.reload();
+        let error = verdict["faulty"][0]["error"].as_str().unwrap_or_default().to_owned();
+        assert!(error.contains(told), "{verdict:#}");
+        assert_eq!(sidelight.get_of("a.test", "/").status, 404, "{told}");
+    };
+    own("module = \"app.wat\"\nsecret_stores.s = { file = \"s.json\", format = \"json\" }");
+    link(&sidelight.path("secret.json"), "s.json");
+    refused("s.json is not in the service's folder");
+    own("module = \"app.wat\"\nsecret_stores.s = [{ key = \"k\", file = \"d/tok\" }]");
+    link(&sidelight.path("outside"), "d");
+    refused("d/tok is not in the service's folder");
+    own("module = \"app.wat\"\nsidelight.logs.l = { kind = \"file\", path = \"out.log\" }");
+    link(&sidelight.path("not-there-yet"), "out.log");
+    refused("out.log is not in the service's folder");
+    own("module = \"m.wasm\"");
+    pipe("m.wasm");
+    refused("m.wasm is not in the service's folder");
+    own("module = \"m.tar.gz\"");
+    pipe("m.tar.gz");
+    refused("m.tar.gz is not in the service's folder");
+    own("module = \"m.wasm\"");
+    link(Path::new("/dev/zero"), "m.wasm");
+    refused("m.wasm is not in the service's folder");
+    own("module = \"app.wat\"\nmanifest = \"f.toml\"");
+    pipe("f.toml");
+    refused("f.toml is not in the service's folder");
+    own("module = \"app.wat\"");
+    fs::remove_file(folder.join("service.toml")).expect("removes");
+    pipe("service.toml");
+    refused("a service needs one of");
+    own("module = \"app.wat\"");
+    pipe(".since");
+    pipe(".expires");
+    refused("when it ends cannot be understood");
+    own("module = \"app.wat\"\nsidelight.secret_stores.s = { directory = \"d\" }");
+    fs::create_dir(folder.join("d")).expect("a folder");
+    link(&sidelight.path("outside/tok"), "d/tok");
+    refused("d is not in the service's folder");
+    own("module = \"app.wat\"\nsidelight.kv_stores.s = { directory = \"d\" }");
+    fs::create_dir(folder.join("d")).expect("a folder");
+    ["d/a", "d/b", "d/c"].into_iter().for_each(|name| link(Path::new("."), name));
+    refused("d is not in the service's folder");
+    // What links to its own is fine.
+    own("module = \"link.wat\"");
+    link(Path::new("app.wat"), "link.wat");
+    sidelight.reload();
+    assert_eq!(sidelight.get_of("a.test", "/").text(), "a");
+    // More than a program can be.
+    own("module = \"large.wasm\"");
+    fs::File::create(folder.join("large.wasm")).and_then(|file| file.set_len(3 << 30)).expect("a file");
+    let verdict = sidelight.reload();
+    assert!(verdict["faulty"][0]["error"].as_str().is_some_and(|error| error.contains("256 MiB")), "{verdict:#}");
+}
+
 fn in_a_moment(more: u64) -> String {
     humantime::format_rfc3339_millis(SystemTime::now() + Duration::from_millis(more)).to_string()
 }

@@ -154,7 +154,27 @@ fn no_memory_at_all() {
     let answer = sidelight.get("/synthetic");
     assert_eq!(answer.status, 503);
     assert!(answer.header("retry-after").is_some());
-    assert!(sidelight.metric("sidelight_refusals_total{reason=\"overloaded\"}") > 0.5);
+    assert!(sidelight.metric("sidelight_refusals_total{reason=\"no_memory\"}") > 0.5);
+    sidelight.log.wait_for(&["memory is short, and there was none", answer.header("x-request-id").expect("an id")]);
+}
+
+/// Many guests of one service, none of them large, that hold what they have: theirs are kept back, and others go on being served, those that
+/// need some memory themselves too.
+#[test]
+fn many_small_ones_that_hold_what_they_have() {
+    let sidelight = beside("[limits]\ntotal_memory_mib = 400\nqueue_timeout = \"300ms\"", "").start();
+    others_are_served(&sidelight);
+    std::thread::scope(|scope| {
+        for _ in 0..30 {
+            scope.spawn(|| assert!([200, 503].contains(&sidelight.get_of("greedy.test", "/memory?mib=30&ms=4000").status)));
+        }
+        sidelight.log.wait_for(&["memory is"]);
+        for _ in 0..20 {
+            others_are_served(&sidelight);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    assert!(sidelight.metric("sidelight_guest_memory_refused_total{service=\"greedy\",reason=\"shortage\"}") >= 1.0);
 }
 
 /// Guests that only wait for a further request have the places that somebody else needs.

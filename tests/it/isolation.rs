@@ -52,8 +52,7 @@ fn nothing_is_left_of_a_sandbox_that_was_reused() {
         reusing.display()
     );
     let manifest = "manifest_version = 3\nname = \"looking\"\n[local_server.kv_stores]\ncatalog = []\n";
-    let sidelight =
-        Setup::host(&host).file("looking.toml", manifest).arg("--max-sandboxes 1 --queue-timeout 30s --reuse-idle 1h").start();
+    let sidelight = Setup::host(&host).file("looking.toml", manifest).arg("--max-sandboxes 1 --queue-timeout 30s --reuse-idle 1h").start();
     let body = MARK.repeat(2000);
     for path in ["/", "/keep", "/trap", "/"] {
         for _ in 0..3 {

@@ -24,6 +24,15 @@ languages!(
     }
 );
 
+/// What a program logs cannot look like a line of somebody else's.
+#[test]
+fn a_record_is_one_line() {
+    let sidelight = Setup::behaviours("rust").start();
+    sidelight.get("/log?msg=a%0a2026-01-01T00:00:00Z%20%20WARN%20made%20up%0db");
+    let line = sidelight.log.wait_for(&["sidelight::guest_log", r"a\n2026-01-01T00:00:00Z  WARN made up\rb"]);
+    assert!(line.starts_with("20") && !sidelight.log.text().contains("\n2026-01-01"), "{line}");
+}
+
 #[test]
 fn json_lines() {
     let sidelight = Setup::behaviours("rust").arg("--log-format json").start();

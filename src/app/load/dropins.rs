@@ -16,6 +16,7 @@ use crate::config::logs::Sink;
 use crate::config::services::ServiceEntry;
 use crate::config::stores::{SecretStore, SecretText};
 use crate::config::{Config, ConfigError, HostConfig};
+use crate::services::data;
 
 /// What a service's own settings are in.
 const SETTINGS: [&str; 2] = ["service.toml", "service.json"];
@@ -63,7 +64,9 @@ pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>
 
 impl Reader {
     fn dropped(&mut self, name: &str, folder: &Path, allowed: &[String], host: &HostConfig) -> Option<ServicePlan> {
-        let there = |names: [&str; 2]| names.map(|name| folder.join(name)).into_iter().filter(|path| path.is_file()).collect::<Vec<_>>();
+        let there = |names: [&str; 2]| {
+            names.map(|name| folder.join(name)).into_iter().filter(|path| is_regular(path) && is_within(path, folder)).collect::<Vec<_>>()
+        };
         let [settings] = &there(SETTINGS)[..] else {
             // Whichever comes, it is seen.
             self.documents.extend(SETTINGS.map(|name| folder.join(name)));
@@ -80,6 +83,13 @@ impl Reader {
             && let Some(manifest) = there(MANIFESTS).into_iter().next()
         {
             entry.manifest = Some((Spanned::new(place..place, manifest.display().to_string()), manifest));
+        }
+        // Before it is read.
+        if let Some((_, manifest)) = &entry.manifest
+            && !is_within(manifest, folder)
+        {
+            self.problems.push(Problem::at(entry.name.span(), outside(manifest)).hint(OWN_FILES));
+            return None;
         }
         match end(folder) {
             Ok(None) => {}
@@ -122,16 +132,8 @@ impl Reader {
         });
         let manifest = entry.manifest.iter().map(|(_, path)| path.as_path());
         let named = plan.config.own_files().into_iter().chain(sinks).chain(manifest).chain(plan.module.file());
-        let outside: BTreeSet<&Path> = named.filter(|path| !is_within(path, folder)).collect();
-        let mut faults: Vec<(String, &str)> = outside
-            .into_iter()
-            .map(|path| {
-                (
-                    format!("{} is not in the service's folder", path.display()),
-                    "a service that comes and goes has the files beside its settings",
-                )
-            })
-            .collect();
+        let elsewhere: BTreeSet<&Path> = named.filter(|path| !is_within(path, folder)).collect();
+        let mut faults: Vec<(String, &str)> = elsewhere.into_iter().map(|path| (outside(path), OWN_FILES)).collect();
         if let Some(variable) = variable(&plan.config) {
             let message = format!("a secret is to be the environment variable {variable}, which is the host's");
             faults.push((message, "file = \"name\", beside its settings"));
@@ -148,25 +150,62 @@ impl Reader {
     }
 }
 
+const OWN_FILES: &str =
+    "a service that comes and goes has the files beside its settings: files and folders, no links out of its folder, no pipes, no devices";
+
+fn outside(path: &Path) -> String {
+    format!("{} is not in the service's folder", path.display())
+}
+
 /// Since when a service is there: of two that want the same, the older has it, also after a restart.
 fn since(folder: &Path) -> SystemTime {
-    let told = std::fs::read_to_string(folder.join(SINCE)).ok().and_then(|text| humantime::parse_rfc3339(text.trim()).ok());
+    let told = said(folder, SINCE).ok().and_then(|text| humantime::parse_rfc3339(text.trim()).ok());
     told.or_else(|| std::fs::metadata(folder).and_then(|found| found.created().or_else(|_| found.modified())).ok())
         .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// When a service ends, as whoever wrote its folder says.
 fn end(folder: &Path) -> Result<Option<SystemTime>, String> {
-    match std::fs::read_to_string(folder.join(EXPIRES)) {
+    match said(folder, EXPIRES) {
         Ok(text) => humantime::parse_rfc3339(text.trim()).map(Some).map_err(|_| text.trim().to_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// By its name alone: no step leads out of the folder.
+/// No step of its name leads out of the folder, and no link either; and it is a file or a folder, if it is there: what else there is holds up
+/// whoever reads it, or has no end. (A link that is put in its place after this moment, by somebody who is quick, is followed.)
 fn is_within(path: &Path, folder: &Path) -> bool {
-    path.strip_prefix(folder).is_ok_and(|rest| rest.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)))
+    let by_name =
+        path.strip_prefix(folder).is_ok_and(|rest| rest.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)));
+    let Ok(folder) = folder.canonicalize() else { return false };
+    let leads_within = |path: &Path| path.canonicalize().is_ok_and(|found| found.starts_with(&folder));
+    by_name
+        && match std::fs::metadata(path) {
+            Ok(what) if what.is_dir() => {
+                // Each of what is in it, however deep.
+                leads_within(path)
+                    && data::files(path, true).is_ok_and(|files| files.iter().all(|(_, file)| is_regular(file) && leads_within(file)))
+            }
+            Ok(what) => what.is_file() && leads_within(path),
+            // Not there, or not yet, as a log; nor is it a link to what is not there.
+            Err(_) => {
+                std::fs::symlink_metadata(path).is_err() && path.ancestors().skip(1).find(|above| above.exists()).is_some_and(leads_within)
+            }
+        }
+}
+
+fn is_regular(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|what| what.is_file())
+}
+
+/// What a small file of the folder says; nothing, if it leads elsewhere.
+fn said(folder: &Path, name: &str) -> std::io::Result<String> {
+    let path = folder.join(name);
+    match is_within(&path, folder) {
+        true => std::fs::read_to_string(path),
+        false => Err(std::io::Error::other("it is not in the service's folder")),
+    }
 }
 
 /// A variable of the process that a secret is to be read from.

@@ -23,7 +23,7 @@ use super::journal::{self, Journal, Put, Record};
 use super::object::{Object, Place};
 use super::store::Store;
 use crate::http::BodyError;
-use crate::services::data::DataError;
+use crate::services::data::{self, DataError};
 use crate::telemetry::clock;
 
 /// Bytes that are checked together.
@@ -139,7 +139,7 @@ impl Disk {
     pub(super) fn open(data_dir: &Path, bound: u64, largest: u64) -> Result<Self, DataError> {
         let folder = data_dir.join("cache");
         let fail = |error: io::Error| unusable(&folder, &error);
-        fs::create_dir_all(folder.join("bodies")).map_err(fail)?;
+        data::own_folder(&folder.join("bodies")).map_err(fail)?;
         let lock = File::create(folder.join("lock")).map_err(fail)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let text =

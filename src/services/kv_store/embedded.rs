@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use super::{Entry, Error, Insert, KvStore, Listing, Mode, Page, Seed, Seeding, joined};
 use crate::config::state::Reseed;
+use crate::services::data;
 use crate::telemetry::clock;
 
 /// The format of what is in the tables.
@@ -100,7 +101,7 @@ impl Files {
         if let Some(file) = open.get(&path).and_then(Weak::upgrade) {
             return Ok(file);
         }
-        std::fs::create_dir_all(folder).map_err(|error| OpenError::Folder { path: folder.to_owned(), error })?;
+        data::own_folder(folder).map_err(|error| OpenError::Folder { path: folder.to_owned(), error })?;
         // One that was ours until a moment ago is let go of by the thread of its writes, at its own time.
         let mut tries = if open.contains_key(&path) { 100 } else { 0 };
         let file = loop {
@@ -307,6 +308,9 @@ fn open(path: &Path) -> Result<Database, OpenError> {
     if std::fs::metadata(path).is_ok_and(|found| found.len() == 0) {
         tracing::warn!(target: "sidelight::state", file = %path.display(), "this file has no bytes and is taken for a new one");
     }
+    // Made here, if it is not there: with a mode of its own.
+    use std::os::unix::fs::OpenOptionsExt as _;
+    drop(std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path));
     let database = redb::Builder::new().set_cache_size(CACHE).create(path).map_err(|error| unopened(path, error))?;
     let found = || -> Result<u64, redb::Error> {
         let transaction = database.begin_write()?;

@@ -19,7 +19,7 @@ use tracing::field;
 use crate::config::Config;
 use crate::config::logs::Sink;
 use crate::telemetry::trace::context::Remote;
-use crate::telemetry::{LogTap, clock};
+use crate::telemetry::{LogTap, clock, logs};
 
 pub use queue::Queue;
 
@@ -138,7 +138,7 @@ impl Endpoints {
         }
         self.written.inc();
         let text = String::from_utf8_lossy(record);
-        let text = text.trim_end_matches('\n');
+        let text = logs::one_line(text.trim_end_matches('\n'));
         let (service, endpoint) = (&*self.service, &*endpoint.name);
         let trace_id = span.map(|span| field::display(span.trace));
         let cut_bytes = (cut > 0).then_some(cut);
