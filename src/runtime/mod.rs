@@ -208,7 +208,11 @@ impl Runtime {
         // Each of them that compiles takes some 30 MiB for a large program: no more of them than cores are given, and no more than
         // a small container has room for. Whoever embeds this may have a pool already.
         drop(
-            rayon::ThreadPoolBuilder::new().num_threads(config.threads.clamp(1, COMPILERS)).start_handler(|_| stand_back()).build_global(),
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(config.threads.clamp(1, COMPILERS))
+                .thread_name(|_| "compiling".to_owned())
+                .start_handler(|_| stand_back())
+                .build_global(),
         );
         let heavy = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads.max(1))
