@@ -48,8 +48,11 @@ fuzz_target!(|input: &[u8]| {
         1 => drop(told(ConfigStore::open(&ConfigSettings::File(FILE.clone())))),
         2 => drop(told(SecretStore::open(&SecretSettings::File(FILE.clone())))),
         3 | 4 => {
-            let settings =
-                if kind % 7 == 3 { GeoSettings { file: file(), ..GeoSettings::default() } } else { GeoSettings { city: file(), ..GeoSettings::default() } };
+            let settings = if kind % 7 == 3 {
+                GeoSettings { file: file(), ..GeoSettings::default() }
+            } else {
+                GeoSettings { city: file(), ..GeoSettings::default() }
+            };
             if let Some(geo) = told(Geo::open(&settings)) {
                 addresses.into_iter().for_each(|address| drop(geo.lookup(address)));
             }
