@@ -17,7 +17,7 @@ use crate::config::services::ServiceEntry;
 use crate::config::settings::{Machine, Settings};
 use crate::config::{Config, ConfigError, HostConfig, HttpVersions, ModuleSource, Rollout};
 use crate::runtime::Route;
-use crate::runtime::source::packed_manifest;
+use crate::runtime::source::{MAX_SIZE, packed_manifest};
 use crate::telemetry::clock;
 
 /// What is asked for: files and settings, as the command line has them.
@@ -231,7 +231,7 @@ impl Reader {
     /// The manifest in a package.
     fn packed(&mut self, program: &Path) -> Option<(PathBuf, Node)> {
         // A package is a file, of no more than a program may have.
-        std::fs::metadata(program).ok().filter(|what| what.is_file() && what.len() <= 256 << 20)?;
+        std::fs::metadata(program).ok().filter(|what| what.is_file() && what.len() <= MAX_SIZE as u64)?;
         let text = packed_manifest(&std::fs::read(program).ok()?)?;
         let name = program.join("fastly.toml");
         let base = self.sources.add(&name, &text);

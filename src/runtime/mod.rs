@@ -331,18 +331,23 @@ impl Runtime {
             Some(permits) => Some(permits.clone().acquire_owned().await.ok()?),
             None => None,
         };
-        let host = match self.sandboxes.clone().try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                // Of another service, since a guest of its own would have had the request.
-                self.resting.send_one_away();
-                self.sandboxes.clone().acquire_owned().await.ok()?
+        loop {
+            // Before it takes a place that another service could use meanwhile.
+            while !self.memory.admits(&snapshot.memory) {
+                tokio::time::sleep(SAMPLE_OF_MEMORY).await;
             }
-        };
-        while !self.memory.admits(&snapshot.memory) {
-            tokio::time::sleep(SAMPLE_OF_MEMORY).await;
+            let host = match self.sandboxes.clone().try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => {
+                    // Of another service, since a guest of its own would have had the request.
+                    self.resting.send_one_away();
+                    self.sandboxes.clone().acquire_owned().await.ok()?
+                }
+            };
+            if self.memory.admits(&snapshot.memory) {
+                return Some(Permit { _service: service, _host: host });
+            }
         }
-        Some(Permit { _service: service, _host: host })
     }
 
     /// Records where guests of a program spend their CPU time, for a while: a profile for profiler.firefox.com. `None`: another

@@ -16,8 +16,8 @@ use serde_json::Value as Json;
 use super::code_cache::digest;
 use crate::config::{HostConfig, ModuleSource};
 
-/// Largest program, and largest package.
-const MAX_SIZE: usize = 256 << 20;
+/// Largest program, and largest package, in bytes.
+pub const MAX_SIZE: usize = 256 << 20;
 
 /// Time for a registry or server to answer, and between two pieces of what it sends.
 const PATIENCE: Duration = Duration::from_secs(30);
