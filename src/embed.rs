@@ -135,7 +135,7 @@ impl Builder {
         let threads = threads(host.threads).map_err(|error| internal(&error))?;
         let current: Arc<Current> = Arc::default();
         let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
-        let platform = Arc::new(Platform::for_host(&telemetry, &host).map_err(|error| internal(&error))?);
+        let platform = Arc::new(Platform::for_host(&telemetry, &host, runtime.memory()).map_err(|error| internal(&error))?);
         let reloader = Reloader::new(launch, host.clone(), runtime.clone(), platform, current.clone());
         reloader.start()?;
         let listener = threads.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).map_err(|error| internal(&error))?;

@@ -6,7 +6,6 @@ use std::borrow::Cow;
 use crate::http::BodyError;
 use crate::http::body::ReaderGone;
 use crate::sandbox::downstream::ClientGone;
-use crate::sandbox::kv::AddError;
 use crate::sandbox::{BadHandle, NextError, RegisterError, TableFull, TooMuchHeld};
 use crate::services::backend::SendError;
 use crate::services::{cache, erl, kv_store, log};
@@ -148,15 +147,6 @@ impl From<TooMuchHeld> for HostError {
     }
 }
 
-impl From<AddError> for HostError {
-    fn from(error: AddError) -> Self {
-        match error {
-            AddError::Full(full) => full.into(),
-            AddError::Held(held) => held.into(),
-        }
-    }
-}
-
 impl From<BodyError> for HostError {
     fn from(error: BodyError) -> Self {
         let status = match &error {
@@ -195,7 +185,7 @@ impl From<RegisterError> for HostError {
     fn from(error: RegisterError) -> Self {
         let status = match &error {
             RegisterError::NameInUse(_) => Status::Error,
-            RegisterError::TooMany(_) => Status::LimitExceeded,
+            RegisterError::TooMany(_) | RegisterError::Held(_) => Status::LimitExceeded,
             RegisterError::NotAllowed(_) => Status::Unsupported,
         };
         Self::Status(status, error.to_string().into())

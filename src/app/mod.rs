@@ -251,7 +251,7 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
         listeners.iter().chain(secure.as_ref().map(|(_, bound)| bound)).chain(&admin).chain(&probed).filter_map(Bound::file).collect();
     let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
     let current: Arc<Current> = Arc::default();
-    let platform = Platform::for_host(&telemetry, &host).map_err(|error| Exit::Manifest(error.to_string()))?;
+    let platform = Platform::for_host(&telemetry, &host, runtime.memory()).map_err(|error| Exit::Manifest(error.to_string()))?;
     platform.connector.keep_off(admin.iter().chain(&probed).filter_map(Bound::tcp).collect());
     let platform = Arc::new(platform);
     let reloader = Arc::new(Reloader::new(launch, host.clone(), runtime.clone(), platform.clone(), current.clone()));

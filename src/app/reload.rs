@@ -372,35 +372,7 @@ impl Reloader {
         if verdict.result == Outcome::Ok {
             metrics.reload_success_time.set(i64::try_from(clock::unix().as_secs()).unwrap_or(i64::MAX));
         }
-        let Verdict { generation, ms, .. } = verdict;
-        match verdict.result {
-            Outcome::Failed if verdict.cause == "start" => {}
-            Outcome::Failed if verdict.cause == "trial" => {
-                tracing::error!(generation, "{}", verdict.error.as_deref().unwrap_or_default());
-            }
-            Outcome::Failed => {
-                let error = verdict.error.as_deref().unwrap_or_default();
-                tracing::error!(
-                    cause = verdict.cause,
-                    generation,
-                    "the new configuration cannot be used; the last good one serves on\n{error}"
-                );
-            }
-            Outcome::Unchanged if verdict.cause == "poll" => tracing::debug!(generation, ms, "no tag has moved"),
-            Outcome::Unchanged if well => {
-                tracing::info!(cause = verdict.cause, generation, ms, "nothing to change: what the files say is what is served");
-            }
-            Outcome::Unchanged => {
-                tracing::info!(cause = verdict.cause, generation, ms, "nothing has changed since a generation was taken back")
-            }
-            Outcome::Ok => {
-                let (changed, removed) = (verdict.changed.join(", "), verdict.removed.join(", "));
-                tracing::info!(cause = verdict.cause, generation, changed, removed, ms, "configuration in force");
-            }
-        }
-        if !verdict.restart_needed.is_empty() {
-            tracing::warn!("changed, and in force only after a restart: {}", verdict.restart_needed.join(", "));
-        }
+        verdict.log(well);
     }
 
     fn build(&self, state: &mut State, verdict: &mut Verdict) -> Result<(), Refusal> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::config::diagnostics::Report;
+use crate::telemetry::logs::{self, Format};
 
 /// What became of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -131,4 +132,41 @@ pub struct Status {
     pub expired: BTreeMap<String, String>,
     /// Attempts, the last first.
     pub reloads: Vec<Verdict>,
+}
+
+/// As the reloader's own.
+const TARGET: &str = "sidelight::app::reload";
+
+impl Verdict {
+    /// Says in the log what came of it; `well`: what is served is what the files say.
+    pub fn log(&self, well: bool) {
+        let Self { generation, cause, ms, .. } = *self;
+        let error = self.error.as_deref().unwrap_or_default();
+        match self.result {
+            Outcome::Failed if cause == "start" => {}
+            Outcome::Failed if cause == "trial" => tracing::error!(target: TARGET, generation, "{error}"),
+            Outcome::Failed => {
+                const WHAT: &str = "the new configuration cannot be used; the last good one serves on";
+                match logs::format() {
+                    // Fields would stand behind the last of several lines.
+                    Format::Text => tracing::error!(target: TARGET, "{WHAT} (cause: {cause}, generation {generation})\n{error}"),
+                    Format::Json => tracing::error!(target: TARGET, cause, generation, "{WHAT}\n{error}"),
+                }
+            }
+            Outcome::Unchanged if cause == "poll" => tracing::debug!(target: TARGET, generation, ms, "no tag has moved"),
+            Outcome::Unchanged if well => {
+                tracing::info!(target: TARGET, cause, generation, ms, "nothing to change: what the files say is what is served");
+            }
+            Outcome::Unchanged => {
+                tracing::info!(target: TARGET, cause, generation, ms, "nothing has changed since a generation was taken back");
+            }
+            Outcome::Ok => {
+                let (changed, removed) = (self.changed.join(", "), self.removed.join(", "));
+                tracing::info!(target: TARGET, cause, generation, changed, removed, ms, "configuration in force");
+            }
+        }
+        if !self.restart_needed.is_empty() {
+            tracing::warn!(target: TARGET, "changed, and in force only after a restart: {}", self.restart_needed.join(", "));
+        }
+    }
 }

@@ -709,6 +709,11 @@ fn near_misses(document: &Node) -> Vec<Problem> {
     near.collect()
 }
 
+/// The key that one which nobody knows was perhaps meant to be.
+pub fn near(key: &str) -> Option<&'static str> {
+    shape::nearest(key, OTHERS.into_iter())
+}
+
 /// Keys at the top that are other tools' business, or nobody's.
 pub fn ignored(document: &Node) -> Vec<&str> {
     let Value::Table(entries) = &document.value else { return Vec::new() };

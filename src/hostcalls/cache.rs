@@ -52,11 +52,12 @@ fn lookup(sandbox: &mut Sandbox, name: Str, options: LookupOptions) -> HostResul
     let cache = cache(sandbox, options.service.as_ref())?;
     let headers = headers(sandbox, options.request)?;
     let key = key(&cache, &name)?;
+    let charge = sandbox.charge_lookup(headers.len())?;
     let found = cache.lookup(&key, &headers);
     cache.count("core", found.as_ref().map_or("miss", |found| if found.phase == Phase::Fresh { "hit" } else { "stale" }));
     let lookup = Outcome { found, ..Outcome::default() }.into();
     let always_range = options.always_range;
-    Ok(sandbox.add_cache(CacheEntry { kind: CacheUse::Entry, cache, key, lookup, headers, always_range, body: None })?)
+    Ok(sandbox.add_cache(CacheEntry { kind: CacheUse::Entry, cache, key, lookup, headers, always_range, body: None, charge })?)
 }
 
 fn begin(sandbox: &mut Sandbox, name: &Str, options: &LookupOptions, kind: CacheUse) -> HostResult<Entry> {
@@ -64,9 +65,10 @@ fn begin(sandbox: &mut Sandbox, name: &Str, options: &LookupOptions, kind: Cache
     let headers = headers(sandbox, options.request)?;
     let key = key(&cache, name)?;
     sandbox.items.has_room()?;
+    let charge = sandbox.charge_lookup(headers.len())?;
     let lookup = cache.transaction(key, &headers, false, &|| about(name));
     let always_range = options.always_range;
-    Ok(sandbox.add_cache(CacheEntry { kind, cache, key, lookup, headers, always_range, body: None })?)
+    Ok(sandbox.add_cache(CacheEntry { kind, cache, key, lookup, headers, always_range, body: None, charge })?)
 }
 
 fn transaction_lookup(sandbox: &mut Sandbox, name: Str, options: LookupOptions) -> HostResult<Entry> {
@@ -118,6 +120,7 @@ async fn transaction_insert(sandbox: &mut Sandbox, entry: Entry, write: CacheWri
 }
 
 async fn transaction_insert_and_stream_back(sandbox: &mut Sandbox, entry: Entry, write: CacheWrite) -> HostResult<(BodyHandle, Entry)> {
+    let charge = sandbox.charge_lookup(0)?;
     let (body, found) = begun(sandbox, entry, write).await?;
     let of = sandbox.cache(entry, CacheUse::Entry)?;
     let back = CacheEntry {
@@ -128,6 +131,7 @@ async fn transaction_insert_and_stream_back(sandbox: &mut Sandbox, entry: Entry,
         headers: HeaderMap::new(),
         always_range: of.always_range,
         body: None,
+        charge,
     };
     Ok((body, sandbox.add_cache(back)?))
 }
@@ -276,9 +280,10 @@ fn replace(sandbox: &mut Sandbox, name: Str, options: ReplaceOptions) -> HostRes
     let headers = headers(sandbox, options.request)?;
     let key = key(&cache, &name)?;
     sandbox.items.has_room()?;
+    let charge = sandbox.charge_lookup(headers.len())?;
     let lookup = cache.replace(key, &headers, strategy, about(&name));
     let always_range = options.always_range;
-    Ok(sandbox.add_cache(CacheEntry { kind: CacheUse::Replace, cache, key, lookup, headers, always_range, body: None })?)
+    Ok(sandbox.add_cache(CacheEntry { kind: CacheUse::Replace, cache, key, lookup, headers, always_range, body: None, charge })?)
 }
 
 async fn replace_get_state(sandbox: &mut Sandbox, entry: Entry) -> HostResult<u32> {

@@ -1,15 +1,17 @@
 //! Calls that `fastly_http_req` and `fastly_http_resp` share: fields, version and framing of a head.
 
+use std::sync::Arc;
+
 use ::http::{HeaderMap, HeaderValue, Version};
 
 use crate::abi::{Buf, HostResult, Paged, Registrar, Str, fields, versions};
 use crate::http::head::Framing;
-use crate::sandbox::{GuestRequest, GuestResponse, Handle, Sandbox, Table};
+use crate::sandbox::{Account, GuestRequest, GuestResponse, Handle, Sandbox, Table};
 
 /// A head as a guest holds it.
 pub(super) trait Message: Sized + 'static {
-    /// Where the sandbox keeps them.
-    fn table(sandbox: &mut Sandbox) -> &mut Table<Self>;
+    /// Where the sandbox keeps them, and whose memory that is.
+    fn table(sandbox: &mut Sandbox) -> (&mut Table<Self>, &Arc<Account>);
     fn headers(&mut self) -> &mut HeaderMap;
     fn version(&mut self) -> &mut Version;
     fn framing(&mut self) -> &mut Framing;
@@ -18,8 +20,8 @@ pub(super) trait Message: Sized + 'static {
 macro_rules! message {
     ($kind:ty, $table:ident) => {
         impl Message for $kind {
-            fn table(sandbox: &mut Sandbox) -> &mut Table<Self> {
-                &mut sandbox.$table
+            fn table(sandbox: &mut Sandbox) -> (&mut Table<Self>, &Arc<Account>) {
+                (&mut sandbox.$table, &sandbox.account)
             }
             fn headers(&mut self) -> &mut HeaderMap {
                 &mut self.head.headers
@@ -37,15 +39,20 @@ message!(GuestRequest, requests);
 message!(GuestResponse, responses);
 
 fn get<M: Message>(sandbox: &mut Sandbox, message: Handle<M>) -> HostResult<&mut M> {
-    Ok(M::table(sandbox).get_mut(message)?)
+    Ok(M::table(sandbox).0.get_mut(message)?)
+}
+
+fn edited<M: Message>(sandbox: &mut Sandbox, message: Handle<M>) -> HostResult<(&mut HeaderMap, &Arc<Account>)> {
+    let (table, account) = M::table(sandbox);
+    Ok((table.get_mut(message)?.headers(), account))
 }
 
 fn new<M: Message + Default>(sandbox: &mut Sandbox) -> HostResult<Handle<M>> {
-    Ok(M::table(sandbox).insert(M::default())?)
+    Ok(M::table(sandbox).0.insert(M::default())?)
 }
 
 fn close<M: Message>(sandbox: &mut Sandbox, message: Handle<M>) -> HostResult<()> {
-    M::table(sandbox).take(message)?;
+    M::table(sandbox).0.take(message)?;
     Ok(())
 }
 
@@ -76,15 +83,18 @@ fn header_values_get<M: Message>(sandbox: &mut Sandbox, message: Handle<M>, name
 }
 
 fn header_values_set<M: Message>(sandbox: &mut Sandbox, message: Handle<M>, name: Str, values: Str) -> HostResult<()> {
-    fields::set_values(get(sandbox, message)?.headers(), &name, &values)
+    let (headers, account) = edited(sandbox, message)?;
+    fields::set_values(headers, account, &name, &values)
 }
 
 fn header_insert<M: Message>(sandbox: &mut Sandbox, message: Handle<M>, name: Str, value: Str) -> HostResult<()> {
-    fields::insert(get(sandbox, message)?.headers(), &name, &value)
+    let (headers, account) = edited(sandbox, message)?;
+    fields::insert(headers, account, &name, &value)
 }
 
 fn header_append<M: Message>(sandbox: &mut Sandbox, message: Handle<M>, name: Str, value: Str) -> HostResult<()> {
-    fields::append(get(sandbox, message)?.headers(), &name, &value)
+    let (headers, account) = edited(sandbox, message)?;
+    fields::append(headers, account, &name, &value)
 }
 
 fn header_remove<M: Message>(sandbox: &mut Sandbox, message: Handle<M>, name: Str) -> HostResult<()> {

@@ -25,7 +25,7 @@ async fn read(sandbox: &mut Sandbox, body: BodyHandle, room: Capacity) -> HostRe
     if let Err(error) = &read
         && !failed_before
     {
-        tracing::warn!(target: "sidelight::guest", request_id = sandbox.id(), %error, "a body that a guest reads broke off");
+        tracing::warn!(target: "sidelight::guest", service = sandbox.config.name, request_id = sandbox.id(), %error, "a body that a guest reads broke off");
     }
     Ok(Buf(read?))
 }
@@ -41,12 +41,12 @@ async fn write(sandbox: &mut Sandbox, body: BodyHandle, data: Bytes64K, end: u32
     };
     match sandbox.items.get_mut(body)? {
         AsyncItem::Body(body) => {
+            let bytes = sandbox.account.keep(data.0)?;
             if front {
-                body.push_front(data.0);
+                body.push_front(bytes);
             } else {
-                body.push_back(data.0);
+                body.push_back(bytes);
             }
-            sandbox.hold(length)?;
         }
         AsyncItem::Streaming(_) if front => return Err(BadHandle.into()),
         AsyncItem::Streaming(writer) => writer.write(data.0).await?,
@@ -131,7 +131,7 @@ fn trailer_append(sandbox: &mut Sandbox, body: BodyHandle, name: Str, value: Str
             return Err(BadHandle.into());
         }
     };
-    fields::append(trailers, &name, &value)
+    fields::append(trailers, &sandbox.account, &name, &value)
 }
 
 /// The trailers of a body that has been read to its end; AGAIN before that.

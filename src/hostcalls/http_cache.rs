@@ -35,11 +35,12 @@ fn begin(sandbox: &mut Sandbox, request: Request, options: &HttpLookup, waits: b
     let about = format!("{} {}", head.method, http_cache::about(&head));
     let decision = Decision::new(&sandbox.asker(), about.into(), true);
     let cache = &sandbox.services.cache;
+    let charge = sandbox.charge_lookup(head.headers.len())?;
     let transaction = match waits {
         true => Transaction::begin(cache, head, options.key, decision),
         false => Transaction::peek(cache, head, options.key, decision),
     };
-    Ok(sandbox.add_http_cache(transaction)?)
+    Ok(sandbox.add_http_cache(transaction, charge)?)
 }
 
 fn lookup(sandbox: &mut Sandbox, request: Request, options: HttpLookup) -> HostResult<Entry> {
@@ -72,8 +73,9 @@ async fn transaction_insert_and_stream_back(
 ) -> HostResult<(BodyHandle, Entry)> {
     let head = sandbox.responses.get(given)?.head.clone();
     sandbox.items.has_room()?;
+    let charge = sandbox.charge_lookup(0)?;
     let (writer, back) = sandbox.http_cache(entry)?.insert(&head, options.0).await?;
-    Ok((sandbox.add_writer(writer)?, sandbox.add_http_cache(back)?))
+    Ok((sandbox.add_writer(writer)?, sandbox.add_http_cache(back, charge)?))
 }
 
 async fn transaction_update(sandbox: &mut Sandbox, entry: Entry, given: Response, options: HttpWrite) -> HostResult<()> {
@@ -90,8 +92,9 @@ async fn transaction_update_and_return_fresh(
 ) -> HostResult<Entry> {
     let response = response(sandbox, entry, given)?;
     sandbox.items.has_room()?;
+    let charge = sandbox.charge_lookup(0)?;
     let fresh = sandbox.http_cache(entry)?.update(&response.head, options.0).await?;
-    Ok(sandbox.add_http_cache(fresh)?)
+    Ok(sandbox.add_http_cache(fresh, charge)?)
 }
 
 async fn transaction_choose_stale(sandbox: &mut Sandbox, entry: Entry) -> HostResult<()> {

@@ -9,14 +9,16 @@ use ::http::{HeaderValue, Method, Uri};
 
 use super::{client, heads};
 use crate::abi::backend::BackendRecord;
-use crate::abi::fields::{parse_name, parse_value};
+use crate::abi::fields::{kept, parse_name};
 use crate::abi::status::ErrorDetail;
 use crate::abi::values::{CacheOverrideRecord, Digest16, Handles, InspectRecord};
 use crate::abi::{Buf, HostError, HostResult, Paged, Registrar, Status, Str, WithDetail};
 use crate::config::{self, resolve};
 use crate::http::head::field_names;
 use crate::http::{Body, framing};
-use crate::sandbox::{BadHandle, Edit, EditTarget, GuestRequest, GuestResponse, HandOff, Handle, PendingRequest, Reply, Sandbox};
+use crate::sandbox::{
+    BadHandle, Edit, EditTarget, GuestRequest, GuestResponse, HandOff, Handle, PendingRequest, Reply, Sandbox, TooMuchHeld,
+};
 use crate::services::backend::{self, Backend, SendError};
 use crate::services::http_cache::readthrough::{self, Override, Sender};
 
@@ -26,6 +28,9 @@ type Answer = (Handle<GuestResponse>, BodyHandle);
 
 /// Changes one response may have waiting.
 const MAX_EDITS: usize = 256;
+
+/// Requests to backends that a guest may make however short of memory the process is: as many as production allows.
+const FEW_SENDS: u32 = 32;
 
 /// Longest URI, in bytes (production's limit).
 const MAX_URI: usize = 8192;
@@ -135,7 +140,12 @@ fn take(sandbox: &mut Sandbox, request: Request, body: BodyHandle, name: &Str, s
     let body = if streaming { sandbox.stream_body(body)? } else { sandbox.take_body(body)? };
     let name = String::from_utf8_lossy(name);
     let backend = sandbox.backend(&name).cloned().ok_or_else(|| SendError::DestinationNotFound(name.into_owned()));
-    if sandbox.meter.send() > sandbox.bounds.sends {
+    let sends = sandbox.meter.send();
+    if sends > FEW_SENDS && sandbox.account.is_short() {
+        sandbox.meter.refuse_memory(true);
+        return Err(TooMuchHeld::Short.into());
+    }
+    if sends > sandbox.bounds.sends {
         let text = format!("more than {} requests to backends", sandbox.bounds.sends);
         return Err(HostError::Status(Status::LimitExceeded, text.into()));
     }
@@ -180,6 +190,7 @@ fn received(
             sandbox.meter.large_head();
             tracing::warn!(
                 target: "sidelight::limits",
+                service = sandbox.config.name,
                 request_id = sandbox.id(),
                 bytes = size,
                 limit,
@@ -338,13 +349,17 @@ fn register_dynamic_backend(sandbox: &mut Sandbox, name: Str, target: Str, recor
         None => None,
         Some((certificate, key)) => Some(config::ClientCertificate {
             certificate: config::Pem::Inline(certificate.clone()),
-            key: config::Pem::Secret(sandbox.secrets.get(Handle::<config::Secret>::from_raw(*key))?.clone()),
+            key: config::Pem::Secret(sandbox.secrets.get(Handle::<config::Secret>::from_raw(*key))?.secret.clone()),
         }),
     };
     let port = target.port_u16().unwrap_or(if record.tls { 443 } else { 80 });
     let host = target.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let pooled = record.pooled;
-    Ok(sandbox.register(settings(name, host, port, client, record), pooled)?)
+    let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let texts = [&record.ca, &record.override_host, &record.cert_host, &record.ciphers, &record.sni].map(of);
+    let certificates = record.client.as_ref().map_or(0, |(chain, _)| chain.len());
+    let bytes = name.len() + texts.iter().sum::<usize>() + certificates;
+    Ok(sandbox.register(settings(name, host, port, client, record), pooled, bytes)?)
 }
 
 /// What a record leaves out is as in production (fastly:compute WIT, `dynamic-backend-options`).
@@ -408,11 +423,15 @@ fn queue(sandbox: &mut Sandbox, pending: Handle<PendingRequest>, target: u32, ed
 }
 
 fn pending_req_header_insert(sandbox: &mut Sandbox, pending: Handle<PendingRequest>, name: Str, value: Str, target: u32) -> HostResult<()> {
-    queue(sandbox, pending, target, Edit::Insert(parse_name(&name)?, parse_value(&value)?))
+    let name = parse_name(&name)?;
+    let value = kept(&sandbox.account, &name, &value, 0)?;
+    queue(sandbox, pending, target, Edit::Insert(name, value))
 }
 
 fn pending_req_header_append(sandbox: &mut Sandbox, pending: Handle<PendingRequest>, name: Str, value: Str, target: u32) -> HostResult<()> {
-    queue(sandbox, pending, target, Edit::Append(parse_name(&name)?, parse_value(&value)?))
+    let name = parse_name(&name)?;
+    let value = kept(&sandbox.account, &name, &value, 0)?;
+    queue(sandbox, pending, target, Edit::Append(name, value))
 }
 
 fn pending_req_header_remove(sandbox: &mut Sandbox, pending: Handle<PendingRequest>, name: Str, target: u32) -> HostResult<()> {
@@ -446,7 +465,7 @@ fn hand_websocket(sandbox: &mut Sandbox, request: Option<Request>, name: &Str) -
 
 fn hand_grip(sandbox: &mut Sandbox, request: Option<Request>, name: &Str) -> HostResult<()> {
     let Some(proxy) = sandbox.services.backends.grip_proxy().cloned() else {
-        tracing::warn!(target: "sidelight::guest", request_id = sandbox.id(), "a client was to be handed to Fanout, and there is no GRIP proxy: --grip-proxy says where a Pushpin is");
+        tracing::warn!(target: "sidelight::guest", service = sandbox.config.name, request_id = sandbox.id(), "a client was to be handed to Fanout, and there is no GRIP proxy: --grip-proxy says where a Pushpin is");
         return Err(HostError::unsupported("there is no GRIP proxy"));
     };
     hand_off(sandbox, request, name, Some(proxy))

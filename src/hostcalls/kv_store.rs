@@ -20,7 +20,7 @@ fn open(sandbox: &mut Sandbox, name: Str) -> HostResult<Handle<Store>> {
 
 fn lookup(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, _: KvOptions) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    let pending = PendingKv::lookup(sandbox.kv_room(0)?, store, kv_key(&key)?);
+    let pending = PendingKv::lookup(sandbox.kv_room()?, sandbox.account.clone(), store, kv_key(&key)?);
     Ok(sandbox.add_kv(pending)?)
 }
 
@@ -44,7 +44,6 @@ async fn looked_up(sandbox: &mut Sandbox, pending: Handle<PendingKv>, room: Meta
         return Ok(KvAnswer::ok(Some(KvTaken { body: None, metadata, generation })));
     }
     sandbox.end_kv(pending)?;
-    sandbox.hold(value.len())?;
     let body = sandbox.add_body(Body::from(value))?;
     Ok(KvAnswer::ok(Some(KvTaken { body: Some(body.raw()), metadata, generation })))
 }
@@ -70,7 +69,7 @@ fn insert(
     let value = sandbox.take_body(body)?;
     let mut how = options.0?;
     how.interval = interval(sandbox.config.limits.kv_writes_per_second);
-    let pending = PendingKv::insert(sandbox.kv_room(value.held(0))?, store, kv_key(&key)?, value, how);
+    let pending = PendingKv::insert(sandbox.kv_room()?, store, kv_key(&key)?, value, how);
     Ok(sandbox.add_kv(pending)?)
 }
 
@@ -86,7 +85,7 @@ async fn insert_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostR
 
 fn delete(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, _: KvOptions) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    let pending = PendingKv::delete(sandbox.kv_room(0)?, store, kv_key(&key)?);
+    let pending = PendingKv::delete(sandbox.kv_room()?, store, kv_key(&key)?);
     Ok(sandbox.add_kv(pending)?)
 }
 
@@ -116,7 +115,7 @@ fn page(options: &KvListOptions) -> Result<Page, Error> {
 
 fn list(sandbox: &mut Sandbox, store: Handle<Store>, options: KvListOptions) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    let pending = PendingKv::list(sandbox.kv_room(0)?, store, page(&options), options.eventual);
+    let pending = PendingKv::list(sandbox.kv_room()?, store, page(&options), options.eventual);
     Ok(sandbox.add_kv(pending)?)
 }
 

@@ -15,17 +15,14 @@ fn open(sandbox: &mut Sandbox, name: Str) -> HostResult<Handle<Store>> {
 
 fn lookup_async(sandbox: &mut Sandbox, store: Handle<Store>, key: Str) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    let pending = PendingKv::lookup(sandbox.kv_room(0)?, store, kv_key(&key)?);
+    let pending = PendingKv::lookup(sandbox.kv_room()?, sandbox.account.clone(), store, kv_key(&key)?);
     Ok(sandbox.add_kv(pending)?)
 }
 
 /// The value; no handle is a key that is not there.
 async fn pending_lookup_wait(sandbox: &mut Sandbox, pending: Handle<PendingKv>) -> HostResult<Handle<Body>> {
     match sandbox.take_kv(pending, KvOperation::Lookup).await? {
-        Some(KvDone::Lookup(Ok(Some(entry)))) => {
-            sandbox.hold(entry.value.len())?;
-            Ok(sandbox.add_body(Body::from(entry.value))?)
-        }
+        Some(KvDone::Lookup(Ok(Some(entry)))) => Ok(sandbox.add_body(Body::from(entry.value))?),
         Some(KvDone::Lookup(Ok(None))) => Ok(Handle::NONE),
         Some(KvDone::Lookup(Err(error))) => Err(error.into()),
         _ => Err(HostError::inval("no lookup")),
@@ -41,7 +38,7 @@ fn insert_async(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, body: Han
     let store = sandbox.kv_stores.get(store)?.clone();
     let value = sandbox.take_body(body)?;
     let how = Insert { interval: interval(sandbox.config.limits.kv_writes_per_second), ..Insert::default() };
-    let pending = PendingKv::insert(sandbox.kv_room(value.held(0))?, store, kv_key(&key)?, value, how);
+    let pending = PendingKv::insert(sandbox.kv_room()?, store, kv_key(&key)?, value, how);
     Ok(sandbox.add_kv(pending)?)
 }
 
@@ -59,7 +56,7 @@ async fn insert(sandbox: &mut Sandbox, store: Handle<Store>, key: Str, body: Han
 
 fn delete_async(sandbox: &mut Sandbox, store: Handle<Store>, key: Str) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    let pending = PendingKv::delete(sandbox.kv_room(0)?, store, kv_key(&key)?);
+    let pending = PendingKv::delete(sandbox.kv_room()?, store, kv_key(&key)?);
     Ok(sandbox.add_kv(pending)?)
 }
 

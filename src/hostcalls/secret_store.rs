@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::abi::{Buf, Hidden, HostError, HostResult, Registrar, Status, Str};
 use crate::config::Secret;
 use crate::config::stores::is_secret_name;
-use crate::sandbox::{Handle, Sandbox};
+use crate::sandbox::{Handle, HeldSecret, Sandbox};
 use crate::services::secret_store::SecretStore;
 
 fn open(sandbox: &mut Sandbox, name: Str) -> HostResult<Handle<Arc<SecretStore>>> {
@@ -25,7 +25,7 @@ fn get(sandbox: &mut Sandbox, store: Handle<Arc<SecretStore>>, name: Str) -> Hos
         return Err(HostError::inval("no name of a secret"));
     }
     let secret = store.get(name).cloned().ok_or_else(HostError::none)?;
-    Ok(sandbox.secrets.insert(secret)?)
+    Ok(Handle::from_raw(sandbox.secrets.insert(HeldSecret { secret, charge: None })?.raw()))
 }
 
 /// Makes a secret of bytes the guest has, for calls that take the handle of one.
@@ -34,11 +34,12 @@ fn from_bytes(sandbox: &mut Sandbox, bytes: Hidden) -> HostResult<Handle<Secret>
     if bytes.len() > Secret::MAX {
         return Err(HostError::inval("a secret longer than 64 KiB"));
     }
-    Ok(sandbox.secrets.insert(Secret::new(bytes.to_vec()))?)
+    let charge = Some(sandbox.account.charge(bytes.len())?);
+    Ok(Handle::from_raw(sandbox.secrets.insert(HeldSecret { secret: Secret::new(bytes.to_vec()), charge })?.raw()))
 }
 
 fn plaintext(sandbox: &mut Sandbox, secret: Handle<Secret>) -> HostResult<Buf<Secret>> {
-    Ok(Buf(sandbox.secrets.get(secret)?.clone()))
+    Ok(Buf(sandbox.secrets.get(secret)?.secret.clone()))
 }
 
 pub(super) fn module(m: &mut Registrar<'_>) {

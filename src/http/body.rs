@@ -178,17 +178,6 @@ impl Body {
         })
     }
 
-    /// Bytes of memory in pieces that are here, each piece costing `each` beside its bytes.
-    pub fn held(&self, each: usize) -> usize {
-        self.parts
-            .iter()
-            .map(|part| match part {
-                Part::Bytes(bytes) => bytes.len() + each,
-                Part::Stream(_) | Part::Channel(_) => each,
-            })
-            .sum()
-    }
-
     /// A copy, when every byte is here already; bytes are shared, not copied.
     pub fn duplicate(&self) -> Option<Self> {
         let parts = self.parts.iter().map(|part| match part {
@@ -379,7 +368,8 @@ impl BodyWriter {
         // What is here goes in at once, so that who looks next sees it.
         loop {
             match body.try_chunk() {
-                Poll::Ready(Ok(Some(bytes))) => sink.push(bytes, false).await?,
+                // A copy: it is kept for longer than whoever made it may be charged for.
+                Poll::Ready(Ok(Some(bytes))) => sink.push(Bytes::copy_from_slice(&bytes), false).await?,
                 Poll::Ready(Ok(None)) => {
                     if let Some(more) = body.take_trailers() {
                         self.trailers_mut().extend(*more);

@@ -27,7 +27,8 @@ use crate::abi::GuestState;
 use crate::config::{Config, GuestLimits};
 use crate::http::{Body, RequestHead};
 use crate::sandbox::limits::Stopped;
-use crate::sandbox::{Bounds, Client, Current, DownstreamRequest, MemoryLimiter, Meter, Parcel, Part, Received, Reply, Sandbox};
+use crate::sandbox::{Account, Bounds, Client, Current, DownstreamRequest, MemoryLimiter, Meter, Parcel, Received, Reply, Sandbox};
+use crate::services::memory::Part;
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
 use crate::telemetry::service::ServiceMetrics;
@@ -345,7 +346,8 @@ impl Runtime {
         let limiter =
             MemoryLimiter::new(limits.memory, TABLE_ELEMENTS, self.memory.clone(), Part::new(snapshot.memory.clone()), meter.clone());
         let next = Arc::new(Source::new(stay.clone(), execution.clone()));
-        let mut sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, meter.clone());
+        let account = Account::new(self.memory.clone(), snapshot.memory.clone(), meter.clone());
+        let mut sandbox = Sandbox::new(snapshot.services.clone(), snapshot.config.clone(), parcel, current.clone(), next, account);
         let GuestLimits {
             backend_requests: sends,
             config_lookups: lookups,
@@ -367,6 +369,7 @@ impl Runtime {
             metrics.guest_sends_over.inc();
             tracing::warn!(
                 target: "sidelight::limits",
+                service = service.name,
                 request_id = id,
                 backend_requests = sends,
                 limit = limits.backend_requests_report,
@@ -378,6 +381,7 @@ impl Runtime {
             metrics.guest_lookups_over.inc();
             tracing::warn!(
                 target: "sidelight::limits",
+                service = service.name,
                 request_id = id,
                 config_lookups = lookups,
                 limit = limits.config_lookups_report,
@@ -401,6 +405,7 @@ impl Runtime {
             metrics.guest_cpu_over.inc();
             tracing::warn!(
                 target: "sidelight::limits",
+                service = service.name,
                 request_id = id,
                 cpu_ms = millis(cpu),
                 limit_ms = millis(limits.cpu_report),
@@ -421,7 +426,7 @@ impl Runtime {
                 tracing::debug!(target: "sidelight::guest", request_id = id, cpu_us = micros(cpu), memory = meter.memory(), "guest finished");
             }
             Outcome::HostFailed(reason) => {
-                tracing::error!(target: "sidelight::guest", request_id = id, reason, "the host failed: please report this")
+                tracing::error!(target: "sidelight::guest", service = config.name, request_id = id, reason, "the host failed: please report this")
             }
             other => {
                 tracing::warn!(

@@ -29,7 +29,8 @@ use crate::config::HostConfig;
 use crate::config::host::{GuestProfiles, Profile, UnknownImports};
 use crate::hostcalls;
 use crate::sandbox::downstream::Answer;
-use crate::sandbox::{DownstreamRequest, HostMemory, Parcel, Reply, Responder, Shortage};
+use crate::sandbox::{DownstreamRequest, Parcel, Reply, Responder};
+use crate::services::memory::{HostMemory, Shortage};
 use crate::telemetry::{Telemetry, clock};
 
 pub use execute::{Execution, Outcome, Stay};
@@ -252,6 +253,11 @@ impl Runtime {
             memory,
             resting,
         })
+    }
+
+    /// Memory of the process.
+    pub fn memory(&self) -> &Arc<HostMemory> {
+        &self.memory
     }
 
     /// Has a guest answer a request. Whoever drops what this gives has lost interest in the answer; the

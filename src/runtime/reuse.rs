@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 
 use super::execute::{Execution, Stay};
 use super::snapshot::Snapshot;
-use crate::sandbox::{Delivery, Meter, NextRequests, Parcel, Received, Shortage, Wait};
+use crate::sandbox::{Delivery, Meter, NextRequests, Parcel, Received, Wait};
+use crate::services::memory::Shortage;
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
 

@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use super::Guest;
 use super::reuse::Waiting;
 use crate::config::Config;
-use crate::sandbox::ServiceMemory;
 use crate::services::Services;
+use crate::services::memory::ServiceMemory;
 use crate::services::share::is_due;
 use crate::telemetry::trace::record::Service;
 

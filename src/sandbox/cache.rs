@@ -3,7 +3,7 @@
 use ::http::HeaderMap;
 
 use super::handles::{BadHandle, Handle, TableFull};
-use super::{AsyncItem, Sandbox};
+use super::{AsyncItem, Charge, Sandbox, TooMuchHeld};
 use crate::http::body::BodyWriter;
 use crate::services::cache::{Cache, Key, Lookup};
 use crate::services::http_cache::Transaction;
@@ -36,9 +36,20 @@ pub struct CacheEntry {
     pub always_range: bool,
     /// The body that was given out last.
     pub body: Option<u32>,
+    /// For what it holds.
+    pub charge: Charge,
 }
 
+/// What a lookup costs, and a field that it is for.
+const LOOKUP: usize = 1024;
+const FIELD: usize = 128;
+
 impl Sandbox {
+    /// Charges for a lookup that is for so many fields.
+    pub fn charge_lookup(&self, fields: usize) -> Result<Charge, TooMuchHeld> {
+        self.account.charge(LOOKUP + fields * FIELD)
+    }
+
     /// Keeps a lookup of the core cache.
     pub fn add_cache(&mut self, entry: CacheEntry) -> Result<Handle<CacheEntry>, TableFull> {
         Ok(Handle::from_raw(self.items.insert(AsyncItem::Cache(Box::new(entry)))?.raw()))
@@ -65,14 +76,14 @@ impl Sandbox {
     }
 
     /// Keeps a lookup of a response.
-    pub fn add_http_cache(&mut self, transaction: Transaction) -> Result<Handle<Transaction>, TableFull> {
-        Ok(Handle::from_raw(self.items.insert(AsyncItem::HttpCache(Box::new(transaction)))?.raw()))
+    pub fn add_http_cache(&mut self, transaction: Transaction, charge: Charge) -> Result<Handle<Transaction>, TableFull> {
+        Ok(Handle::from_raw(self.items.insert(AsyncItem::HttpCache(Box::new((transaction, charge))))?.raw()))
     }
 
     /// A lookup of a response.
     pub fn http_cache(&mut self, handle: Handle<Transaction>) -> Result<&mut Transaction, BadHandle> {
         match self.items.get_mut(handle)? {
-            AsyncItem::HttpCache(transaction) => Ok(transaction),
+            AsyncItem::HttpCache(held) => Ok(&mut held.0),
             _ => Err(BadHandle),
         }
     }

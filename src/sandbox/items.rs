@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::cache::CacheEntry;
 use super::handles::{BadHandle, Handle, TableFull};
 use super::kv::PendingKv;
-use super::{DownstreamResponse, GuestRequest, Reply, RequestPromise, Responder, Sandbox};
+use super::{Charge, DownstreamResponse, GuestRequest, Reply, RequestPromise, Responder, Sandbox};
 use crate::http::Body;
 use crate::http::body::BodyWriter;
 use crate::services::backend::{Backend, Response, SendError};
@@ -32,7 +32,7 @@ pub enum AsyncItem {
     /// A lookup in the core cache.
     Cache(Box<CacheEntry>),
     /// A lookup of a response.
-    HttpCache(Box<Transaction>),
+    HttpCache(Box<(Transaction, Charge)>),
 }
 
 /// A request on its way to a backend, worked on by a task of its own.
@@ -167,7 +167,7 @@ impl AsyncItem {
             Self::Promise(promise) => promise.ready(free).await,
             Self::Kv(pending) => pending.ready().await,
             Self::Cache(entry) => entry.lookup.ready().await,
-            Self::HttpCache(transaction) => transaction.ready().await,
+            Self::HttpCache(held) => held.0.ready().await,
         }
     }
 }

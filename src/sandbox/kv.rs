@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::handles::{BadHandle, Handle, TableFull};
-use super::{AsyncItem, Sandbox, TooMuchHeld};
+use super::{Account, AsyncItem, Sandbox};
 use crate::http::Body;
 use crate::services::kv_store::{Entry, Error, Insert, Listing, MAX_VALUE, Page, Store};
 
@@ -24,17 +24,6 @@ pub enum KvOperation {
 
 /// Operations of one sandbox that are worked on at once: each may hold a value in memory.
 pub const AT_ONCE: usize = 16;
-
-/// An operation cannot be kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddError {
-    /// There are too many handles.
-    #[error(transparent)]
-    Full(#[from] TableFull),
-    /// Too much memory.
-    #[error(transparent)]
-    Held(#[from] TooMuchHeld),
-}
 
 /// What an operation gave.
 #[derive(Clone, Debug)]
@@ -54,8 +43,6 @@ pub struct PendingKv {
     pub page: Option<Page>,
     /// Whether the list need not be of this moment.
     pub eventual: bool,
-    /// Bytes of what is to be written.
-    size: usize,
     arriving: Option<oneshot::Receiver<KvDone>>,
     arrived: Option<KvDone>,
 }
@@ -63,7 +50,7 @@ pub struct PendingKv {
 impl PendingKv {
     /// Starts it, as soon as one of `room` is free. What needs no waiting is done at once.
     fn start(operation: KvOperation, room: Arc<Semaphore>, work: BoxFuture<'static, KvDone>) -> Self {
-        let mut pending = Self { operation, page: None, eventual: false, size: 0, arriving: None, arrived: None };
+        let mut pending = Self { operation, page: None, eventual: false, arriving: None, arrived: None };
         let mut work = Box::pin(async move {
             // It is never closed.
             let _room = room.acquire_owned().await;
@@ -83,14 +70,22 @@ impl PendingKv {
         pending
     }
 
-    /// Looks a key up.
-    pub fn lookup(room: Arc<Semaphore>, store: Store, key: String) -> Self {
-        Self::start(KvOperation::Lookup, room, Box::pin(async move { KvDone::Lookup(store.lookup(&key).await) }))
+    /// Looks a key up. The value is on `account`.
+    pub fn lookup(room: Arc<Semaphore>, account: Arc<Account>, store: Store, key: String) -> Self {
+        let work = async move {
+            KvDone::Lookup(match store.lookup(&key).await {
+                Ok(Some(entry)) => match account.keep(entry.value) {
+                    Ok(value) => Ok(Some(Entry { value, ..entry })),
+                    Err(refused) => Err(Error::Unavailable(refused.to_string())),
+                },
+                other => other,
+            })
+        };
+        Self::start(KvOperation::Lookup, room, Box::pin(work))
     }
 
     /// Writes a value once all of it is there.
     pub fn insert(room: Arc<Semaphore>, store: Store, key: String, mut value: Body, how: Insert) -> Self {
-        let size = value.held(0);
         let work = async move {
             KvDone::Insert(match value.collect(MAX_VALUE).await {
                 Ok(Some(value)) => store.insert(&key, value, &how).await,
@@ -101,7 +96,7 @@ impl PendingKv {
                 }
             })
         };
-        Self { size, ..Self::start(KvOperation::Insert, room, Box::pin(work)) }
+        Self::start(KvOperation::Insert, room, Box::pin(work))
     }
 
     /// Takes a key out.
@@ -137,21 +132,6 @@ impl PendingKv {
         self.arrived = Some(done);
     }
 
-    /// Bytes of memory that it holds.
-    pub fn held(&mut self) -> usize {
-        if self.arrived.is_none()
-            && let Some(arriving) = &mut self.arriving
-            && let Ok(done) = arriving.try_recv()
-        {
-            self.arrived = Some(done);
-        }
-        match &self.arrived {
-            None => self.size,
-            Some(KvDone::Lookup(Ok(Some(entry)))) => entry.value.len(),
-            Some(_) => 0,
-        }
-    }
-
     /// The result, if it is there.
     pub fn result(&self) -> Option<&KvDone> {
         self.arrived.as_ref()
@@ -165,16 +145,14 @@ pub fn interval(per_second: u32) -> Duration {
 
 impl Sandbox {
     /// Keeps an operation that there was room for.
-    pub fn add_kv(&mut self, mut pending: PendingKv) -> Result<Handle<PendingKv>, TableFull> {
-        self.unaudited += pending.held();
+    pub fn add_kv(&mut self, pending: PendingKv) -> Result<Handle<PendingKv>, TableFull> {
         Ok(Handle::from_raw(self.items.insert(AsyncItem::Kv(pending))?.raw()))
     }
 
-    /// Room for an operation that holds `size` bytes, or why there is none: asked for before it begins, so that nothing is
-    /// written that the guest is told was not. More than so many wait for each other.
-    pub fn kv_room(&mut self, size: usize) -> Result<Arc<Semaphore>, AddError> {
+    /// Room for an operation, or why there is none: asked for before it begins, so that nothing is written that the guest is
+    /// told was not. More than so many wait for each other.
+    pub fn kv_room(&mut self) -> Result<Arc<Semaphore>, TableFull> {
         self.items.has_room()?;
-        self.hold(size)?;
         Ok(self.kv_room.get_or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone())
     }
 

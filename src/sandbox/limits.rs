@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::pressure::{HostMemory, Part};
+use crate::services::memory::{HostMemory, Part};
 use crate::telemetry::clock;
 
 /// CPU time and memory of one execution. While a stretch runs, it belongs to the thread that runs
@@ -178,7 +178,8 @@ impl Meter {
         self.memory_short.load(Ordering::Relaxed)
     }
 
-    fn refuse_memory(&self, short: bool) {
+    /// Notes that the guest asked for memory in vain: since it has all it may have, or since the process is `short` of it.
+    pub fn refuse_memory(&self, short: bool) {
         self.refused[usize::from(short)].fetch_add(1, Ordering::Relaxed);
         self.memory_refused.store(true, Ordering::Relaxed);
         if short {

@@ -3,6 +3,7 @@
 //! Hostcalls work on a [`Sandbox`]; it knows neither guest memory nor the network. What it needs
 //! from above it names in [`downstream`].
 
+pub mod account;
 pub mod backends;
 pub mod cache;
 pub mod downstream;
@@ -11,7 +12,6 @@ pub mod items;
 pub mod kv;
 pub mod limits;
 pub mod next;
-pub mod pressure;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ use crate::services::secret_store::SecretStore;
 use crate::telemetry::trace::context::Remote;
 use crate::telemetry::trace::{Calls, Origin, Trace};
 
+pub use account::{Account, Charge, TooMuchHeld};
 pub use backends::RegisterError;
 pub use downstream::{
     CertificateCheck, Client, ClientTls, Current, Delivery, DownstreamRequest, DownstreamResponse, HandOff, NextRequests, Parcel, Received,
@@ -42,7 +43,6 @@ pub use items::{AsyncItem, Edit, EditTarget, Edits, PendingRequest};
 pub use kv::{KvDone, KvOperation, PendingKv};
 pub use limits::{MemoryLimiter, Meter};
 pub use next::{NextError, RequestPromise};
-pub use pressure::{HostMemory, Part, ServiceMemory, Shortage};
 
 /// A response as a guest holds it, with where it came from.
 #[derive(Debug, Default)]
@@ -68,6 +68,15 @@ pub struct GuestRequest {
     pub received: Option<Arc<Received>>,
 }
 
+/// A secret that a guest has.
+#[derive(Debug)]
+pub struct HeldSecret {
+    /// Its bytes.
+    pub secret: Secret,
+    /// For one of the guest's own making.
+    pub charge: Option<Charge>,
+}
+
 /// The state of one execution of a guest.
 pub struct Sandbox {
     /// The platform, pinned for the whole execution.
@@ -83,7 +92,7 @@ pub struct Sandbox {
     /// Log endpoints the guest has opened.
     pub logs: Table<Endpoint>,
     /// Secrets the guest has made, or got from a store.
-    pub secrets: Table<Secret>,
+    pub secrets: Table<HeldSecret>,
     /// Secret stores the guest has opened.
     pub secret_stores: Table<Arc<SecretStore>>,
     /// Config stores and dictionaries the guest has opened.
@@ -95,7 +104,7 @@ pub struct Sandbox {
     /// Room for operations of KV stores.
     kv_room: Option<Arc<Semaphore>>,
     /// Backends the guest has made.
-    dynamic: HashMap<String, Arc<Backend>>,
+    dynamic: HashMap<String, (Arc<Backend>, Charge)>,
     /// The client's request until the guest takes it.
     pub incoming: Option<DownstreamRequest>,
     /// The way back to the client until the guest has answered.
@@ -116,8 +125,8 @@ pub struct Sandbox {
     pub meter: Arc<Meter>,
     /// What backends and requests to them are held to.
     pub bounds: Bounds,
-    /// Bytes written into bodies since what they hold was last counted.
-    unaudited: usize,
+    /// Memory of the host that the guest fills.
+    pub account: Arc<Account>,
 }
 
 /// Bounds of backends and of requests to them.
@@ -150,15 +159,6 @@ impl Default for Bounds {
     }
 }
 
-/// Host memory the bodies of one sandbox may hold.
-const MAX_HELD: usize = 128 << 20;
-
-/// How much may be written between two counts.
-const AUDIT_EVERY: usize = 16 << 20;
-
-/// What a piece costs beside its bytes.
-const PIECE_COST: usize = 128;
-
 impl Sandbox {
     /// The state for answering a first request.
     pub fn new(
@@ -167,7 +167,7 @@ impl Sandbox {
         parcel: Parcel,
         current: Current,
         next: Arc<dyn NextRequests>,
-        meter: Arc<Meter>,
+        account: Arc<Account>,
     ) -> Self {
         Self {
             services,
@@ -191,9 +191,9 @@ impl Sandbox {
             promise: None,
             incoming: Some(parcel.request),
             responder: Some(parcel.responder),
-            meter,
+            meter: account.meter().clone(),
             bounds: Bounds::default(),
-            unaudited: 0,
+            account,
         }
     }
 
@@ -243,31 +243,6 @@ impl Sandbox {
         }
         self.trace = None;
     }
-
-    /// Notes that the guest has put `length` more bytes into a body that nobody reads yet, or has got them from a store. Too
-    /// much of it is an error: that memory is the host's.
-    pub fn hold(&mut self, length: usize) -> Result<(), TooMuchHeld> {
-        self.unaudited += length + PIECE_COST;
-        if self.unaudited < AUDIT_EVERY {
-            return Ok(());
-        }
-        let held: usize = self
-            .items
-            .iter_mut()
-            .map(|item| match item {
-                AsyncItem::Body(body) => body.held(PIECE_COST),
-                AsyncItem::Kv(pending) => pending.held(),
-                AsyncItem::Streaming(_) | AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
-                    0
-                }
-            })
-            .sum();
-        if held > MAX_HELD {
-            return Err(TooMuchHeld);
-        }
-        self.unaudited = 0;
-        Ok(())
-    }
 }
 
 impl Drop for Sandbox {
@@ -275,8 +250,3 @@ impl Drop for Sandbox {
         self.end_trace();
     }
 }
-
-/// The guest's bodies hold too much of the host's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the bodies of this sandbox hold more than {} MiB", MAX_HELD >> 20)]
-pub struct TooMuchHeld;

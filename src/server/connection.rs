@@ -159,6 +159,11 @@ impl Asked {
     }
 }
 
+/// Stands for one that was never read.
+fn unread_method() -> Method {
+    Method::from_bytes(b"_").unwrap_or_default()
+}
+
 impl Exchange<'_> {
     async fn run(&self, reader: &mut RequestReader<SharedIo>) -> Next {
         let limits = &self.edge.limits;
@@ -179,6 +184,7 @@ impl Exchange<'_> {
             service: OnceLock::new(),
         };
         let writer = Writer::new(self.io.clone());
+        let was_read = matches!(read, Ok(Ok(_)));
         let head = match read {
             Ok(Ok(line)) => self.head(line, &mut asked),
             Ok(Err(ReadError::TooLarge)) => Err(Failure::HeadTooLarge),
@@ -194,6 +200,9 @@ impl Exchange<'_> {
             Ok(head) => head,
             Err(failure) => {
                 *asked.keep.get_mut() = false;
+                if !was_read {
+                    asked.method = unread_method();
+                }
                 let answer = failure.refuse(&asked.id, &self.edge.telemetry.metrics);
                 self.write(&asked, answer, &writer).await;
                 return Next::Close;

@@ -12,6 +12,7 @@ pub mod geo;
 pub mod http_cache;
 pub mod kv_store;
 pub mod log;
+pub mod memory;
 pub mod platform;
 pub mod redis;
 pub mod secret_store;
@@ -333,7 +334,7 @@ fn kv_stores(
             },
             (Keep::Memory | Keep::Embedded | Keep::Redis, _, _) => {
                 let kept = previous.and_then(|previous| previous.in_memory.get(name)).cloned();
-                let memory = kept.unwrap_or_default();
+                let memory = kept.unwrap_or_else(|| Arc::new(Memory::new(platform.memory.clone())));
                 in_memory.insert(name.clone(), memory.clone());
                 memory
             }

@@ -14,6 +14,7 @@ use super::data::DataError;
 use super::http_cache::decisions::Decisions;
 use super::kv_store::embedded::Files;
 use super::log::Queue;
+use super::memory::{HostMemory, Shortage};
 use super::redis::{self, Redis};
 use crate::config::host::CacheSize;
 use crate::config::state::Redis as RedisSettings;
@@ -34,6 +35,8 @@ pub struct Platform {
     pub files: Files,
     /// What everything counts into.
     pub telemetry: Telemetry,
+    /// Memory of the process.
+    pub memory: Arc<HostMemory>,
     /// Of all services.
     pub cache: Arc<Store>,
     /// Why responses are in it or not.
@@ -51,13 +54,17 @@ pub struct Platform {
 impl Platform {
     /// One to serve with.
     pub fn new(telemetry: &Telemetry) -> std::io::Result<Self> {
-        Self::build(telemetry, Store::new(Limits::default(), telemetry), false)
+        Self::build(telemetry, HostMemory::unbounded(), Store::new(Limits::default(), telemetry), false)
     }
 
-    /// One to serve with, with a cache of that size.
-    pub fn for_host(telemetry: &Telemetry, host: &HostConfig) -> Result<Self, DataError> {
+    /// One to serve with, with a cache of that size, in a process with so much `memory`.
+    pub fn for_host(telemetry: &Telemetry, host: &HostConfig, memory: &Arc<HostMemory>) -> Result<Self, DataError> {
         let internal = |error: std::io::Error| DataError::Setting(error.to_string());
-        let limits = Limits { memory: host.cache.memory, object: host.cache.object };
+        let mut limits = Limits { memory: host.cache.memory, object: host.cache.object };
+        // Nobody has said how large, and a small container has other things in it, too.
+        if limits.memory == CacheSize::default().memory {
+            limits.memory = limits.memory.min(memory.most() / 4);
+        }
         if limits.object > limits.memory && host.cache.object != CacheSize::default().object {
             let mib = limits.memory >> 20;
             tracing::warn!(target: "sidelight::cache", "objects of more than {mib} MiB are not cached, whatever cache-object says: there is no more memory");
@@ -67,21 +74,22 @@ impl Platform {
             (_, None) => return Err(DataError::Setting(NO_FOLDER.to_owned())),
             (bytes, Some(folder)) => Store::with_disk(limits, telemetry, folder, bytes)?,
         };
-        Self::build(telemetry, cache, false).map_err(internal)
+        Self::build(telemetry, memory.clone(), cache, false).map_err(internal)
     }
 
     /// One to find out with whether a configuration is right: no store is opened, and nobody is connected to.
     pub fn for_trial(telemetry: &Telemetry) -> std::io::Result<Self> {
-        Self::build(telemetry, Store::new(Limits::default(), telemetry), true)
+        Self::build(telemetry, HostMemory::unbounded(), Store::new(Limits::default(), telemetry), true)
     }
 
-    fn build(telemetry: &Telemetry, cache: Arc<Store>, trial: bool) -> std::io::Result<Self> {
+    fn build(telemetry: &Telemetry, memory: Arc<HostMemory>, cache: Arc<Store>, trial: bool) -> std::io::Result<Self> {
         let runtime =
             Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).thread_name("sidelight-state").enable_all().build()?;
         Ok(Self {
             connector: Arc::new(Connector::new()),
             files: Files::default(),
             telemetry: telemetry.clone(),
+            memory,
             cache,
             decisions: Arc::default(),
             fanouts: Mutex::default(),
@@ -162,7 +170,13 @@ impl Platform {
     pub fn degraded(&self) -> Vec<String> {
         let links = self.links.lock();
         let away = links.values().filter_map(Weak::upgrade).filter(|link| !link.is_up());
-        away.map(|link| format!("{} cannot be used: {}", link.place(), link.loss())).collect()
+        let away = away.map(|link| format!("{} cannot be used: {}", link.place(), link.loss()));
+        let short = match self.memory.shortage() {
+            Shortage::None => None,
+            Shortage::Large => Some("memory is short: large guests get no more"),
+            Shortage::All => Some("memory is nearly used up: guests get no more, and new ones wait"),
+        };
+        away.chain(short.map(str::to_owned)).collect()
     }
 }
 

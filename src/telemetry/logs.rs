@@ -50,7 +50,7 @@ pub fn start(verbosity: u8, format: Format, filter: Option<&str>) {
         _ => "debug,sidelight=trace,sidelight::host=off,wiggle=off,wasmtime_wasi=info",
     };
     let text = filter.unwrap_or(default).to_owned();
-    let (filter, handle) = reload::Layer::new(EnvFilter::new(&text));
+    let (filter, handle) = reload::Layer::new(EnvFilter::new(without_own_echo(&text)));
     let colours = io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(|| Lossy)
@@ -66,6 +66,11 @@ pub fn start(verbosity: u8, format: Format, filter: Option<&str>) {
     if tracing_subscriber::registry().with(lines).with(spans::layer()).try_init().is_ok() {
         drop(FILTER.set(Filter { first: text.clone(), text: Mutex::new(text), format, handle }));
     }
+}
+
+/// A filter without what a line of a log file beside the manifest would itself cause: an event of the watched folder, which is a line again.
+fn without_own_echo(filter: &str) -> String {
+    if filter.contains("notify") { filter.to_owned() } else { format!("{filter},notify=off") }
 }
 
 /// How lines look.
@@ -103,7 +108,7 @@ pub fn set_filter(text: &str) -> Result<(), String> {
     if !text.split(',').all(plain) {
         return Err("a filter is a list of levels, and of TARGET=LEVEL".to_owned());
     }
-    let parsed = EnvFilter::builder().parse(text).map_err(|error| error.to_string())?;
+    let parsed = EnvFilter::builder().parse(without_own_echo(text)).map_err(|error| error.to_string())?;
     filter.handle.reload(parsed).map_err(|error| error.to_string())?;
     // What libraries write with `log` comes no further than this.
     log::set_max_level(LevelFilter::current().as_log());

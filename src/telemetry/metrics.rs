@@ -229,7 +229,7 @@ families! {
     backend_faults: IntCounterVec("sidelight_backend_faults_total", "Faults on purpose, by what they did to a request.", ["service" = "as above", "backend" = "as above", "fault" = "`latency`, `error`, `failure`, `reset`, `bandwidth`"], NONE);
     backend_retries: IntCounterVec("sidelight_backend_retries_total", "Requests to backends that were sent again, since their connection had ended.", ["service" = "as above", "backend" = "as above"], NONE);
     backend_connect: HistogramVec("sidelight_backend_connect_duration_seconds", "Time to make a connection: name resolution, TCP and TLS.", ["service" = "as above", "backend" = "as above"], BACKENDS);
-    growth_refused: IntCounterVec("sidelight_guest_memory_refused_total", "Growth of guests' memory that was refused.", ["service" = "as above", "reason" = "`limit` (--memory-limit), `shortage` (of the process: --total-memory)"], NONE);
+    growth_refused: IntCounterVec("sidelight_guest_memory_refused_total", "Growth of guests' memory, and of what they put into the host's, that was refused.", ["service" = "as above", "reason" = "`limit` (of the sandbox: --memory-limit, 128 MiB of the host's), `shortage` (of the process: --total-memory)"], NONE);
     memory_limit: IntGauge("sidelight_memory_limit_bytes", "Memory the process may have: from 85 % of it on, guests are kept back.", [], NONE);
     module_info: IntGaugeVec("sidelight_module_info", "1 for each program that is in force.", ["service" = "as above", "digest" = "its SHA-256"], NONE);
     module_load: Histogram("sidelight_module_load_seconds", "Time to load a program: from the cache of compiled ones, or by compiling it.", [], LOADS);

@@ -119,6 +119,13 @@ fn a_manifest_with_an_unknown_key() {
     );
 }
 
+/// Other tools' keys are none of ours; one that is nearly a known one is said at least.
+#[test]
+fn a_manifest_with_a_key_that_is_nearly_one() {
+    let sidelight = Setup::new(guest("rust", "hello")).manifest("nmae = \"shop\"\n").start();
+    sidelight.log.wait_for(&["WARN", "`nmae` is no key of a local server", "did you mean `name`?"]);
+}
+
 #[test]
 fn all_faults_of_a_manifest_at_once() {
     refused(

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::Response;
 use nix::sys::signal::Signal;
 
-use crate::client::{self, Connection};
+use crate::client::Connection;
 use crate::harness::{Setup, Sidelight, guest};
 use crate::memory::{growth, resident};
 use crate::origin::{self, Origin};
@@ -137,19 +137,13 @@ fn a_guest_that_ends_for_want_of_memory_says_whose() {
 /// A process that has less than it needs for itself says so, and what waits is refused by name.
 #[test]
 fn no_memory_at_all() {
-    let store = "[[local_server.kv_stores.main]]\nkey = \"a\"\ndata = \"b\"\n";
-    let setup = Setup::new(guest("rust", "behaviours")).manifest(store);
+    let seeds: String = (0..4).map(|key| format!("[[local_server.kv_stores.main]]\nkey = \"{key}\"\nfile = \"value\"\n")).collect();
+    let setup = Setup::new(guest("rust", "behaviours")).manifest(&seeds).file("value", "small");
     let sidelight = setup.arg("--total-memory 64 --queue-timeout 100ms").start();
     assert_eq!(sidelight.get("/synthetic").status, 418);
     // Taken by what guests have no part in.
-    let value = "x".repeat(20 << 20);
-    for key in 0..4 {
-        let length = value.len();
-        let request = format!(
-            "PUT /kv/it/main/keys/{key} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{value}"
-        );
-        assert!(client::send(sidelight.admin, &request).status < 300);
-    }
+    sidelight.write("value", &"x".repeat(20 << 20));
+    sidelight.reload();
     sidelight.log.wait_for(&["memory is nearly used up"]);
     let answer = sidelight.get("/synthetic");
     assert_eq!(answer.status, 503);
@@ -277,6 +271,94 @@ fn a_cache_that_is_full() {
     others_are_served(&sidelight);
 }
 
+/// 1 GiB in bodies, in fields, in secrets: each stops at what a sandbox may have of the host's memory.
+#[test]
+fn what_a_sandbox_may_have_of_the_hosts_memory() {
+    let sidelight = beside("", "").start();
+    others_are_served(&sidelight);
+    for path in ["/bodies?mib=1024", "/fields?mib=1024", "/secrets?mib=1024"] {
+        let mut text = String::new();
+        let grown = growth(&sidelight, || text = greedy(&sidelight, path));
+        assert!(grown < 192 * MIB, "{path}: {} MiB more", grown / MIB);
+        let numbers: Vec<u64> = text.split(' ').map(|number| number.parse().expect("a number")).collect();
+        match *numbers.as_slice() {
+            [mib] => assert!((120..=128).contains(&mib), "{path}: {text}"),
+            // As much as a head may be from a backend, and LIMITEXCEEDED.
+            [first, all, 13] => assert!(first == 4 && (2000..=2237).contains(&all), "{path}: {text}"),
+            [made, 13] => assert!((2000..=2237).contains(&made), "{path}: {text}"),
+            _ => panic!("{path}: {text}"),
+        }
+    }
+    sidelight.wait_until("the refusals", |sidelight| {
+        sidelight.metric("sidelight_guest_memory_refused_total{service=\"greedy\",reason=\"limit\"}") >= 3.0
+    });
+    others_are_served(&sidelight);
+}
+
+/// A value of 20 MiB from a store on disk, asked for a hundred times at once.
+#[test]
+fn values_that_are_not_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let value = folder.path().join("value");
+    std::fs::write(&value, vec![0xa5_u8; 20 << 20]).expect("a file");
+    let stores = format!("kv_stores.main = [{{ key = \"large\", file = \"{}\" }}]", value.display());
+    let sidelight = beside(&format!("data_dir = \"{}\"", folder.path().join("data").display()), &stores).start();
+    others_are_served(&sidelight);
+    let grown = growth(&sidelight, || assert_eq!(greedy(&sidelight, "/values?n=100"), "6"));
+    assert!(grown < 512 * MIB, "{} MiB more", grown / MIB);
+    others_are_served(&sidelight);
+}
+
+/// Bodies of 16 MiB to somebody who does not read them: they count until they are sent.
+#[test]
+fn bodies_that_nobody_reads() {
+    // Nobody takes the connections.
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = deaf.local_addr().expect("an address");
+    let sidelight = beside("", &format!("backends.origin.url = \"http://{address}\"")).start();
+    others_are_served(&sidelight);
+    let mut sent = 0;
+    let grown = growth(&sidelight, || sent = greedy(&sidelight, "/sent?n=100&mib=16").parse().expect("a number"));
+    // The kernel takes some MiB of each.
+    assert!((7..=14).contains(&sent), "{sent}");
+    assert!(grown < 192 * MIB, "{} MiB more", grown / MIB);
+    others_are_served(&sidelight);
+}
+
+/// Twenty guests that would have 100 MiB of the host's memory each, of a process that may have 400 MiB.
+#[test]
+fn bodies_that_would_be_more_than_the_process() {
+    let sidelight = beside("[limits]\ntotal_memory_mib = 400", "").start();
+    others_are_served(&sidelight);
+    let mut got = Vec::new();
+    let grown = growth(&sidelight, || {
+        std::thread::scope(|scope| {
+            // One that is refused what it needs itself is ended.
+            let ask = || {
+                let answer = sidelight.get_of("greedy.test", "/bodies?mib=100&ms=1000");
+                assert!([200, 500, 503].contains(&answer.status), "{}", answer.text());
+                if answer.status == 200 { answer.text().trim().parse().expect("a number") } else { 0 }
+            };
+            let greedy: Vec<_> = (0..20).map(|_| scope.spawn(ask)).collect();
+            std::thread::sleep(Duration::from_millis(700));
+            let ready = sidelight.operate("GET", "/readyz");
+            assert!(ready.status == 200 && ready.text().contains("memory is"), "{}", ready.text());
+            for _ in 0..10 {
+                others_are_served(&sidelight);
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            got = greedy.into_iter().map(|one| one.join().expect("no panic")).collect::<Vec<u64>>();
+        });
+    });
+    let sum: u64 = got.iter().sum();
+    assert!((100..400).contains(&sum), "{got:?}");
+    assert!(grown < 400 * MIB, "{} MiB more", grown / MIB);
+    sidelight.wait_until("the refusals", |sidelight| {
+        sidelight.metric("sidelight_guest_memory_refused_total{service=\"greedy\",reason=\"shortage\"}") >= 1.0
+    });
+    sidelight.wait_until("rest", |sidelight| sidelight.operate("GET", "/readyz").text() == "ok\n");
+}
+
 /// 200 responses without end, of which a guest reads a piece each.
 #[test]
 fn responses_that_are_not_read() {
@@ -288,7 +370,8 @@ fn responses_that_are_not_read() {
         });
         Response::new(body)
     });
-    let sidelight = beside("", &format!("backends.origin.url = \"{}\"", origin.url())).start();
+    let sidelight =
+        beside("", &format!("backends.origin.url = \"{}\"\nsidelight.backends.origin.connect_timeout_ms = 60000", origin.url())).start();
     others_are_served(&sidelight);
     let grown = growth(&sidelight, || assert_eq!(greedy(&sidelight, "/unread?n=200"), "200"));
     assert!(grown < 128 * MIB, "{} MiB more", grown / MIB);

@@ -99,7 +99,10 @@ impl Config {
             inspect: more.inspect,
         };
         for key in manifest::ignored(document) {
-            resolve.notes.push(Note { important: false, text: format!("`{key}` is no key of a local server and is passed over") });
+            let near = manifest::near(key);
+            let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            let text = format!("`{key}` is no key of a local server and is passed over{hint}");
+            resolve.notes.push(Note { important: near.is_some(), text });
         }
         if !resolve.problems.is_empty() {
             return Err(resolve.problems);

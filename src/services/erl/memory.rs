@@ -16,6 +16,9 @@ const PARTS: usize = 16;
 /// Entries of one part; beyond it, those that nobody counts any more make room, then any.
 const ENTRIES: usize = 20_000;
 
+/// Bytes of the entries of one part, of counters and of boxes each; beyond it likewise.
+const BYTES: usize = 4 << 20;
+
 /// Tenths of a second that are kept one by one; older counts are kept by the second.
 const FINE: u64 = 20;
 
@@ -29,8 +32,12 @@ pub struct Memory {
 #[derive(Default)]
 struct Part {
     counts: HashMap<Key, Series>,
+    /// Bytes of that.
+    counted: usize,
     /// When each ends, since the epoch.
     boxes: HashMap<Key, Duration>,
+    /// Bytes of that.
+    boxed: usize,
 }
 
 /// Name and entry.
@@ -98,32 +105,66 @@ impl Series {
         sum
     }
 
+    /// Bytes of memory that it has.
+    fn size(&self) -> usize {
+        self.0.capacity() * size_of::<(u64, u32)>()
+    }
+
     fn is_idle(&self, now: u64) -> bool {
         self.0.back().is_none_or(|(at, _)| at + 620 < now)
     }
 }
 
+/// What an entry costs: its names, and its place.
+fn weight(key: &Key) -> usize {
+    key.0.len() + key.1.len() + 96
+}
+
 impl Part {
-    fn add(&mut self, key: Key, now: Duration, delta: u32) -> &mut Series {
-        if self.counts.len() >= ENTRIES && !self.counts.contains_key(&key) {
-            let tenth = tenths(now);
-            self.counts.retain(|_, series| !series.is_idle(tenth));
-            if self.counts.len() >= ENTRIES
-                && let Some(any) = self.counts.keys().next().cloned()
-            {
-                self.counts.remove(&any);
+    fn add(&mut self, key: Key, now: Duration, delta: u32) -> &Series {
+        if !self.counts.contains_key(&key) {
+            if self.counts.len() >= ENTRIES || self.counted >= BYTES {
+                let (tenth, mut kept) = (tenths(now), Kept::default());
+                self.counts.retain(|key, series| !series.is_idle(tenth) && kept.takes(weight(key) + series.size()));
+                self.counted = kept.bytes;
             }
+            self.counted += weight(&key);
         }
         let series = self.counts.entry(key).or_default();
+        let before = series.size();
         series.add(now, delta);
+        self.counted = self.counted + series.size() - before;
         series
     }
 
     fn penalize(&mut self, key: Key, now: Duration, ttl: Duration) {
-        if self.boxes.len() >= ENTRIES {
-            self.boxes.retain(|_, end| *end > now);
+        if !self.boxes.contains_key(&key) {
+            if self.boxes.len() >= ENTRIES || self.boxed >= BYTES {
+                let mut kept = Kept::default();
+                self.boxes.retain(|key, end| *end > now && kept.takes(weight(key)));
+                self.boxed = kept.bytes;
+            }
+            self.boxed += weight(&key);
         }
         self.boxes.insert(key, now + ttl);
+    }
+}
+
+/// What is left of a part that was full: three quarters of it at most, so that it is not full again with the next entry.
+#[derive(Default)]
+struct Kept {
+    entries: usize,
+    bytes: usize,
+}
+
+impl Kept {
+    fn takes(&mut self, bytes: usize) -> bool {
+        let takes = self.entries < ENTRIES / 4 * 3 && self.bytes + bytes <= BYTES / 4 * 3;
+        if takes {
+            self.entries += 1;
+            self.bytes += bytes;
+        }
+        takes
     }
 }
 
@@ -188,6 +229,34 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn it_keeps_the_contract() {
         super::super::contract::check(Arc::new(Memory::default())).await;
+    }
+
+    #[test]
+    fn entries_without_end() {
+        let (mut part, now) = (Part::default(), Duration::from_secs(1_000_000));
+        for i in 0..100_000 {
+            part.add(key("counter", &format!("{i}")), now, 1);
+            part.penalize(key("box", &format!("{i}")), now, Duration::from_secs(3600));
+        }
+        assert!((ENTRIES / 2..=ENTRIES).contains(&part.counts.len()), "{}", part.counts.len());
+        assert!((ENTRIES / 2..=ENTRIES).contains(&part.boxes.len()), "{}", part.boxes.len());
+        let long = "x".repeat(1000);
+        for i in 0..20_000 {
+            part.add(key("counter", &format!("{i} {long}")), now, 1);
+            part.penalize(key("box", &format!("{i} {long}")), now, Duration::from_secs(3600));
+        }
+        for (map, bytes) in
+            [(part.counts.keys().map(weight).sum::<usize>(), part.counted), (part.boxes.keys().map(weight).sum(), part.boxed)]
+        {
+            assert!((BYTES / 2..=BYTES + 2000).contains(&bytes) && map <= bytes, "{map}, {bytes}");
+        }
+        // The last one is there.
+        assert_eq!(part.counts.get(&key("counter", &format!("19999 {long}"))).map(|series| series.bucketed(now, 10)), Some(1));
+        // What was counted and is over makes room.
+        part.add(key("counter", "new"), now + Duration::from_secs(120), 1);
+        part.counted = BYTES;
+        part.add(key("counter", "newer"), now + Duration::from_secs(120), 1);
+        assert_eq!(part.counts.len(), 2);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition, TableError, TableHandle as _};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{Entry, Error, Insert, KvStore, Listing, Mode, Page, Seed, Seeding, joined};
 use crate::config::state::Reseed;
@@ -22,6 +22,9 @@ use crate::telemetry::clock;
 
 /// The format of what is in the tables.
 const FORMAT: u64 = 1;
+
+/// Reads at once, of all stores: a large value takes memory two or three times while it is read.
+static READING: Semaphore = Semaphore::const_new(4);
 
 /// Pages kept in memory, in bytes.
 const CACHE: usize = 64 << 20;
@@ -541,6 +544,8 @@ impl Embedded {
                 }
             })
         };
+        // It is never closed.
+        let _reading = READING.acquire().await;
         self.file.readers.spawn_blocking(work).await.unwrap_or_else(|error| Err(unavailable(error)))
     }
 }

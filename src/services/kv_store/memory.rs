@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +11,7 @@ use parking_lot::RwLock;
 
 use super::{Entry, Error, Insert, KvStore, Listing, Mode, Page, Seed, Seeding, joined};
 use crate::config::state::Reseed;
+use crate::services::memory::HostMemory;
 use crate::telemetry::clock;
 
 /// Bytes that one store may hold: the memory is the host's.
@@ -22,9 +24,16 @@ const EACH: usize = 128;
 const SWEEP: u32 = 1024;
 
 /// A store in memory.
-#[derive(Default)]
 pub struct Memory {
     inner: RwLock<Inner>,
+    host: Arc<HostMemory>,
+}
+
+impl Memory {
+    /// An empty one, in a process that has so much memory.
+    pub fn new(host: Arc<HostMemory>) -> Self {
+        Self { inner: RwLock::default(), host }
+    }
 }
 
 #[derive(Default)]
@@ -68,7 +77,16 @@ impl Inner {
         Some(record)
     }
 
-    fn put(&mut self, key: &str, value: Bytes, metadata: Bytes, expires: Option<Duration>, seed: Option<[u8; 32]>) -> Result<u64, Error> {
+    /// A seed is put in however short of memory `host` is.
+    fn put(
+        &mut self,
+        host: Option<&HostMemory>,
+        key: &str,
+        value: Bytes,
+        metadata: Bytes,
+        expires: Option<Duration>,
+        seed: Option<[u8; 32]>,
+    ) -> Result<u64, Error> {
         let now = clock::unix();
         self.writes += 1;
         if self.writes >= SWEEP {
@@ -80,6 +98,9 @@ impl Inner {
         let bytes = self.bytes - before + record.size(key);
         if bytes > MAX_BYTES && bytes > self.bytes {
             return Err(Error::Unavailable(format!("it holds {} MiB, which is all it may", MAX_BYTES >> 20)));
+        }
+        if bytes > self.bytes && host.is_some_and(|host| !host.keeps(bytes - self.bytes)) {
+            return Err(Error::Unavailable("the process is short of memory (--total-memory)".to_owned()));
         }
         self.generation += 1;
         self.bytes = bytes;
@@ -126,9 +147,10 @@ impl KvStore for Memory {
             (Mode::Add, Some(_)) => return Err(Error::Precondition),
             (Mode::Append, Some(before)) => joined(&before.entry.value, &value)?,
             (Mode::Prepend, Some(before)) => joined(&value, &before.entry.value)?,
-            (Mode::Overwrite, _) | (Mode::Add | Mode::Append | Mode::Prepend, None) => value,
+            // A copy: what it is a part of may be larger, and on its sandbox's account.
+            (Mode::Overwrite, _) | (Mode::Add | Mode::Append | Mode::Prepend, None) => Bytes::copy_from_slice(&value),
         };
-        inner.put(key, value, how.metadata.clone(), how.ttl.map(|ttl| now.saturating_add(ttl)), None)
+        inner.put(Some(&self.host), key, value, how.metadata.clone(), how.ttl.map(|ttl| now.saturating_add(ttl)), None)
     }
 
     async fn delete(&self, key: &str) -> Result<bool, Error> {
@@ -167,7 +189,7 @@ impl KvStore for Memory {
             let last = inner.seeds.get(seed.key.as_str()).copied();
             let seeding = Seeding::decide(digest, last, inner.live(&seed.key, now).map(|record| record.seed), when);
             if seeding == Seeding::Write {
-                inner.put(&seed.key, seed.value.clone(), seed.metadata.clone(), None, Some(digest))?;
+                inner.put(None, &seed.key, seed.value.clone(), seed.metadata.clone(), None, Some(digest))?;
                 changed += 1;
             }
             if seeding != Seeding::Keep {
@@ -180,12 +202,21 @@ impl KvStore for Memory {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[tokio::test]
     async fn it_keeps_the_contract() {
-        super::super::contract::check(async || Arc::new(Memory::default()) as Arc<dyn KvStore>).await;
+        super::super::contract::check(async || Arc::new(Memory::new(Arc::new(HostMemory::new(None)))) as Arc<dyn KvStore>).await;
+    }
+
+    #[tokio::test]
+    async fn it_takes_no_more_when_the_process_is_short_of_memory() {
+        // It has more than this already.
+        let store = Memory::new(Arc::new(HostMemory::new(Some(1 << 20))));
+        let refused = store.insert("a", Bytes::from_static(b"1"), &Insert::default()).await;
+        assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+        let seed = Seed { key: "b".to_owned(), value: Bytes::from_static(b"2"), metadata: Bytes::new() };
+        assert_eq!(store.seed(&[seed], Reseed::Always).await.expect("a seed is the operator's"), 1);
+        store.insert("b", Bytes::from_static(b"1"), &Insert::default()).await.expect("it is no larger");
     }
 }

@@ -1,4 +1,4 @@
-//! How short of memory the whole process is, and what guests may still have.
+//! How short of memory the whole process is, and who may still have some.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,18 +21,31 @@ pub struct HostMemory {
     granted: AtomicU64,
 }
 
-/// Linear memory that the guests of a service have, in bytes; those with little are not counted.
+/// What a service has in bytes: linear memory of its guests (those with little are not counted), and what they have put into the host's.
 #[derive(Debug, Default)]
 pub struct ServiceMemory(AtomicU64);
 
 /// A guest with less than this is not worth a count that all of its service would write to.
 const COUNTED: usize = 4 << 20;
 
-/// The part of one guest.
+impl ServiceMemory {
+    /// All of it.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Something of it had `before` bytes and has `after` now.
+    pub fn moved(&self, before: usize, after: usize) {
+        // What shrinks wraps around, as the sum does.
+        self.0.fetch_add((after as u64).wrapping_sub(before as u64), Ordering::Relaxed);
+    }
+}
+
+/// The linear memory of one guest.
 #[derive(Debug)]
 pub struct Part {
     of: Arc<ServiceMemory>,
-    bytes: u64,
+    bytes: usize,
 }
 
 impl Part {
@@ -49,8 +62,9 @@ impl Part {
     /// The guest has so much now.
     pub fn set(&mut self, bytes: usize) {
         if bytes >= COUNTED {
-            self.of.0.fetch_add((bytes as u64).saturating_sub(self.bytes), Ordering::Relaxed);
-            self.bytes = self.bytes.max(bytes as u64);
+            let bytes = self.bytes.max(bytes);
+            self.of.moved(self.bytes, bytes);
+            self.bytes = bytes;
         }
     }
 }
@@ -58,7 +72,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.of.0.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.of.moved(self.bytes, 0);
         }
     }
 }
@@ -79,6 +93,11 @@ impl HostMemory {
     pub fn new(most: Option<u64>) -> Self {
         let most = most.or_else(process::memory_limit).unwrap_or(u64::MAX);
         Self { most, used: AtomicU64::new(process::memory_used().unwrap_or(0)), granted: AtomicU64::new(0) }
+    }
+
+    /// Of a process that nobody bounds.
+    pub fn unbounded() -> Arc<Self> {
+        Arc::new(Self::new(Some(u64::MAX)))
     }
 
     /// Bytes the process may have.
@@ -114,7 +133,7 @@ impl HostMemory {
     }
 
     fn is_large(&self, service: &ServiceMemory) -> bool {
-        service.0.load(Ordering::Relaxed) > self.most / 10
+        service.bytes() > self.most / 10
     }
 
     fn with(&self, used: u64) -> Shortage {
@@ -124,6 +143,16 @@ impl HostMemory {
             used if used >= at(85) => Shortage::Large,
             _ => Shortage::None,
         }
+    }
+
+    /// Whether something may be kept for longer, that no guest holds. From 85 % on it may not.
+    pub fn keeps(&self, bytes: usize) -> bool {
+        let used = self.used().saturating_add(self.granted.load(Ordering::Relaxed)).saturating_add(bytes as u64);
+        let kept = self.with(used) == Shortage::None;
+        if kept {
+            self.granted.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        kept
     }
 
     /// Whether a guest of a service may grow to `desired` bytes. What it has from the start is not asked for here.
