@@ -40,7 +40,10 @@ const ENOUGH: u64 = 10;
 const SMOKE: Duration = Duration::from_secs(10);
 
 /// How often a set of files that changes while it is read is read again.
-const TRIES: usize = 5;
+const TRIES: usize = 6;
+
+/// No digest of files.
+const UNSEEN: [u8; 32] = [0; 32];
 
 /// A service in force, and what it was made of.
 #[derive(Clone)]
@@ -377,34 +380,40 @@ impl Reloader {
 
     fn build(&self, state: &mut State, verdict: &mut Verdict) -> Result<(), Refusal> {
         let mut tries = TRIES;
+        let mut looked_at = state.files.clone();
         let (plan, built) = loop {
             // What has been seen is what was there before it was read: what changes meanwhile is found changed at the next look.
-            let seen = digest(&state.files);
+            let seen = digest(&looked_at);
+            tries -= 1;
             let plan = match self.launch.plan() {
                 Ok(plan) => plan,
                 Err(unplanned) => {
-                    // What is in force is watched on, too.
-                    let known = state.files.len();
-                    state.files.extend(unplanned.documents.iter().cloned());
-                    tries -= 1;
-                    if state.files.len() > known && tries > 0 {
+                    let known = looked_at.len();
+                    looked_at.extend(unplanned.documents.iter().cloned());
+                    if looked_at.len() > known && tries > 0 {
                         continue;
                     }
-                    state.seen = seen;
+                    // What is in force is watched on, too.
+                    (state.files, state.seen) = (looked_at, seen);
                     return Err(unplanned.into());
                 }
             };
             let files = files_of(&plan);
-            let in_force = state.loaded.values().flat_map(|loaded| loaded.plan.files());
-            let watched: BTreeSet<PathBuf> = files.iter().cloned().chain(in_force).collect();
-            let (before, before_all) = (digest(&files), digest(&watched));
-            let built = self.services(state, &plan, verdict.cause);
-            // All of it must be of one moment: a mounted volume is swapped as a whole.
-            tries -= 1;
-            if digest(&files) != before && tries > 0 {
+            if !files.is_subset(&looked_at) && tries > 0 {
+                looked_at.extend(files);
                 continue;
             }
-            (state.files, state.seen) = if built.is_ok() { (files, before) } else { (watched, before_all) };
+            let built = self.services(state, &plan, verdict.cause);
+            let in_force = state.loaded.values().flat_map(|loaded| loaded.plan.files());
+            let watched = if built.is_ok() { files } else { files.into_iter().chain(in_force).collect() };
+            let now = digest(&watched);
+            // All of it must be of one moment: a mounted volume is swapped as a whole.
+            let still = digest(&looked_at) == seen;
+            if !still && tries > 0 {
+                continue;
+            }
+            // When it never was, the next look finds it changed.
+            (state.files, state.seen) = (watched, if still { now } else { UNSEEN });
             break (plan, built?);
         };
         let (built, faulty) = built;

@@ -173,7 +173,7 @@ pub struct Serve {
     #[arg(long, value_name = "URL", env = "SIDELIGHT_REDIS", hide_env_values = true)]
     redis: Option<String>,
 
-    /// Memory for cached objects, of all services, in MiB; default: 256.
+    /// Memory for cached objects, of all services, in MiB; default: 256, or a quarter of what the process may have if that is less.
     #[arg(long, value_name = "MIB", env = "SIDELIGHT_CACHE_MEMORY", value_parser = clap::value_parser!(u32).range(1..))]
     cache_memory: Option<u32>,
 

@@ -330,6 +330,19 @@ pub struct BackendTls {
     pub client: Option<ClientCertificate>,
 }
 
+impl BackendTls {
+    /// Bytes of certificates and keys in it; files are read when they are used.
+    pub fn bytes(&self) -> usize {
+        let client = self.client.iter().flat_map(|client| [&client.certificate, &client.key]);
+        let length = |pem: &Pem| match pem {
+            Pem::Inline(text) => text.len(),
+            Pem::File(_) => 0,
+            Pem::Secret(secret) => secret.as_ref().len(),
+        };
+        self.ca.iter().chain(client).map(length).sum()
+    }
+}
+
 /// PEM text, or what holds it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Pem {

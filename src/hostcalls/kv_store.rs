@@ -11,7 +11,7 @@ use crate::abi::{HostError, HostResult, Registrar, Str};
 use crate::http::Body;
 use crate::sandbox::kv::interval;
 use crate::sandbox::{Handle, KvDone, KvOperation, PendingKv, Sandbox};
-use crate::services::kv_store::{Entry, Error, MAX_PAGE, PAGE, Page, Store};
+use crate::services::kv_store::{Entry, Error, MAX_KEY, MAX_PAGE, PAGE, Page, Store};
 
 fn open(sandbox: &mut Sandbox, name: Str) -> HostResult<Handle<Store>> {
     let store = kv_store(sandbox, &name)?.ok_or_else(|| HostError::inval("there is no such KV store"))?;
@@ -115,7 +115,10 @@ fn page(options: &KvListOptions) -> Result<Page, Error> {
 
 fn list(sandbox: &mut Sandbox, store: Handle<Store>, options: KvListOptions) -> HostResult<Handle<PendingKv>> {
     let store = sandbox.kv_stores.get(store)?.clone();
-    let pending = PendingKv::list(sandbox.kv_room()?, store, page(&options), options.eventual);
+    let page = page(&options);
+    let keys = page.as_ref().map_or(0, |page| page.limit as usize);
+    let charge = sandbox.account.charge(keys * MAX_KEY)?;
+    let pending = PendingKv::list(sandbox.kv_room()?, charge, store, page, options.eventual);
     Ok(sandbox.add_kv(pending)?)
 }
 

@@ -147,8 +147,17 @@ enum Place {
 
 /// The runtime cannot start.
 #[derive(Debug, thiserror::Error)]
-#[error("starting the wasm engine: {0:#}")]
+#[error("starting the wasm engine: {0:#}{hint}", hint = room(.0))]
 pub struct EngineError(#[from] wasmtime::Error);
+
+/// What to do when there is no address space for the pool of sandboxes.
+fn room(error: &wasmtime::Error) -> &'static str {
+    if format!("{error:#}").contains("failed to reserve") {
+        "\n  hint: each sandbox reserves 4 GiB of address space, which is not memory: lift the bound (ulimit -v unlimited, LimitAS= of a unit), or lower --max-sandboxes"
+    } else {
+        ""
+    }
+}
 
 /// Looks how much memory the process has, and says when it is short of it.
 fn watch(memory: Arc<HostMemory>, resting: Arc<Resting>) -> impl FnMut() + Send + 'static {

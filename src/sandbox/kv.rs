@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::handles::{BadHandle, Handle, TableFull};
-use super::{Account, AsyncItem, Sandbox};
+use super::{Account, AsyncItem, Charge, Sandbox};
 use crate::http::Body;
 use crate::services::kv_store::{Entry, Error, Insert, Listing, MAX_VALUE, Page, Store};
 
@@ -45,12 +45,14 @@ pub struct PendingKv {
     pub eventual: bool,
     arriving: Option<oneshot::Receiver<KvDone>>,
     arrived: Option<KvDone>,
+    /// For what a list holds.
+    _charge: Option<Charge>,
 }
 
 impl PendingKv {
     /// Starts it, as soon as one of `room` is free. What needs no waiting is done at once.
     fn start(operation: KvOperation, room: Arc<Semaphore>, work: BoxFuture<'static, KvDone>) -> Self {
-        let mut pending = Self { operation, page: None, eventual: false, arriving: None, arrived: None };
+        let mut pending = Self { operation, page: None, eventual: false, arriving: None, arrived: None, _charge: None };
         let mut work = Box::pin(async move {
             // It is never closed.
             let _room = room.acquire_owned().await;
@@ -104,8 +106,8 @@ impl PendingKv {
         Self::start(KvOperation::Delete, room, Box::pin(async move { KvDone::Delete(store.delete(&key).await) }))
     }
 
-    /// Lists keys; an error is what cannot be asked.
-    pub fn list(room: Arc<Semaphore>, store: Store, page: Result<Page, Error>, eventual: bool) -> Self {
+    /// Lists keys; an error is what cannot be asked. `charge`: for the keys that may come.
+    pub fn list(room: Arc<Semaphore>, charge: Charge, store: Store, page: Result<Page, Error>, eventual: bool) -> Self {
         let (kept, asked) = (page.clone().ok(), page);
         let work = async move {
             KvDone::List(match asked {
@@ -113,7 +115,7 @@ impl PendingKv {
                 Err(error) => Err(error),
             })
         };
-        Self { page: kept, eventual, ..Self::start(KvOperation::List, room, Box::pin(work)) }
+        Self { page: kept, eventual, _charge: Some(charge), ..Self::start(KvOperation::List, room, Box::pin(work)) }
     }
 
     /// Waits until there is a result. Cancel-safe.

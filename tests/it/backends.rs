@@ -56,6 +56,26 @@ fn a_name_is_used_once() {
     assert_eq!(made(&sidelight, origin.addr, "").status, 200);
 }
 
+/// Ever other backends: connections to all of them are not kept, since descriptors are for others, too.
+#[test]
+fn idle_connections_are_bounded() {
+    let origin = asked();
+    let sidelight = backends().within(&["sh", "-c", "ulimit -n 400 && exec \"$@\"", "sh"]).start();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", sidelight.pid())).expect("its files").count();
+    let before = open();
+    for i in 0..250 {
+        assert_eq!(made(&sidelight, origin.addr, &format!("&name=n{i}")).text(), "/path asked.test");
+    }
+    let kept = open() - before;
+    // A hundred, and what the process itself has opened meanwhile.
+    assert!((50..=150).contains(&kept), "{kept}");
+    let connections = origin.connections();
+    for i in 0..10 {
+        assert_eq!(made(&sidelight, origin.addr, &format!("&name=n{i}")).text(), "/path asked.test");
+    }
+    assert!(origin.connections() < connections + 10, "some of those that are kept are used");
+}
+
 #[test]
 fn there_may_be_so_many() {
     let over = "sidelight_guest_dynamic_backends_over_production_total";

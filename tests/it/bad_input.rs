@@ -119,6 +119,12 @@ fn a_manifest_with_an_unknown_key() {
     );
 }
 
+#[test]
+fn too_little_address_space() {
+    let setup = Setup::new(guest("rust", "hello")).within(&["sh", "-c", "ulimit -v 4000000 && exec \"$@\"", "sh"]);
+    refused(setup, 1, &["failed to reserve", "hint: each sandbox reserves 4 GiB of address space", "--max-sandboxes"]);
+}
+
 /// Other tools' keys are none of ours; one that is nearly a known one is said at least.
 #[test]
 fn a_manifest_with_a_key_that_is_nearly_one() {

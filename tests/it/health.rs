@@ -71,6 +71,14 @@ fn a_dynamic_backend_is_checked() {
     sidelight.wait_until("health", |_| ask() == "Ok(Healthy)\n");
     well.store(false, Ordering::Relaxed);
     sidelight.wait_until("illness", |_| ask() == "Ok(Unhealthy)\n");
+    // Nobody has it any more: nobody need know.
+    well.store(true, Ordering::Relaxed);
+    sidelight.wait_until("the end of its checks", |_| {
+        let before = origin.count();
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        origin.count() == before
+    });
+    sidelight.wait_until("health again", |_| ask() == "Ok(Healthy)\n");
 }
 
 #[test]

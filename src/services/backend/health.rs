@@ -4,15 +4,20 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use ::http::header::{self, HeaderValue};
 use ::http::{Method, Uri};
 use pingora::prelude::timeout;
 
 use super::client::Request;
-use super::{Backend, Counters, SendError};
+use super::{Backend, Counters, DYNAMIC, SendError};
 use crate::config::HealthCheck;
 use crate::http::{Body, RequestHead};
+use crate::telemetry::clock;
+
+/// How long a backend that a guest has made is checked when no guest has it any more.
+const UNUSED: Duration = Duration::from_secs(10);
 
 /// How a checked backend is doing.
 #[derive(Debug)]
@@ -41,6 +46,13 @@ impl Backend {
         let Some(checked) = &self.checked else { return };
         if !checked.started.swap(true, Ordering::Relaxed) {
             tokio::spawn(run(Arc::downgrade(self), checked.check.clone()));
+        }
+    }
+
+    /// They begin again when it is used again.
+    fn pause_checks(&self) {
+        if let Some(checked) = &self.checked {
+            checked.started.store(false, Ordering::Relaxed);
         }
     }
 
@@ -75,8 +87,19 @@ async fn run(backend: Weak<Backend>, check: HealthCheck) {
     let mut results: VecDeque<bool> = (0..window).map(|i| i < check.initial as usize).collect();
     // The assumed ones that went well are the newest: it is they that count for longest.
     results.make_contiguous().reverse();
+    let mut unused = None;
     loop {
         let Some(checked) = backend.upgrade() else { return };
+        // Whoever keeps those that guests have made, and this.
+        if &*checked.counters.label == DYNAMIC && Arc::strong_count(&checked) <= 2 {
+            let since = *unused.get_or_insert_with(clock::now);
+            if clock::now().duration_since(since) > UNUSED {
+                checked.pause_checks();
+                return;
+            }
+        } else {
+            unused = None;
+        }
         let result = checked.probe(&check).await;
         results.pop_front();
         results.push_back(result.is_ok());

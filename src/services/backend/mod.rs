@@ -36,6 +36,9 @@ const MAX_IDLE: usize = 256;
 /// Dynamic backends that are remembered, so that sandboxes that make the same share its connections.
 const MAX_SHARED: usize = 1024;
 
+/// Certificates and key of one that is remembered, in bytes: they stay after its guest.
+const MAX_SHARED_BYTES: usize = 64 << 10;
+
 /// How long a GRIP proxy may be silent on a client's connection.
 const HELD: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -170,6 +173,7 @@ impl Backends {
         }
         let mut shared = self.shared.lock();
         if let Some(known) = shared.get(&settings) {
+            known.start_checks();
             return Ok(known.clone());
         }
         if shared.len() >= MAX_SHARED {
@@ -178,7 +182,8 @@ impl Backends {
         }
         let backend = make(&settings);
         backend.start_checks();
-        if shared.len() < MAX_SHARED {
+        let certificates = settings.tls.as_ref().map_or(0, config::BackendTls::bytes);
+        if shared.len() < MAX_SHARED && certificates <= MAX_SHARED_BYTES {
             shared.insert(settings, backend.clone());
         }
         Ok(backend)

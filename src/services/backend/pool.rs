@@ -9,7 +9,8 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
 use std::task::{Context, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -27,6 +28,15 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// How many connections are lent to other threads than their own, in how long.
 const LOANS: u32 = 8;
 const LOANS_IN: Duration = Duration::from_millis(100);
+
+/// Idle connections of all pools, as far as they have told.
+static IDLE: AtomicUsize = AtomicUsize::new(0);
+
+/// How many of them are kept: file descriptors are for connections that are used, too.
+static MAX_IDLE: LazyLock<usize> = LazyLock::new(|| {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    files.map_or(usize::MAX, |files| usize::try_from(files / 4).unwrap_or(usize::MAX)).max(64)
+});
 
 /// Counts connections that are lent to other threads than their own.
 #[derive(Debug, Default)]
@@ -89,6 +99,8 @@ struct State {
     idle: VecDeque<Idle>,
     /// Whether a task looks after them.
     swept: bool,
+    /// How many [`IDLE`] has of them: told once a second, for a count that every request changes would be one that all threads wait for.
+    told: usize,
     loans: Loans,
 }
 
@@ -139,10 +151,16 @@ impl Pool {
     pub fn put(self: &Arc<Self>, stream: Stream, life: Life) {
         let swept = {
             let mut state = self.state.lock();
-            if state.idle.len() >= self.capacity {
-                drop(state.idle.pop_front());
+            if state.idle.len() >= self.capacity || IDLE.load(Ordering::Relaxed) >= *MAX_IDLE && state.idle.len() >= state.told {
+                // With none of its own to give up, this one is.
+                if state.idle.pop_front().is_none() {
+                    return;
+                }
             }
             state.idle.push_back(Idle { stream, life, since: clock::now() });
+            if !state.swept {
+                state.tell();
+            }
             std::mem::replace(&mut state.swept, true)
         };
         if let Some(room) = &self.room {
@@ -159,7 +177,25 @@ impl Pool {
         let mut state = self.state.lock();
         state.idle.retain_mut(|idle| now.duration_since(idle.since) < self.keep && is_quiet(&mut idle.stream));
         state.swept = !state.idle.is_empty();
+        state.tell();
         state.swept
+    }
+}
+
+impl State {
+    fn tell(&mut self) {
+        let (before, now) = (self.told, self.idle.len());
+        if before != now {
+            // What shrinks wraps around, as the sum does.
+            IDLE.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+            self.told = now;
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        IDLE.fetch_sub(self.told, Ordering::Relaxed);
     }
 }
 

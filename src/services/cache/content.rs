@@ -27,7 +27,7 @@ const PIECE_COST: u64 = 64;
 /// How far the writer of an object that is not kept may be ahead of its slowest reader, in bytes.
 const WINDOW: u64 = 1 << 20;
 
-/// Bytes of objects that are being written, for all of a store.
+/// Bytes of objects that are being written, or are in the cache no more and still read, for all of a store.
 #[derive(Debug, Default)]
 pub(super) struct InFlight(AtomicU64);
 
@@ -56,6 +56,8 @@ pub(super) struct Content {
     object: Mutex<Weak<Object>>,
     /// Its file, if it has one.
     file: Mutex<Option<DiskBody>>,
+    /// What is counted of it since it is in the cache no more.
+    lingers: AtomicU64,
 }
 
 enum State {
@@ -191,7 +193,15 @@ impl Content {
     /// Nothing yet.
     pub(super) fn open(expected: Option<u64>, in_flight: Arc<InFlight>) -> Arc<Self> {
         let state = Mutex::new(State::Open(Open::default()));
-        Arc::new(Self { state, changed: Notify::new(), expected, in_flight, object: Mutex::default(), file: Mutex::default() })
+        Arc::new(Self {
+            state,
+            changed: Notify::new(),
+            expected,
+            in_flight,
+            object: Mutex::default(),
+            file: Mutex::default(),
+            lingers: AtomicU64::new(0),
+        })
     }
 
     /// All of it.
@@ -205,7 +215,15 @@ impl Content {
             in_flight: Arc::default(),
             object: Mutex::default(),
             file: Mutex::default(),
+            lingers: AtomicU64::new(0),
         })
+    }
+
+    /// It is in the cache no more: what it has in memory counts as long as anybody reads it.
+    pub(super) fn linger(&self) {
+        let held = self.get().map_or(0, |whole| whole.held());
+        self.in_flight.add(held);
+        self.in_flight.sub(self.lingers.swap(held, Ordering::Relaxed));
     }
 
     /// Notes that it is in a file, too.
@@ -391,6 +409,7 @@ impl Drop for Content {
         if let State::Open(open) = self.state.get_mut() {
             self.in_flight.sub(open.held);
         }
+        self.in_flight.sub(*self.lingers.get_mut());
     }
 }
 
@@ -404,6 +423,18 @@ pub(super) struct Place {
 impl std::fmt::Debug for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Place").field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+/// Bytes that somebody reads, of a content that is there as long.
+struct Given {
+    bytes: Bytes,
+    _content: Arc<Content>,
+}
+
+impl AsRef<[u8]> for Given {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -422,7 +453,8 @@ impl Place {
             for (start, bytes) in pieces {
                 let (from, to) = (at.max(*start), end.min(start + bytes.len() as u64));
                 if from < to {
-                    body.push_back(bytes.slice((from - start) as usize..(to - start) as usize));
+                    let bytes = bytes.slice((from - start) as usize..(to - start) as usize);
+                    body.push_back(Bytes::from_owner(Given { bytes, _content: self.content.clone() }));
                 }
             }
             return body;

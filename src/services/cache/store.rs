@@ -478,6 +478,7 @@ impl Store {
             self.forget(&previous);
         }
         if object.is_gone() {
+            object.content.linger();
             return;
         }
         if let Some(disk) = &self.disk {
@@ -564,6 +565,10 @@ impl Store {
         object.go();
         object.space.untag(object);
         self.bounds.remove(object);
+        // One that took its place may have the same content.
+        if object.content.object().is_none_or(|latest| Arc::ptr_eq(&latest, object)) {
+            object.content.linger();
+        }
         if let Some(disk) = &self.disk {
             disk.remove(object);
         }

@@ -187,6 +187,34 @@ async fn memory_is_bounded_and_what_is_too_large_is_passed_on() {
     assert!(wrote.is_err(), "who writes it may be who reads it");
 }
 
+/// Who reads what has been purged has its memory on: it counts, so that purging and reading is no way around the bound.
+#[tokio::test]
+async fn what_is_read_and_cached_no_more_counts() {
+    let store = Store::still(Limits { memory: 1 << 20, object: 1 << 20 });
+    let cache = Cache::new(&store, "service");
+    let mut read = Vec::new();
+    let whole = |index: u32| {
+        let cache = cache.clone();
+        async move {
+            let (mut writer, found) = lead(&cache, &format!("{index}")).await.insert(seconds(10)).expect("begins");
+            writer.write(Bytes::from(vec![1; 200_000])).await.ok()?;
+            writer.finish().await.ok()?;
+            cache.apply(&Purge::All);
+            Some(found.body(0, None))
+        }
+    };
+    for index in 0..100 {
+        read.extend(whole(index).await);
+    }
+    assert!((4..=6).contains(&read.len()), "{}", read.len());
+    assert!(store.in_flight.get() > 700_000 && store.used().0 == 0, "{}", store.in_flight.get());
+    let mut first = read.remove(0);
+    assert_eq!(first.collect(1 << 20).await.expect("reads").expect("all of it").len(), 200_000);
+    drop((first, read));
+    assert_eq!(store.in_flight.get(), 0);
+    assert!(whole(100).await.is_some());
+}
+
 fn on_disk(folder: &std::path::Path, memory: u64, disk: u64) -> Cache {
     let limits = Limits { memory, ..Limits::default() };
     Cache::new(&Store::with_disk(limits, &crate::telemetry::Telemetry::new(), folder, disk).expect("opens"), "service")

@@ -28,6 +28,9 @@ pub const MAX_VALUE: usize = 25_000_000;
 /// Most bytes of metadata: production's limit.
 pub const MAX_METADATA: usize = 2000;
 
+/// Longest key, in bytes.
+pub const MAX_KEY: usize = 1024;
+
 /// Keys of one page, if nothing is said.
 pub const PAGE: u32 = 100;
 
