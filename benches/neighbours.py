@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What a service's requests notice of what the programs and clients of another do: latency at a fixed rate of a small Rust program, alone and
-beside attacks, in turns. With --write the table goes into docs/performance.md.
+beside attacks, in turns; and the same with what is attacked in another process, which shows how much of it is the machine's. With --write the table goes into docs/performance.md.
 
 Needs wrk, go (for vegeta) and the guests of tests/guests/build.sh. Everything listens on loopback and ends with this script.
 
@@ -104,30 +104,42 @@ def main():
     if not vegeta_is_there():
         sys.exit("vegeta could not be had: it needs go and the Go module proxy")
     binaries = build("sidelight")
-    port = free_port()
-    file = write(
-        "neighbours/sidelight.toml",
-        f'[services.quiet]\nhosts = ["quiet.test"]\nmodule = "{GUESTS}/rust/hello.wasm"\n'
-        f'[services.loud]\nhosts = ["loud.test"]\nmodule = "{GUESTS}/rust/misbehave.wasm"\nlimits = {{ sandboxes = 50, cpu = "50ms" }}\n',
-    )
-    command = [os.environ.get("SIDELIGHT_BIN", binaries / "sidelight"), "serve", file, "--addr", f"127.0.0.1:{port}", "--head-timeout", "60s"]
-    with start("sidelight", command, port, {"RUST_LOG": "off"}) as server:
+    port, other = free_port(), free_port()
+    loud = f'[services.loud]\nhosts = ["loud.test"]\nmodule = "{GUESTS}/rust/misbehave.wasm"\nlimits = {{ sandboxes = 50, cpu = "50ms" }}\n'
+    both = write("neighbours/sidelight.toml", f'[services.quiet]\nhosts = ["quiet.test"]\nmodule = "{GUESTS}/rust/hello.wasm"\n{loud}')
+    apart = write("neighbours/apart.toml", loud)
+
+    def serve(name, file, port):
+        command = [os.environ.get("SIDELIGHT_BIN", binaries / "sidelight"), "serve", file, "--addr", f"127.0.0.1:{port}", "--head-timeout", "60s"]
+        return start(name, command, port, {"RUST_LOG": "off"})
+
+    with serve("sidelight", both, port) as server, serve("apart", apart, other) as second:
         server.wait_for_port()
+        second.wait_for_port()
         ask(port, "quiet.test", "/", RATE, 2)
 
-        def turn(name):
-            with ATTACKS[name](port):
+        def turn(what):
+            name, attacked = what
+            with ATTACKS[name](attacked):
                 time.sleep(0.3)
                 return ask(port, "quiet.test", "/", RATE, options.seconds)
 
-        results = rounds(list(ATTACKS), turn, options.rounds)
-    lines = ["| beside it | p50, ms | p99, ms | p99 to that alone |", "|---|---|---|---|"]
-    for name, values in results.items():
-        alone = [one["99th"] for one in results["nobody"]]
+        turns = [(name, at) for name in ATTACKS for at in ((port,) if name == "nobody" else (port, other))]
+        results = rounds(turns, turn, options.rounds)
+    head = "| beside it | p50, ms | p99, ms | p99 to that alone | p99 with that in a process of its own, ms | p99 to that |"
+    lines = [head, "|---|---|---|---|---|---|"]
+    alone = [one["99th"] for one in results[("nobody", port)]]
+    for name in ATTACKS:
+        values = results[(name, port)]
         own = [one["99th"] for one in values]
-        ratio = "" if name == "nobody" else spread(ratios(own, alone))
-        lines.append(f"| {name} | {spread([one['50th'] for one in values])} | {spread(own)} | {ratio} |")
-        say(f"  {name}: p99 {spread(own)} {ratio}")
+        line = f"| {name} | {spread([one['50th'] for one in values])} | {spread(own)} |"
+        if name == "nobody":
+            line += " | | |"
+        else:
+            away = [one["99th"] for one in results[(name, other)]]
+            line += f" {spread(ratios(own, alone))} | {spread(away)} | {spread(ratios(own, away))} |"
+        lines.append(line)
+        say(f"  {line}")
     head = f"`benches/neighbours.py`, {date.today()}, commit {commit()}: {machine()}. {RATE} requests a second to a Rust hello, {options.rounds} interleaved rounds of {options.seconds} s; median (lowest to highest)."
     text = "\n\n".join([head, "\n".join(lines)])
     print(text)
