@@ -108,6 +108,18 @@ impl Launch {
     }
 }
 
+/// Most bytes of a document.
+const MOST_TEXT: u64 = 32 << 20;
+
+/// A document's text.
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    let what = std::fs::metadata(path)?;
+    if what.is_file() && what.len() > MOST_TEXT {
+        return Err(std::io::Error::other(format!("it has more than {} MiB", MOST_TEXT >> 20)));
+    }
+    std::fs::read_to_string(path)
+}
+
 /// Reads documents, and keeps what is wrong with them.
 #[derive(Default)]
 struct Reader {
@@ -120,7 +132,7 @@ impl Reader {
     /// A document; `from` is where it is asked for.
     fn read(&mut self, path: &Path, from: Option<&Spanned<String>>) -> Option<Node> {
         self.documents.insert(path.to_owned());
-        let text = match std::fs::read_to_string(path) {
+        let text = match read_bounded(path) {
             Ok(text) => text,
             Err(error) => {
                 let problem = match from {

@@ -31,6 +31,8 @@ use sd_notify::NotifyState;
 use crate::config::diagnostics::Report;
 use crate::config::host::Listen;
 use crate::config::{ConfigError, HostConfig};
+#[cfg(target_os = "linux")]
+use crate::runtime::compiler::Compiler;
 use crate::runtime::source::Store;
 use crate::runtime::{Current, LoadError, Outcome, Runtime, Snapshot};
 use crate::server::admin::guard::Guard;
@@ -214,6 +216,9 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!("huge pages cannot be refused: {error}");
     }
+    // Before nothing can be started any more.
+    #[cfg(target_os = "linux")]
+    let compiler = Compiler::start().map(Arc::new);
     #[cfg(target_os = "linux")]
     if let Err(error) = confine::confine() {
         tracing::info!("{error}");
@@ -249,10 +254,16 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     let probed = host.probes.as_ref().map(|address| bind(address, "--probes")).transpose()?;
     let files =
         listeners.iter().chain(secure.as_ref().map(|(_, bound)| bound)).chain(&admin).chain(&probed).filter_map(Bound::file).collect();
-    let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
+    let mut runtime = Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?;
+    #[cfg(target_os = "linux")]
+    match compiler {
+        Ok(compiler) => runtime.compile_apart(compiler),
+        Err(error) => tracing::warn!(%error, "programs are compiled in this process: no other one can be started for it"),
+    }
+    let runtime = Arc::new(runtime);
     let current: Arc<Current> = Arc::default();
     let platform = Platform::for_host(&telemetry, &host, runtime.memory()).map_err(|error| Exit::Manifest(error.to_string()))?;
-    platform.connector.keep_off(admin.iter().chain(&probed).filter_map(Bound::tcp).collect());
+    platform.connector.operators().are_at(admin.iter().chain(&probed).filter_map(Bound::tcp).collect());
     let platform = Arc::new(platform);
     let reloader = Arc::new(Reloader::new(launch, host.clone(), runtime.clone(), platform.clone(), current.clone()));
     reloader.start()?;

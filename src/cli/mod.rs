@@ -26,6 +26,8 @@ use crate::config::host::Profile;
 use crate::config::settings::{LimitSettings, Settings};
 use crate::config::{ModuleSource, Targets, host_file, manifest};
 use crate::hostcalls;
+#[cfg(target_os = "linux")]
+use crate::runtime::compiler;
 use crate::telemetry::{exposition, logs};
 
 use args::Serve;
@@ -67,6 +69,17 @@ enum Command {
     Probe(probe::Probe),
     /// Remove a preview environment, a release of the Helm chart, whose time is over.
     Expire(expire::Expire),
+    /// Compile programs for the process that starts this.
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    Compiler,
+    /// Compile one program, as that has been told.
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    Compile {
+        /// Which, and how.
+        job: String,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// Of which.
@@ -196,6 +209,10 @@ pub fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::Man { folder }) => man(folder.as_deref()),
+        #[cfg(target_os = "linux")]
+        Some(Command::Compiler) => compiler::help(),
+        #[cfg(target_os = "linux")]
+        Some(Command::Compile { job }) => compiler::compile(&job),
         Some(Command::Purge(asked)) => purge::run(&asked),
         Some(Command::Run(run)) => once(run),
         Some(Command::Serve(asked)) => serve(&asked),

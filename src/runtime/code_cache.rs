@@ -42,13 +42,18 @@ impl CodeCache {
     }
 
     /// The compiled module of that wasm for that engine; compiled now if it is not there.
-    pub fn module(&self, engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Module> {
+    pub fn module(
+        &self,
+        engine: &Engine,
+        wasm: &[u8],
+        compile: impl FnOnce(&[u8]) -> wasmtime::Result<Vec<u8>>,
+    ) -> wasmtime::Result<Module> {
         let key = key(engine, wasm);
         if let Some(module) = self.find(engine, &key)? {
             return Ok(module);
         }
         tracing::info!(bytes = wasm.len(), "compiling the program; it is kept for the next start");
-        let code = engine.precompile_module(wasm)?;
+        let code = compile(wasm)?;
         match self.store(&key, &code) {
             Ok(path) => match self.load(engine, &path) {
                 Ok(module) => return Ok(module),
@@ -167,11 +172,11 @@ mod tests {
         let folder = folder.path().join("cache");
         let cache = CodeCache::open(&folder).expect("opens");
         let engine = Engine::default();
-        cache.module(&engine, WASM).expect("compiles");
+        cache.module(&engine, WASM, |wasm| engine.precompile_module(wasm)).expect("compiles");
         let kept = entries(&folder);
         assert_eq!(kept.len(), 1);
         let written = fs::metadata(&kept[0]).expect("exists").modified().expect("a time");
-        cache.module(&engine, WASM).expect("loads");
+        cache.module(&engine, WASM, |wasm| engine.precompile_module(wasm)).expect("loads");
         assert_eq!(fs::metadata(&kept[0]).expect("exists").modified().expect("a time"), written);
     }
 
@@ -181,12 +186,12 @@ mod tests {
         let folder = folder.path().join("cache");
         let cache = CodeCache::open(&folder).expect("opens");
         let engine = Engine::default();
-        cache.module(&engine, WASM).expect("compiles");
+        cache.module(&engine, WASM, |wasm| engine.precompile_module(wasm)).expect("compiles");
         let kept = entries(&folder).remove(0);
         let whole = fs::read(&kept).expect("reads");
         for broken in [&whole[..whole.len() / 2], b"not machine code", b""] {
             fs::write(&kept, broken).expect("writes");
-            cache.module(&engine, WASM).expect("compiles again");
+            cache.module(&engine, WASM, |wasm| engine.precompile_module(wasm)).expect("compiles again");
             assert_eq!(fs::read(&entries(&folder)[0]).expect("reads").len(), whole.len());
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ProfilingStrategy, WasmBacktraceDetails,
 };
@@ -43,9 +44,35 @@ pub fn build(limits: &Limits, profile: Option<&Profile>, core_dumps: bool) -> wa
         .table_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto)
         .decommit_batch_size(1);
+    let mut config = config(Compiled::new(profile, core_dumps));
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&config)
+}
+
+/// What code depends on, of how an engine is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compiled {
+    core_dumps: bool,
+    perf_map: bool,
+    jit_dump: bool,
+}
+
+impl Compiled {
+    /// For an engine that is set up like this.
+    pub fn new(profile: Option<&Profile>, core_dumps: bool) -> Self {
+        let (perf_map, jit_dump) = (matches!(profile, Some(Profile::PerfMap)), matches!(profile, Some(Profile::JitDump)));
+        Self { core_dumps, perf_map, jit_dump }
+    }
+}
+
+/// An engine that only compiles: its code is that of one that [`build`] gives.
+pub fn to_compile(how: Compiled) -> wasmtime::Result<Engine> {
+    Engine::new(&config(how))
+}
+
+fn config(how: Compiled) -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .memory_init_cow(true)
         .memory_reservation(4 << 30)
         .memory_guard_size(32 << 20)
@@ -57,14 +84,14 @@ pub fn build(limits: &Limits, profile: Option<&Profile>, core_dumps: bool) -> wa
         .wasm_backtrace_max_frames(NonZeroUsize::new(32))
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .concurrency_support(false)
-        .coredump_on_trap(core_dumps)
+        .coredump_on_trap(how.core_dumps)
         .wasm_memory64(false)
-        .profiler(match profile {
-            Some(Profile::PerfMap) => ProfilingStrategy::PerfMap,
-            Some(Profile::JitDump) => ProfilingStrategy::JitDump,
-            Some(Profile::Guests(_)) | None => ProfilingStrategy::None,
+        .profiler(match how {
+            Compiled { perf_map: true, .. } => ProfilingStrategy::PerfMap,
+            Compiled { jit_dump: true, .. } => ProfilingStrategy::JitDump,
+            Compiled { .. } => ProfilingStrategy::None,
         });
-    Engine::new(&config)
+    config
 }
 
 /// Ticks `engine`'s epoch until it is gone: more often when guests are sampled. `finer`: nanoseconds between ticks, while it is

@@ -166,6 +166,16 @@ impl Runtime {
         Ok(Guest { program, variables })
     }
 
+    /// Its code: made in another process, if there is one for that.
+    fn compiled(&self, wasm: &[u8]) -> wasmtime::Result<Vec<u8>> {
+        #[cfg(target_os = "linux")]
+        if let Some(compiler) = &self.compiler {
+            let spare = (self.memory.most() / 10 * 9).saturating_sub(self.memory.used());
+            return compiler.compile(wasm, self.compiled, spare);
+        }
+        self.engine.precompile_module(wasm)
+    }
+
     fn program(&self, wasm: &[u8], digest: String, path: &Path) -> Result<Program, LoadError> {
         recognise(wasm, path)?;
         let invalid = |error: wasmtime::Error| {
@@ -178,7 +188,9 @@ impl Runtime {
             }
         };
         let module = match &self.cache {
-            Some(cache) => cache.module(&self.engine, wasm),
+            Some(cache) => cache.module(&self.engine, wasm, |wasm| self.compiled(wasm)),
+            // Whether that can be done within bounds is found out elsewhere.
+            None if self.compiler.is_some() => self.compiled(wasm).and_then(|_| Module::new(&self.engine, wasm)),
             None => Module::new(&self.engine, wasm),
         }
         .map_err(invalid)?;

@@ -4,6 +4,7 @@
 //! free or comes free in time. Nothing here knows HTTP connections.
 
 pub mod code_cache;
+pub mod compiler;
 pub mod engine;
 pub mod execute;
 pub mod guest;
@@ -38,6 +39,7 @@ pub use guest::{Guest, LoadError};
 pub use reuse::Waiting;
 pub use snapshot::{Current, Route, Routes, Snapshot, Target, Trial};
 
+use compiler::Compiler;
 use profile::Session;
 use reuse::{Found, Resting, WaitingGuest};
 
@@ -65,6 +67,10 @@ pub struct Runtime {
     arguments: Option<Vec<String>>,
     unknown_imports: UnknownImports,
     cache: Option<code_cache::CodeCache>,
+    /// Who compiles; `None`: this process.
+    compiler: Option<Arc<Compiler>>,
+    /// As what.
+    compiled: engine::Compiled,
     programs: guest::Programs,
     profiles: Option<GuestProfiles>,
     /// Where core dumps go, if there are any.
@@ -248,6 +254,8 @@ impl Runtime {
             places: config.limits.sandboxes as usize,
             arguments: config.arguments.clone(),
             unknown_imports: config.unknown_imports,
+            compiler: None,
+            compiled: engine::Compiled::new(config.profile.as_ref(), config.core_dumps.is_some()),
             cache: config.cache_dir.as_deref().and_then(code_cache::CodeCache::open),
             programs: guest::Programs::default(),
             profiles: match &config.profile {
@@ -262,6 +270,11 @@ impl Runtime {
             memory,
             resting,
         })
+    }
+
+    /// Programs are compiled by another process from now on.
+    pub fn compile_apart(&mut self, compiler: Arc<Compiler>) {
+        self.compiler = Some(compiler);
     }
 
     /// Memory of the process.

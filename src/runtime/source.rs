@@ -89,13 +89,19 @@ impl Store {
             ModuleSource::File(path) => {
                 let read = || {
                     let file = fs::File::open(path)?;
-                    let mut bytes = Vec::new();
+                    let length = file.metadata()?.len();
+                    if length > MAX_SIZE as u64 {
+                        return Ok(None);
+                    }
+                    let mut bytes = Vec::with_capacity(length as usize);
                     // What has no end by itself, has one here.
                     file.take(MAX_SIZE as u64 + 1).read_to_end(&mut bytes)?;
-                    Ok(bytes)
+                    Ok(Some(bytes).filter(|bytes| bytes.len() <= MAX_SIZE))
                 };
-                let bytes = read().map_err(|error| SourceError::File { error })?;
-                if bytes.len() > MAX_SIZE { Err(too_large()) } else { unpack(bytes) }
+                match read().map_err(|error| SourceError::File { error })? {
+                    Some(bytes) => unpack(bytes),
+                    None => Err(too_large()),
+                }
             }
             ModuleSource::Url { url, sha256 } => {
                 if let Some(kept) = self.kept(sha256) {

@@ -234,3 +234,23 @@ fn operators_are_out_of_reach() {
     let origin = asked();
     assert_eq!(made(&sidelight, origin.addr, "").status, 200);
 }
+
+/// Manifests may be somebody else's, too: neither backends nor log endpoints of theirs lead there, by address or by name.
+#[test]
+fn operators_are_out_of_reach_of_manifests() {
+    for host in ["127.0.0.1", "localhost"] {
+        let port = origin::refused().port();
+        let target = format!("http://{host}:{port}");
+        let syslog = format!("[sidelight.logs.also]\nkind = \"syslog\"\nurl = \"tcp://{host}:{port}\"\n");
+        let sidelight = Setup::new(guest("rust", "exhaust"))
+            .backend("origin", &target)
+            .manifest(&format!("[sidelight.logs.main]\nkind = \"http\"\nurl = \"{target}/quit\"\n{syslog}"))
+            .arg(&format!("--admin 127.0.0.1:{port}"))
+            .start();
+        assert_eq!(sidelight.get("/unread?n=1").text(), "0\n");
+        sidelight.log.wait_for(&["a request to a backend failed", "is where operators of this host are answered"]);
+        assert_eq!(sidelight.get("/logs?n=1").text(), "1\n");
+        sidelight.log.wait_for(&["log", "main", "is where operators of this host are answered"]);
+        assert_eq!(sidelight.operate("GET", "/livez").status, 200);
+    }
+}

@@ -67,6 +67,90 @@ fn with_a_manifest_and_nothing_else() {
     assert_eq!(status(&sidelight)["faulty"], Value::Null);
 }
 
+/// A program with so many functions: of each, 9 bytes here and some KiB while it is compiled.
+fn of_functions(count: u32) -> Vec<u8> {
+    let number = |mut number: u32| {
+        let mut bytes = Vec::new();
+        loop {
+            let low = (number & 0x7f) as u8;
+            number >>= 7;
+            bytes.push(if number == 0 { low } else { low | 0x80 });
+            if number == 0 {
+                return bytes;
+            }
+        }
+    };
+    let section = |id: u8, content: Vec<u8>| [vec![id], number(content.len() as u32), content].concat();
+    let with_count = |count: u32, content: Vec<u8>| [number(count), content].concat();
+    let functions = [vec![0], vec![1; count as usize]].concat();
+    let bodies = [vec![2, 0, 0x0b], [7, 0, 0x20, 0, 0x41, 1, 0x6a, 0x0b].repeat(count as usize)].concat();
+    [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, b"\x02\x60\0\0\x60\x01\x7f\x01\x7f".to_vec()),
+        section(3, with_count(count + 1, functions)),
+        section(5, b"\x01\0\x01".to_vec()),
+        section(7, b"\x02\x06_start\0\0\x06memory\x02\0".to_vec()),
+        section(10, with_count(count + 1, bodies)),
+    ]
+    .concat()
+}
+
+/// 4 MB that would take 3 GiB to compile, where there are 600 MiB.
+#[test]
+fn one_that_takes_too_much_to_compile() {
+    let sidelight = host("[limits]\ntotal_memory_mib = 600\n").start();
+    let folder = sidelight.path("services/bomb");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("app.wasm"), of_functions(500_000)).expect("a file");
+    sidelight.write("services/bomb/service.toml", "module = \"app.wasm\"\nhosts = [\"bomb.test\"]\n");
+    sidelight.wait_until("its refusal", |sidelight| {
+        assert_eq!(sidelight.get_of("own.test", "/").text(), "own");
+        let told = status(sidelight)["faulty"].to_string();
+        told.contains("bomb") && told.contains("compiling it takes more than") && told.contains("MiB of memory")
+    });
+    assert!(crate::memory::resident(&sidelight) < 300 << 20, "whoever compiled it has ended");
+    put(&sidelight, "a", &hosts("a"), "a1");
+    wait_for(&sidelight, "a.test", "a1");
+    // A smaller one of the kind is a program.
+    fs::write(folder.join("app.wasm"), of_functions(10_000)).expect("a file");
+    sidelight.wait_until("it", |sidelight| status(sidelight)["faulty"].is_null());
+}
+
+/// Files without end, and limits that are more than others have.
+#[test]
+fn what_is_too_much_for_one() {
+    let sidelight = host("").arg("--no-watch").start();
+    let before = crate::memory::resident(&sidelight);
+    let sparse = |name: &str| {
+        let path = sidelight.path(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::File::create(path).expect("a file").set_len(100 << 30).expect("a sparse file");
+    };
+    let service = |name: &str, more: &str| put(&sidelight, name, &format!("{}\n{more}", hosts(name)), name);
+    sparse("services/settings/service.toml");
+    service("manifest", "manifest = \"fastly.toml\"");
+    sparse("services/manifest/fastly.toml");
+    service("store", "[config_stores.main]\nformat = \"json\"\nfile = \"big.json\"");
+    sparse("services/store/big.json");
+    service("values", "[[kv_stores.main]]\nkey = \"a\"\nfile = \"big\"");
+    sparse("services/values/big");
+    service("program", "");
+    sparse("services/program/app.wat");
+    service("loud", "[limits]\ncpu = \"100h\"\nwall = \"100h\"\nsandboxes = 10000");
+    service("quiet", "[limits]\ncpu = \"1s\"\nsandboxes = 5");
+    let verdict = sidelight.reload();
+    let told = |name: &str| {
+        let faulty = verdict["faulty"].as_array().expect("a list");
+        faulty.iter().find(|fault| fault["service"] == name).unwrap_or_else(|| panic!("{name}: {verdict:#}")).to_string()
+    };
+    assert!(told("settings").contains("more than 32 MiB") && told("manifest").contains("more than 32 MiB"), "{verdict:#}");
+    assert!(told("store").contains("more than 64 MiB") && told("values").contains("more than 64 MiB"), "{verdict:#}");
+    assert!(told("program").contains("larger than 256 MiB"), "{verdict:#}");
+    assert!(["limits.cpu", "limits.wall", "limits.sandboxes"].iter().all(|limit| told("loud").contains(limit)), "{verdict:#}");
+    assert_eq!(sidelight.get_of("quiet.test", "/").text(), "quiet");
+    assert!(crate::memory::status(sidelight.pid(), "VmHWM") < before + (64 << 20), "{verdict:#}");
+}
+
 #[test]
 fn one_that_is_faulty_leaves_the_others_alone() {
     let setup = service(service(host("").arg("--no-watch"), "a", &hosts("a")), "b", &hosts("b"));

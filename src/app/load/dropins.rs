@@ -10,12 +10,13 @@ use std::time::SystemTime;
 use toml::Spanned;
 
 use super::{DropIn, Reader, ServicePlan};
+use crate::app::files::settings_files;
 use crate::config::diagnostics::Problem;
 use crate::config::host_file::{DropIns, Host};
 use crate::config::logs::Sink;
 use crate::config::services::ServiceEntry;
 use crate::config::stores::{SecretStore, SecretText};
-use crate::config::{Config, ConfigError, HostConfig};
+use crate::config::{Config, ConfigError, GuestLimits, HostConfig};
 use crate::services::data;
 
 /// What a service's own settings are in.
@@ -62,6 +63,28 @@ pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>
     folders.into_iter().map(service).collect()
 }
 
+/// Bytes of all files that the settings of one name, its program apart: they are read as a whole.
+const MOST_DATA: u64 = 64 << 20;
+
+/// Limits of a service that are beyond those of the host. (Memory is looked at for every service.)
+fn beyond(limits: &GuestLimits, host: &HostConfig) -> Vec<&'static str> {
+    let most = &host.limits.guest;
+    let all = [
+        ("sandboxes", limits.sandboxes > host.limits.sandboxes),
+        ("queue_timeout", limits.queue_timeout > most.queue_timeout),
+        ("cpu", limits.cpu > most.cpu),
+        ("wall", limits.wall > most.wall),
+        ("backend_requests", limits.backend_requests > most.backend_requests),
+        ("dynamic_backends", limits.dynamic_backends > most.dynamic_backends),
+        ("fields_kib", limits.fields > most.fields),
+        ("reuse_requests", limits.reuse.requests > most.reuse.requests),
+        ("reuse_idle", limits.reuse.idle > most.reuse.idle),
+        ("reuse_lifetime", limits.reuse.lifetime > most.reuse.lifetime),
+        ("reuse_memory_mib", limits.reuse.memory > most.reuse.memory),
+    ];
+    all.into_iter().filter(|(_, beyond)| *beyond).map(|(name, _)| name).collect()
+}
+
 impl Reader {
     fn dropped(&mut self, name: &str, folder: &Path, allowed: &[String], host: &HostConfig) -> Option<ServicePlan> {
         let there = |names: [&str; 2]| {
@@ -101,7 +124,7 @@ impl Reader {
         }
         self.hosts(&entry, allowed);
         let plan = self.service(&entry, host)?;
-        self.confine(&entry, &plan, folder);
+        self.confine(&entry, &plan, folder, host);
         Some(plan)
     }
 
@@ -125,7 +148,7 @@ impl Reader {
     }
 
     /// It has what is in its folder, and nothing else of the machine's.
-    fn confine(&mut self, entry: &ServiceEntry, plan: &ServicePlan, folder: &Path) {
+    fn confine(&mut self, entry: &ServiceEntry, plan: &ServicePlan, folder: &Path, host: &HostConfig) {
         let sinks = plan.config.logs.values().filter_map(|log| match &log.sink {
             Sink::File(sink) => Some(sink.path.as_path()),
             _ => None,
@@ -142,6 +165,19 @@ impl Reader {
             faults.push((
                 "a log endpoint names its stream in Redis".to_owned(),
                 "leave `stream` out: it is named after service and endpoint",
+            ));
+        }
+        let size: u64 = settings_files(&plan.config).iter().filter_map(|path| path.metadata().ok()).map(|what| what.len()).sum();
+        if size > MOST_DATA {
+            faults.push((
+                format!("the files that its settings name have more than {} MiB together", MOST_DATA >> 20),
+                "a store with `keep` has values that are written to it",
+            ));
+        }
+        for limit in beyond(&plan.config.limits, host) {
+            faults.push((
+                format!("limits.{limit} is more than what the host's own services have"),
+                "[limits] of the host file is the most that others may have",
             ));
         }
         for (message, hint) in faults {

@@ -7,8 +7,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ::http::header::{self, HeaderValue};
@@ -26,6 +26,7 @@ use rustls_pki_types::ServerName;
 
 use super::error::SendError;
 use super::h2::Shared;
+use super::operators::Operators;
 use super::pool::Life;
 use super::room::Place;
 use super::{Backend, NotAllowed, tls};
@@ -48,8 +49,8 @@ pub(super) const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 pub struct Connector {
     transport: TransportConnector,
     system_roots: Arc<RootCertStore>,
-    /// The operators' listeners of this process.
-    operators: OnceLock<Vec<SocketAddr>>,
+    /// Where nobody is connected to.
+    operators: Arc<Operators>,
 }
 
 impl Default for Connector {
@@ -61,19 +62,12 @@ impl Default for Connector {
 impl Connector {
     /// A connector with the machine's roots.
     pub fn new() -> Self {
-        Self { transport: TransportConnector::new(None), system_roots: Arc::new(tls::system_roots()), operators: OnceLock::new() }
+        Self { transport: TransportConnector::new(None), system_roots: Arc::new(tls::system_roots()), operators: Arc::default() }
     }
 
-    /// Says where the operators' listeners of this process are: no guest connects there on its own.
-    pub fn keep_off(&self, operators: Vec<SocketAddr>) {
-        // Said once, at the start.
-        drop(self.operators.set(operators));
-    }
-
-    /// Whether an address leads to one of them.
-    fn is_operators(&self, address: SocketAddr) -> bool {
-        let ours = self.operators.get().is_some_and(|all| all.iter().any(|one| one.port() == address.port()));
-        ours && is_local(address.ip())
+    /// The operators' listeners of this process: nobody is connected to them.
+    pub fn operators(&self) -> &Arc<Operators> {
+        &self.operators
     }
 
     /// The machine's root certificates, read once.
@@ -347,8 +341,8 @@ impl Backend {
                     failure = Some(SendError::Unroutable(not_allowed.to_string()));
                     continue;
                 }
-                if config.dynamic && self.connector.is_operators(address) {
-                    failure = Some(SendError::Unroutable(format!("{address} is where operators of this host are answered")));
+                if self.connector.operators.has(address) {
+                    failure = Some(SendError::Unroutable(Operators::refusal(address)));
                     continue;
                 }
                 match self.connect_to(address, attempt).await {
@@ -556,12 +550,6 @@ impl Failed {
     pub(super) fn answered(error: SendError) -> Self {
         Self { error, unanswered: false }
     }
-}
-
-/// Whether an address is one of this machine's: something can listen there.
-fn is_local(ip: IpAddr) -> bool {
-    let ip = ip.to_canonical();
-    ip.is_loopback() || ip.is_unspecified() || std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// The address of the other end.

@@ -9,6 +9,7 @@ pub mod error;
 pub mod faults;
 pub mod h2;
 pub mod health;
+pub mod operators;
 pub mod pool;
 pub mod room;
 pub mod tls;

@@ -1,6 +1,7 @@
 //! Where the records of log endpoints go.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
@@ -12,6 +13,7 @@ use super::Record;
 use super::syslog::Syslog;
 use crate::config::Config;
 use crate::config::logs::{FileSink, HttpSink, LogEndpoint, Sink};
+use crate::services::backend::operators::{Elsewhere, Operators};
 use crate::services::data::{self, DataError};
 use crate::services::platform::Platform;
 use crate::services::redis::Redis;
@@ -52,11 +54,15 @@ enum Kind {
 struct Http {
     client: reqwest::Client,
     settings: HttpSink,
+    operators: Arc<Operators>,
 }
 
 impl Http {
-    fn open(settings: &HttpSink, ca: Option<&[u8]>) -> Result<Self, DataError> {
+    fn open(settings: &HttpSink, ca: Option<&[u8]>, operators: &Arc<Operators>) -> Result<Self, DataError> {
         let mut builder = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none());
+        if let Some(port) = reqwest::Url::parse(&settings.url).ok().and_then(|url| url.port_or_known_default()) {
+            builder = builder.dns_resolver(Elsewhere { operators: operators.clone(), port });
+        }
         if let (Some(pem), Some(path)) = (ca, &settings.ca) {
             let fail = |error: &dyn std::fmt::Display| DataError::content(path, format!("no certificates: {error}"));
             let roots = reqwest::Certificate::from_pem_bundle(pem).map_err(|error| fail(&error))?;
@@ -66,10 +72,20 @@ impl Http {
             builder = builder.tls_certs_only(roots);
         }
         let client = builder.build().map_err(|error| DataError::Setting(format!("{}: {error}", settings.url)))?;
-        Ok(Self { client, settings: settings.clone() })
+        Ok(Self { client, settings: settings.clone(), operators: operators.clone() })
+    }
+
+    /// Names are looked at when they are resolved.
+    fn is_operators(&self) -> Option<SocketAddr> {
+        let url = reqwest::Url::parse(&self.settings.url).ok()?;
+        let ip = url.host_str()?.trim_matches(['[', ']']).parse().ok()?;
+        Some(SocketAddr::new(ip, url.port_or_known_default()?)).filter(|address| self.operators.has(*address))
     }
 
     async fn post(&self, kind: &str, body: String) -> Result<(), Failure> {
+        if let Some(address) = self.is_operators() {
+            return Err(Failure::Final(Operators::refusal(address)));
+        }
         let mut request = self.client.post(&self.settings.url).header("content-type", kind).body(body);
         for (name, value) in &self.settings.headers {
             request = request.header(name, value.as_ref());
@@ -183,6 +199,7 @@ impl Outlet {
         config: &Config,
         platform: &Platform,
     ) -> Result<Option<Self>, DataError> {
+        let operators = platform.connector.operators();
         let kind = match &settings.sink {
             Sink::Log => return Ok(None),
             Sink::Stdout => Kind::Stdout,
@@ -196,9 +213,9 @@ impl Outlet {
                 }
                 Kind::File(rotated)
             }
-            Sink::Syslog(syslog) => Kind::Syslog(Box::new(Syslog::open(syslog, ca)?)),
-            Sink::Http(http) => Kind::Http(Http::open(http, ca)?),
-            Sink::Otlp(http) => Kind::Otlp(Http::open(http, ca)?),
+            Sink::Syslog(syslog) => Kind::Syslog(Box::new(Syslog::open(syslog, ca, operators)?)),
+            Sink::Http(http) => Kind::Http(Http::open(http, ca, operators)?),
+            Sink::Otlp(http) => Kind::Otlp(Http::open(http, ca, operators)?),
             Sink::Redis { stream, max_records } => {
                 let Some(settings) = &config.state.redis else {
                     return Err(DataError::Setting("there is no Redis\n  hint: --redis URL, or [redis] in the host file".to_owned()));

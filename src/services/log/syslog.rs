@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 use super::Record;
 use super::sinks::{Failure, PATIENCE, message, time};
 use crate::config::logs::{SyslogSink, Transport};
+use crate::services::backend::operators::Operators;
 use crate::services::data::DataError;
 
 /// Informational (RFC 5424 §6.2.1).
@@ -34,12 +35,13 @@ pub(super) struct Syslog {
     settings: SyslogSink,
     tls: Option<TlsConnector>,
     connection: Option<Connection>,
+    operators: Arc<Operators>,
 }
 
 impl Syslog {
-    pub(super) fn open(settings: &SyslogSink, ca: Option<&[u8]>) -> Result<Self, DataError> {
+    pub(super) fn open(settings: &SyslogSink, ca: Option<&[u8]>, operators: &Arc<Operators>) -> Result<Self, DataError> {
         let tls = (settings.transport == Transport::Tls).then(|| connector(settings, ca)).transpose()?;
-        Ok(Self { settings: settings.clone(), tls, connection: None })
+        Ok(Self { settings: settings.clone(), tls, connection: None, operators: operators.clone() })
     }
 
     pub(super) async fn write(&mut self, service: &str, records: &[Record]) -> Result<(), Failure> {
@@ -97,7 +99,11 @@ impl Syslog {
             socket.connect(address).await?;
             return Ok(Connection::Udp(socket));
         }
-        let stream = TcpStream::connect(place).await?;
+        let addresses: Vec<_> = tokio::net::lookup_host(place).await?.collect();
+        if let Some(address) = addresses.iter().find(|address| self.operators.has(**address)) {
+            return Err(Failure::Final(Operators::refusal(*address)));
+        }
+        let stream = TcpStream::connect(&*addresses).await?;
         let Some(tls) = &self.tls else { return Ok(Connection::Stream(Box::new(stream))) };
         let name = ServerName::try_from(self.settings.host.clone()).map_err(|error| Failure::Final(error.to_string()))?;
         Ok(Connection::Stream(Box::new(tls.connect(name, stream).await?)))
