@@ -168,7 +168,8 @@ pub enum Failed {
 /// Does it; JSON.
 pub async fn fulfil(wish: Wish, platform: &Arc<Platform>, services: &[Named]) -> Result<Json, Failed> {
     let named = |service: &str| {
-        let found = services.iter().find(|named| named.name == service || named.id == service);
+        // An id goes before names: a service that comes and goes may be called like another's.
+        let found = services.iter().find(|named| named.id == service).or_else(|| services.iter().find(|named| named.name == service));
         found.ok_or_else(|| Refused::NotFound(format!("there is no service `{service}`")))
     };
     let heard = |error: crate::services::redis::Unavailable| Failed::Unheard(error.to_string());

@@ -20,8 +20,8 @@ use crate::abi::{GuestState, Wasi};
 use crate::config::Config;
 use crate::config::host::Environment;
 use crate::sandbox::Current;
-use crate::telemetry::clock;
 use crate::telemetry::trace::record::Service;
+use crate::telemetry::{clock, logs};
 
 /// `argv[0]`.
 const PROGRAM: &str = "compute-app";
@@ -170,7 +170,7 @@ impl LogLines {
         if !text.is_empty() {
             let trace_id = self.current.trace_id().map(tracing::field::display);
             let service = &self.service.name;
-            tracing::info!(target: "sidelight::guest", service, stream = self.name, request_id = &*self.current.id(), trace_id, "{text}");
+            tracing::info!(target: "sidelight::guest", service, stream = self.name, request_id = &*self.current.id(), trace_id, "{}", logs::one_line(text));
         }
         self.unfinished.clear();
     }

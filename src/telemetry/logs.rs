@@ -79,14 +79,16 @@ pub fn format() -> Format {
 }
 
 /// A text as a line of the log may have it: in JSON as it is; as text without breaks, behind which anything could be made to look like a line
-/// of its own.
+/// of its own, without what moves a terminal's cursor, and without what turns the direction of reading.
 pub fn one_line(text: &str) -> Cow<'_, str> {
+    let misleads =
+        |letter: char| letter.is_control() && letter != '\t' || matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     match format() {
-        Format::Text if text.contains(['\n', '\r', '\u{2028}', '\u{2029}']) => {
+        Format::Text if text.contains(misleads) => {
             let escaped = text.chars().map(|letter| match letter {
                 '\n' => "\\n".to_owned(),
                 '\r' => "\\r".to_owned(),
-                '\u{2028}' | '\u{2029}' => letter.escape_unicode().to_string(),
+                other if misleads(other) => other.escape_unicode().to_string(),
                 other => other.to_string(),
             });
             Cow::Owned(escaped.collect())

@@ -322,6 +322,22 @@ fn a_decompression_bomb() {
     assert!(grown < 96 * MIB, "{grown}");
 }
 
+/// An origin that says without end that it will answer.
+#[test]
+fn interim_responses_without_end() {
+    let origin = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = origin.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in origin.incoming() {
+            let mut stream = stream.expect("a connection");
+            while stream.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").is_ok() {}
+        }
+    });
+    let sidelight = Setup::new(guest("rust", "passthrough")).backend("origin", format_args!("http://{address}")).start();
+    assert!(sidelight.get("/").status >= 500);
+    sidelight.log.wait_for(&["a request to a backend failed", "interim responses without end"]);
+}
+
 /// Without a file descriptor to spare: connections that are there are served, and new ones as soon as there is room.
 #[test]
 fn no_file_descriptors() {

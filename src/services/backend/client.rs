@@ -42,6 +42,9 @@ use crate::telemetry::clock;
 use crate::telemetry::trace::context::TRACEPARENT;
 use crate::telemetry::trace::{Attempt, Origin, Outgoing};
 
+/// Interim responses (RFC 9110 §15.2) in front of one that is final.
+const MAX_INTERIM: u32 = 64;
+
 /// How long a backend may refuse to take request bytes.
 pub(super) const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -414,6 +417,7 @@ impl Backend {
 
         let first_byte = self.config.first_byte_timeout;
         let mut upload: Option<WriteError> = None;
+        let mut interim = 0;
         let mut response = loop {
             let arrived = match &mut writing {
                 // The clock starts when the request is out.
@@ -446,7 +450,13 @@ impl Backend {
                     }
                     return Err(Failed::answered(SendError::Upgrade));
                 }
-                (Ok(head), _) if head.status.is_informational() => {}
+                (Ok(head), _) if head.status.is_informational() => {
+                    interim += 1;
+                    if interim > MAX_INTERIM {
+                        let many = ReadError::Malformed("interim responses without end".to_owned());
+                        return Err(Failed::answered(SendError::reading(&many)));
+                    }
+                }
                 (Ok(head), _) => break head,
                 (Err(read), None) => return Err(Failed { error: SendError::reading(&read), unanswered: read.is_unanswered() }),
                 (Err(read), Some(write)) => {
