@@ -137,7 +137,7 @@ impl Builder {
         let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
         let platform = Arc::new(Platform::for_host(&telemetry, &host, runtime.memory()).map_err(|error| internal(&error))?);
         let reloader = Reloader::new(launch, host.clone(), runtime.clone(), platform, current.clone());
-        reloader.start()?;
+        reloader.start(None)?;
         let listener = threads.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).map_err(|error| internal(&error))?;
         let addr = listener.local_addr().map_err(|error| internal(&error))?;
         let hops = Hops { trusted: host.trusted_proxies.clone(), proxy_protocol: false };

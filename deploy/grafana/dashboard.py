@@ -793,8 +793,11 @@ ROWS = [
                 "Faulty services",
                 "Services of services_dir, or of ConfigMaps, whose newest files cannot be used: each serves on as it was, if it was. /status and the "
                 "log say which and why, as do the object's events (`kubectl describe configmap`). Old previews of programs that are gone from the "
-                "registry, perhaps.",
-                [Target(process("sidelight_services_faulty"), "{{instance}}")],
+                "registry, perhaps. In preparation: programs that are fetched, compiled or tried, beside what is served.",
+                [
+                    Target(process("sidelight_services_faulty"), "faulty {{instance}}"),
+                    Target(process("sidelight_services_preparing"), "in preparation {{instance}}"),
+                ],
             ),
             Panel(
                 "Age of the configuration",

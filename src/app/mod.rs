@@ -14,6 +14,8 @@ mod kubernetes;
 pub mod kv;
 pub mod load;
 mod operate;
+pub mod prepare;
+pub mod refusal;
 pub mod reload;
 pub mod signals;
 pub mod verdict;
@@ -123,6 +125,9 @@ impl From<Vec<BuildError>> for Exit {
     }
 }
 
+/// How long a start waits for programs of services that come and go, before it serves those that are ready.
+const START: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// How long the end waits for records of log endpoints.
 pub const FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -144,7 +149,7 @@ pub fn run(launch: &Launch, arguments: Vec<String>) -> Result<u8, Exit> {
     threads.map_err(|error| internal(&error))?.block_on(async {
         services.backends.start_checks();
         let runtime = Arc::new(Runtime::new(&host, &telemetry).map_err(|error| internal(&error))?);
-        let guest = tokio::task::block_in_place(|| reload::load(&Store::of(&host), &runtime, &plan))?;
+        let guest = tokio::task::block_in_place(|| prepare::load(&Store::of(&host), &runtime, &plan))?;
         let snapshot = Snapshot::new(1, Arc::new(plan.config), services, guest);
         snapshot.waiting.close();
         let outcome = runtime.run_once(Arc::new(snapshot)).await;
@@ -195,7 +200,7 @@ pub fn check(launch: &Launch) -> Result<Status, (Exit, Vec<Report>)> {
     let platform = Platform::for_trial(&telemetry).map_err(|error| (Exit::Internal(error.to_string()), Vec::new()))?;
     let reloader = Reloader::new(launch.clone(), plan.host, Arc::new(runtime), Arc::new(platform), Arc::default());
     let problems = |reloader: &Reloader| reloader.status().reloads.into_iter().next().map(|first| first.problems).unwrap_or_default();
-    reloader.start().map_err(|exit| (exit, problems(&reloader)))?;
+    reloader.start(None).map_err(|exit| (exit, problems(&reloader)))?;
     let status = reloader.status();
     if status.faulty.is_empty() {
         return Ok(status);
@@ -266,7 +271,7 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     platform.connector.operators().are_at(admin.iter().chain(&probed).filter_map(Bound::tcp).collect());
     let platform = Arc::new(platform);
     let reloader = Arc::new(Reloader::new(launch, host.clone(), runtime.clone(), platform.clone(), current.clone()));
-    reloader.start()?;
+    reloader.start(Some(START))?;
     // Before anybody is told that it serves.
     let shutdown_signal = Box::new(Shutdown::listen(&platform.background()));
 
@@ -300,8 +305,15 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
         let cluster = Cluster { settings, folder, reloads, reloader: reloader.clone(), known: known.clone() };
         server.add_service(background_service("kubernetes", cluster));
     }
-    let control: Arc<dyn Operate> =
-        Arc::new(Control { reloader: reloader.clone(), platform: platform.clone(), runtime: running, host: host.clone(), ask, known });
+    let control: Arc<dyn Operate> = Arc::new(Control {
+        reloader: reloader.clone(),
+        platform: platform.clone(),
+        runtime: running,
+        host: host.clone(),
+        ask,
+        known,
+        complete: AtomicBool::new(false),
+    });
     let metrics = telemetry.metrics.clone();
     let watching = Probes { telemetry: telemetry.clone(), control: control.clone(), draining: Arc::default() };
     if let Some(admin) = admin {

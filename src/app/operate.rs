@@ -47,6 +47,9 @@ fn readable(value: &mut Value) {
     }
 }
 
+/// After this time it is ready, whatever there is to be got ready still.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// What operators may ask for.
 pub(super) struct Control {
     pub(super) reloader: Arc<Reloader>,
@@ -56,6 +59,8 @@ pub(super) struct Control {
     pub(super) ask: mpsc::Sender<Asked>,
     /// Whether everything that is to be served at the start is known.
     pub(super) known: Arc<AtomicBool>,
+    /// Whether it was served, once, but for what takes long.
+    pub(super) complete: AtomicBool,
 }
 
 #[async_trait]
@@ -64,8 +69,19 @@ impl Operate for Control {
         serde_json::to_string_pretty(&self.reloader.status()).unwrap_or_default()
     }
 
-    fn begins(&self) -> bool {
-        !self.known.load(Ordering::Relaxed)
+    fn begins(&self) -> Option<String> {
+        if self.complete.load(Ordering::Relaxed) {
+            return None;
+        }
+        if !self.known.load(Ordering::Relaxed) {
+            return Some("the cluster's services are not known yet".to_owned());
+        }
+        let pending = self.reloader.pending();
+        if pending.is_empty() || self.reloader.age() > PATIENCE {
+            self.complete.store(true, Ordering::Relaxed);
+            return None;
+        }
+        Some(format!("programs are got ready: {}", pending.join(", ")))
     }
 
     fn degraded(&self) -> Vec<String> {

@@ -12,20 +12,20 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::Exit;
 use super::files::{digest, files_of, settings_files};
-use super::load::{DIFFERENT, Launch, Plan, ServicePlan, Taken, Unplanned};
+use super::load::{DIFFERENT, Launch, Plan, ServicePlan, Taken};
+use super::prepare::{Preparer, Readiness, Wanted};
+use super::refusal::Refusal;
 use super::verdict::{Outcome, ServiceFault, ServiceStatus, Status, TrialStatus, Verdict};
 use tracing::field;
 
 use crate::config::diagnostics::Report;
-use crate::config::{Config, HostConfig, Secret, Smoke};
-use crate::runtime::source::{SourceError, Store};
-use crate::runtime::{Current, Guest, LoadError, Routes, Runtime, Snapshot, Target, Trial};
-use crate::services::data::DataError;
-use crate::services::{BuildError, Platform, Services};
+use crate::config::{Config, HostConfig, Secret};
+use crate::runtime::{Current, Guest, Routes, Runtime, Snapshot, Target, Trial};
+use crate::services::{Platform, Services};
 use crate::telemetry::secrets;
 use crate::telemetry::trace::spans::TARGET;
 use crate::telemetry::{Telemetry, clock};
@@ -36,8 +36,8 @@ const HISTORY: usize = 20;
 /// Answers after which a trial that fails is ended early.
 const ENOUGH: u64 = 10;
 
-/// Time for the request that a new generation must answer.
-const SMOKE: Duration = Duration::from_secs(10);
+/// The cause of attempts for services that are ready by now.
+const PREPARED: &str = "prepared";
 
 /// How often a set of files that changes while it is read is read again.
 const TRIES: usize = 6;
@@ -51,6 +51,8 @@ struct Loaded {
     plan: ServicePlan,
     /// Of the files that its settings name.
     files: [u8; 32],
+    /// Of the program's file, if it is one.
+    source: Option<[u8; 32]>,
     snapshot: Arc<Snapshot>,
     /// When it is new and not all requests are its yet.
     trial: Option<OnTrial>,
@@ -90,6 +92,11 @@ impl Loaded {
         Made { config: self.plan.config.clone(), files: self.files, digest: self.snapshot.guest.digest().to_owned() }
     }
 
+    /// Whether it was made from that. (What a reference in a registry leads to may have changed.)
+    fn is_as(&self, wanted: &Wanted) -> bool {
+        self.plan.config == wanted.config && self.files == wanted.files && self.plan.module == wanted.module && self.source == wanted.source
+    }
+
     fn target(&self) -> Target {
         match &self.trial {
             None => self.snapshot.clone().into(),
@@ -113,13 +120,15 @@ struct State {
     expired: BTreeMap<String, String>,
 }
 
+/// Every service, those that come and go and are faulty, and those of them that are not ready yet.
+type Built = (Vec<Loaded>, Vec<ServiceFault>, Vec<String>);
+
 /// Builds and swaps.
 pub struct Reloader {
     launch: Launch,
     host: HostConfig,
-    runtime: Arc<Runtime>,
     platform: Arc<Platform>,
-    store: Store,
+    preparer: Preparer,
     telemetry: Telemetry,
     current: Arc<Current>,
     /// Held by whoever makes the next state, however long that takes.
@@ -127,57 +136,7 @@ pub struct Reloader {
     /// Held for moments only: operators ask for it while programs are fetched and compiled.
     state: Mutex<State>,
     begun: Instant,
-}
-
-/// Why nothing was changed.
-struct Refusal {
-    error: String,
-    problems: Vec<Report>,
-    exit: Box<Exit>,
-}
-
-impl From<Unplanned> for Refusal {
-    fn from(unplanned: Unplanned) -> Self {
-        let error = unplanned.error;
-        Self { problems: error.reports(), error: error.to_string(), exit: Box::new(error.into()) }
-    }
-}
-
-fn unbuilt(errors: Vec<BuildError>) -> Refusal {
-    let problems = errors.iter().filter_map(report).collect();
-    Refusal { problems, ..(errors,).into() }
-}
-
-/// A fault of data, for programs.
-fn report(error: &BuildError) -> Option<Report> {
-    let (what, source) = match error {
-        BuildError::Data { what, source } => (what, source),
-        BuildError::File(error) => {
-            let text = error.to_string();
-            let (message, hint) =
-                text.split_once("\n  hint: ").map_or((text.as_str(), None), |(message, hint)| (message, Some(hint.to_owned())));
-            return Some(Report { file: error.path().to_owned(), line: None, column: None, message: message.to_owned(), hint });
-        }
-        BuildError::Backend { .. } => return None,
-    };
-    let (file, line, column, text) = match source {
-        DataError::Read { path, error } => (path.clone(), None, None, error.to_string()),
-        DataError::Form { path, line, column, message } => (path.clone(), Some(*line), Some(*column), message.clone()),
-        DataError::Content { path, message } => (path.clone(), None, None, message.clone()),
-        DataError::Variable(_) | DataError::Setting(_) => (PathBuf::new(), None, None, source.to_string()),
-    };
-    let (message, hint) = match text.split_once("\n  hint: ") {
-        Some((message, hint)) => (message, Some(hint.to_owned())),
-        None => (text.as_str(), source.hint().map(str::to_owned)),
-    };
-    Some(Report { file, line, column, message: format!("{what}: {message}"), hint })
-}
-
-impl<E: Into<Exit>> From<(E,)> for Refusal {
-    fn from((error,): (E,)) -> Self {
-        let exit = Box::new(error.into());
-        Self { error: exit.to_string(), problems: Vec::new(), exit }
-    }
+    attempts: watch::Sender<u64>,
 }
 
 impl Reloader {
@@ -194,13 +153,48 @@ impl Reloader {
             expired: BTreeMap::new(),
         };
         let (state, begun) = (Mutex::new(state), clock::now());
-        let store = Store::of(&host);
-        Self { launch, host, runtime, platform, store, telemetry, current, turn: Mutex::default(), state, begun }
+        let preparer = Preparer::new(&host, runtime, platform.clone());
+        Self { launch, host, platform, preparer, telemetry, current, turn: Mutex::default(), state, begun, attempts: watch::Sender::new(0) }
     }
 
-    /// The first load: a failure is the end.
-    pub fn start(&self) -> Result<(), Exit> {
-        self.attempt("start").map(drop).map_err(|refusal| *refusal.exit)
+    /// The first load: a failure is the end. Services that come and go are waited for, so long at most; without a bound, for all.
+    pub fn start(&self, patience: Option<Duration>) -> Result<(), Exit> {
+        self.attempt("start").map_err(|refusal| *refusal.exit)?;
+        let until = patience.map(|patience| clock::now() + patience);
+        while self.preparer.wait(until) {
+            drop(self.reload(PREPARED));
+        }
+        Ok(())
+    }
+
+    /// Waits until a service that comes and goes is ready, or known to take long.
+    pub async fn told(&self) {
+        self.preparer.told().await;
+    }
+
+    /// Whether something is ready, or cannot be got ready, that is not in force.
+    pub fn has_prepared(&self) -> bool {
+        self.preparer.has_news()
+    }
+
+    /// Puts in force what is ready by now.
+    pub fn take_prepared(&self) -> Option<Verdict> {
+        self.preparer.take_news().then(|| self.reload(PREPARED))
+    }
+
+    /// Services that are got ready, and are not known to take long.
+    pub fn pending(&self) -> Vec<String> {
+        self.preparer.pending_shortly()
+    }
+
+    /// Time since it was made.
+    pub fn age(&self) -> Duration {
+        clock::now().duration_since(self.begun)
+    }
+
+    /// Counts attempts.
+    pub fn attempts(&self) -> watch::Receiver<u64> {
+        self.attempts.subscribe()
     }
 
     /// Reads everything again and puts it in force if it can be. Takes as long as compiling does: not for a thread that
@@ -284,9 +278,10 @@ impl Reloader {
                 .rfind(|verdict| verdict.cause != "expiry")
                 .is_some_and(|last| last.result == Outcome::Failed || !last.rejected.is_empty()),
             away: self.platform.degraded(),
-            uptime: clock::now().duration_since(self.begun).as_secs(),
+            uptime: self.age().as_secs(),
             services: state.loaded.iter().map(service).collect(),
             faulty: state.faulty.clone(),
+            preparing: self.preparer.pending(),
             expired: state.expired.clone(),
             reloads: state.history.iter().rev().cloned().collect(),
         }
@@ -302,6 +297,7 @@ impl Reloader {
             rejected: Vec::new(),
             removed: Vec::new(),
             faulty: Vec::new(),
+            preparing: Vec::new(),
             restart_needed: Vec::new(),
             error: None,
             problems: Vec::new(),
@@ -336,6 +332,7 @@ impl Reloader {
         self.tell(&verdict);
         remember(&mut state, verdict.clone());
         *self.state.lock() = state;
+        self.attempts.send_modify(|attempts| *attempts += 1);
         result.map(|()| verdict)
     }
 
@@ -379,7 +376,7 @@ impl Reloader {
     }
 
     fn build(&self, state: &mut State, verdict: &mut Verdict) -> Result<(), Refusal> {
-        let mut tries = TRIES;
+        let (begun, mut tries) = (clock::now(), TRIES);
         let mut looked_at = state.files.clone();
         let (plan, built) = loop {
             // What has been seen is what was there before it was read: what changes meanwhile is found changed at the next look.
@@ -403,7 +400,7 @@ impl Reloader {
                 looked_at.extend(files);
                 continue;
             }
-            let built = self.services(state, &plan, verdict.cause);
+            let built = self.services(state, &plan, verdict.cause, begun);
             let in_force = state.loaded.values().flat_map(|loaded| loaded.plan.files());
             let watched = if built.is_ok() { files } else { files.into_iter().chain(in_force).collect() };
             let now = digest(&watched);
@@ -416,7 +413,7 @@ impl Reloader {
             (state.files, state.seen) = (watched, if still { now } else { UNSEEN });
             break (plan, built?);
         };
-        let (built, faulty) = built;
+        let (built, faulty, preparing) = built;
         let all = plan.services.iter().chain(plan.dropins.iter().filter_map(|dropin| dropin.plan.as_ref().ok()));
         let over = |plan: &ServicePlan| Some((plan.config.name.clone(), humantime::format_rfc3339_seconds(plan.expires?).to_string()));
         state.expired = all.filter(|plan| plan.is_over()).filter_map(over).collect();
@@ -424,6 +421,8 @@ impl Reloader {
             tracing::error!(service = fault.service, "a service cannot be used; what was served of it is served on\n{}", fault.error);
         }
         self.telemetry.metrics.faulty.set(i64::try_from(faulty.len()).unwrap_or(i64::MAX));
+        self.telemetry.metrics.preparing.set(i64::try_from(preparing.len()).unwrap_or(i64::MAX));
+        verdict.preparing = preparing;
         verdict.faulty.clone_from(&faulty);
         state.faulty = faulty;
         verdict.restart_needed = needs_restart(&self.host, &plan.host);
@@ -442,6 +441,8 @@ impl Reloader {
             if asked {
                 state.loaded.values().for_each(|loaded| loaded.snapshot.services.seed(&self.platform));
             }
+            // When they end, how often is looked for others.
+            state.loaded = built.into_iter().map(|loaded| (loaded.plan.config.name.clone(), loaded)).collect();
             return Ok(());
         }
         // Before any request finds them.
@@ -514,7 +515,7 @@ impl Reloader {
     }
 
     /// Every service of a plan: what is as it was, and the rest built anew.
-    fn services(&self, state: &State, plan: &Plan, cause: &str) -> Result<(Vec<Loaded>, Vec<ServiceFault>), Refusal> {
+    fn services(&self, state: &State, plan: &Plan, cause: &str, begun: Instant) -> Result<Built, Refusal> {
         let mut loaded = Vec::with_capacity(plan.services.len());
         let (mut errors, mut problems, mut first) = (Vec::new(), Vec::new(), None);
         for service in plan.services.iter().filter(|service| !service.is_over()) {
@@ -530,8 +531,8 @@ impl Reloader {
         }
         match first {
             None => {
-                let faulty = self.dropins(state, plan, cause, &mut loaded);
-                Ok((loaded, faulty))
+                let (faulty, preparing) = self.dropins(state, plan, looks(cause).then_some(begun), &mut loaded);
+                Ok((loaded, faulty, preparing))
             }
             Some(exit) if plan.services.len() > 1 => {
                 let text = errors.join("\n");
@@ -543,9 +544,10 @@ impl Reloader {
     }
 
     /// Adds the services that come and go. Each is a case of its own: one that cannot be used stays as it was, and those that
-    /// have their requests already go before others that want the same.
-    fn dropins(&self, state: &State, plan: &Plan, cause: &str, loaded: &mut Vec<Loaded>) -> Vec<ServiceFault> {
-        let mut faulty = Vec::new();
+    /// have their requests already go before others that want the same. `anew`: since when it counts what their programs are. Gives those that are faulty, and
+    /// those that are not ready yet.
+    fn dropins(&self, state: &State, plan: &Plan, anew: Option<Instant>, loaded: &mut Vec<Loaded>) -> (Vec<ServiceFault>, Vec<String>) {
+        let (mut faulty, mut preparing) = (Vec::new(), Vec::new());
         let names: BTreeSet<&str> = plan.services.iter().map(|service| service.config.name.as_str()).collect();
         let mut taken = Taken::default();
         for service in plan.services.iter().filter(|service| !service.is_over()) {
@@ -577,19 +579,25 @@ impl Reloader {
             }
         }
         wanted.sort_by_key(|(new, since, name, _)| (*new, *since, *name));
+        self.preparer.keep(&wanted.iter().filter(|(.., plan)| plan.is_some()).map(|(_, _, name, _)| *name).collect());
         let mut whole: BTreeMap<&str, &str> = BTreeMap::new();
         for (_, _, name, plan) in wanted {
             if let Some(plan) = plan {
                 let refused = part_of_anothers(&whole, plan).or_else(|| taken.take(plan));
                 let built = match refused {
-                    None => self.service(state, plan, cause).map_err(|refusal| (refusal.error, refusal.problems)),
+                    None => self.dropin(state, plan, anew),
                     Some(message) => Err((format!("{message}\n  hint: {DIFFERENT}"), Vec::new())),
                 };
                 match built {
-                    Ok(built) => {
-                        loaded.push(built);
-                        own(&mut whole, plan);
-                        continue;
+                    Ok((built, pending)) => {
+                        if pending {
+                            preparing.push(name.to_owned());
+                        }
+                        if let Some(built) = built {
+                            loaded.push(built);
+                            own(&mut whole, plan);
+                            continue;
+                        }
                     }
                     Err(why) => fault(name, why),
                 }
@@ -603,40 +611,69 @@ impl Reloader {
             }
         }
         faulty.sort_by(|a, b| a.service.cmp(&b.service));
-        faulty
+        (faulty, preparing)
+    }
+
+    /// A service that comes and goes, if it is ready; and whether it is got ready.
+    fn dropin(&self, state: &State, plan: &ServicePlan, anew: Option<Instant>) -> Result<(Option<Loaded>, bool), (String, Vec<Report>)> {
+        let of = |refusal: Refusal| (refusal.error, refusal.problems);
+        let name = &plan.config.name;
+        let wanted = Wanted::of(plan, digest(&settings_files(&plan.config).into_iter().collect()));
+        let before = state.loaded.get(name);
+        let same = before.filter(|before| before.is_as(&wanted));
+        let as_it_was = || same.map(|same| Loaded { plan: plan.clone(), ..same.clone() });
+        if let Some(same) = same
+            && (wanted.source.is_some() || (anew.is_none() && !self.preparer.is_news(name, same.snapshot.guest.digest())))
+        {
+            if wanted.source.is_some() {
+                self.preparer.forget(name);
+            }
+            return Ok((as_it_was(), false));
+        }
+        match self.preparer.wanted(wanted.clone(), anew, before.map(|before| &before.snapshot)) {
+            Readiness::Ready(guest) => {
+                let loaded = match self.kept(before, plan, &wanted, &guest) {
+                    Some(kept) => kept,
+                    None => self.assemble(state, plan, wanted, guest).map_err(of)?,
+                };
+                Ok((Some(loaded), false))
+            }
+            Readiness::Faulty(error, problems) => Err((error, problems)),
+            // Perhaps it is only looked whether it has moved.
+            Readiness::Pending => Ok((as_it_was(), true)),
+        }
     }
 
     fn service(&self, state: &State, plan: &ServicePlan, cause: &str) -> Result<Loaded, Refusal> {
-        let config = &plan.config;
+        let before = state.loaded.get(&plan.config.name);
+        let wanted = Wanted::of(plan, digest(&settings_files(&plan.config).into_iter().collect()));
+        if let Some(same) = before.filter(|before| before.is_as(&wanted))
+            && (wanted.source.is_some() || !looks(cause))
+        {
+            return Ok(Loaded { plan: plan.clone(), ..same.clone() });
+        }
+        let guest = self.preparer.load(plan)?;
+        if let Some(kept) = self.kept(before, plan, &wanted, &guest) {
+            return Ok(kept);
+        }
+        self.preparer.smoke(&wanted, &guest, before.map(|before| &*before.snapshot))?;
+        self.assemble(state, plan, wanted, guest)
+    }
+
+    /// What is served already, if it is the same program in the same way; or was, and did not do well.
+    fn kept(&self, before: Option<&Loaded>, plan: &ServicePlan, wanted: &Wanted, guest: &Guest) -> Option<Loaded> {
+        let before = before?;
+        if before.plan.config == wanted.config && before.files == wanted.files && before.snapshot.guest.digest() == guest.digest() {
+            return Some(Loaded { plan: plan.clone(), source: wanted.source, ..before.clone() });
+        }
+        let made = Made { config: wanted.config.clone(), files: wanted.files, digest: guest.digest().to_owned() };
+        (before.rejected.as_ref() == Some(&made)).then(|| before.clone())
+    }
+
+    /// A new generation.
+    fn assemble(&self, state: &State, plan: &ServicePlan, wanted: Wanted, guest: Guest) -> Result<Loaded, Refusal> {
+        let Wanted { config, files, source, .. } = &wanted;
         let before = state.loaded.get(&config.name);
-        let files = digest(&settings_files(config).into_iter().collect());
-        // Registries are asked when somebody wants to know whether something has moved.
-        let looks = match cause {
-            "start" | "signal" | "request" => true,
-            "poll" => plan.poll.is_some(),
-            _ => false,
-        };
-        if let Some(before) = before.filter(|before| before.plan.config == *config && before.files == files)
-            && !looks
-            && plan.module.file().is_none()
-            && before.plan.module == plan.module
-        {
-            return Ok(Loaded { plan: plan.clone(), ..before.clone() });
-        }
-        let guest = load(&self.store, &self.runtime, plan).map_err(|error| (error,))?;
-        if let Some(before) = before
-            && before.plan.config == *config
-            && before.files == files
-            && before.snapshot.guest.digest() == guest.digest()
-        {
-            return Ok(Loaded { plan: plan.clone(), ..before.clone() });
-        }
-        let made = Made { config: config.clone(), files, digest: guest.digest().to_owned() };
-        if let Some(before) = before
-            && before.rejected.as_ref() == Some(&made)
-        {
-            return Ok(before.clone());
-        }
         for note in &config.notes {
             if note.important {
                 tracing::warn!(service = config.name, "{}", note.text);
@@ -655,41 +692,13 @@ impl Reloader {
             _ => None,
         };
         let previous = before.map(|before| &*before.snapshot.services);
-        let services = Arc::new(Services::build(config, previous, &self.platform).map_err(unbuilt)?);
+        let services = Arc::new(Services::build(config, previous, &self.platform)?);
         let snapshot = Snapshot {
             trial: trial.as_ref().map(|trial| trial.trial.clone()),
             permits: self.permits(before, config),
             ..Snapshot::new(state.generation + 1, Arc::new(config.clone()), services, guest)
         };
-        let snapshot = Arc::new(snapshot);
-        if let Some(smoke) = plan.rollout.as_ref().and_then(|rollout| rollout.smoke.as_ref()) {
-            snapshot.services.seed(&self.platform);
-            self.smoke(&snapshot, smoke).map_err(|told| {
-                let path = PathBuf::from(plan.module.to_string());
-                (LoadError::Smoke { path, request: format!("{}{}", smoke.host, smoke.path), told },)
-            })?;
-        }
-        Ok(Loaded { plan: plan.clone(), files, snapshot, trial, rejected: None })
-    }
-
-    /// Has a new generation answer a request of ours.
-    fn smoke(&self, snapshot: &Arc<Snapshot>, smoke: &Smoke) -> Result<(), String> {
-        let work = async {
-            match tokio::time::timeout(SMOKE, self.runtime.ask(snapshot.clone(), &smoke.host, &smoke.path)).await {
-                Ok(Ok(status)) if status.as_u16() == smoke.status => Ok(()),
-                Ok(Ok(status)) => Err(format!("it answered {} and not {}", status.as_u16(), smoke.status)),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err(format!("it did not answer within {SMOKE:?}")),
-            }
-        };
-        match Handle::try_current() {
-            Ok(handle) => handle.block_on(work),
-            // The start.
-            Err(_) => {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-                runtime.block_on(work)
-            }
-        }
+        Ok(Loaded { plan: plan.clone(), files: *files, source: *source, snapshot: Arc::new(snapshot), trial, rejected: None })
     }
 
     fn permits(&self, before: Option<&Loaded>, config: &Config) -> Option<Arc<Semaphore>> {
@@ -701,6 +710,11 @@ impl Reloader {
         let kept = same.and_then(|before| before.snapshot.permits.clone());
         Some(kept.unwrap_or_else(|| Arc::new(Semaphore::new(wanted as usize))))
     }
+}
+
+/// Whether registries are asked, since somebody wants to know whether something has moved.
+fn looks(cause: &str) -> bool {
+    matches!(cause, "start" | "signal" | "request" | "poll")
 }
 
 /// Notes which hosts are a service's as a whole.
@@ -725,18 +739,6 @@ fn remember(state: &mut State, verdict: Verdict) {
         state.history.remove(0);
     }
     state.history.push(verdict);
-}
-
-/// Gets a service's program and loads it.
-pub fn load(store: &Store, runtime: &Runtime, plan: &ServicePlan) -> Result<Guest, LoadError> {
-    let name = PathBuf::from(plan.module.to_string());
-    let _span = tracing::info_span!(target: TARGET, "load program", service = plan.config.name, program = %plan.module).entered();
-    match store.read(&plan.module) {
-        Ok(wasm) => runtime.load_bytes(&wasm, &name, &plan.config),
-        // The file's own errors have hints of their own.
-        Err(SourceError::File { .. }) => runtime.load(&name, &plan.config),
-        Err(error) => Err(LoadError::Source { path: name, error }),
-    }
 }
 
 /// Settings that differ and cannot change while the process runs.

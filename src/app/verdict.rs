@@ -24,7 +24,7 @@ pub enum Outcome {
 pub struct Verdict {
     /// What became of it.
     pub result: Outcome,
-    /// What made us try: `start`, `signal`, `files`, `request`, `poll`, `trial`, `expiry`, `kubernetes`.
+    /// What made us try: `start`, `signal`, `files`, `request`, `poll`, `trial`, `expiry`, `kubernetes`, `prepared`.
     pub cause: &'static str,
     /// The generation in force afterwards.
     pub generation: u64,
@@ -41,6 +41,9 @@ pub struct Verdict {
     /// Services that come and go whose files cannot be used: what was there before, if anything, answers.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub faulty: Vec<ServiceFault>,
+    /// Services that come and go whose programs are got ready: what was there before, if anything, answers until they are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub preparing: Vec<String>,
     /// Settings that differ and take effect only at the next start.
     pub restart_needed: Vec<&'static str>,
     /// Why it failed.
@@ -127,6 +130,9 @@ pub struct Status {
     /// Services that come and go whose newest files cannot be used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub faulty: Vec<ServiceFault>,
+    /// Services that come and go whose programs are got ready.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub preparing: Vec<String>,
     /// Services whose time is over, and since when.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub expired: BTreeMap<String, String>,
@@ -138,6 +144,30 @@ pub struct Status {
 const TARGET: &str = "sidelight::app::reload";
 
 impl Verdict {
+    /// What came of it and of a later attempt, for whoever waits for both.
+    #[must_use]
+    pub fn and(mut self, later: Self) -> Self {
+        let add = |to: &mut Vec<String>, more: Vec<String>| {
+            more.into_iter().for_each(|name| {
+                if !to.contains(&name) {
+                    to.push(name);
+                }
+            })
+        };
+        self.result = match (self.result, later.result) {
+            (Outcome::Failed, _) | (_, Outcome::Failed) => Outcome::Failed,
+            (Outcome::Ok, _) | (_, Outcome::Ok) => Outcome::Ok,
+            (Outcome::Unchanged, Outcome::Unchanged) => Outcome::Unchanged,
+        };
+        add(&mut self.changed, later.changed);
+        add(&mut self.on_trial, later.on_trial);
+        add(&mut self.removed, later.removed);
+        self.error = self.error.or(later.error);
+        self.problems.extend(later.problems);
+        self.ms = later.at.saturating_sub(self.at) * 1000 + later.ms;
+        Self { generation: later.generation, rejected: later.rejected, faulty: later.faulty, preparing: later.preparing, ..self }
+    }
+
     /// Says in the log what came of it; `well`: what is served is what the files say.
     pub fn log(&self, well: bool) {
         let Self { generation, cause, ms, .. } = *self;
@@ -152,6 +182,14 @@ impl Verdict {
                     Format::Text => tracing::error!(target: TARGET, "{WHAT} (cause: {cause}, generation {generation})\n{error}"),
                     Format::Json => tracing::error!(target: TARGET, cause, generation, "{WHAT}\n{error}"),
                 }
+            }
+            Outcome::Unchanged if !self.preparing.is_empty() => {
+                let services = self.preparing.join(", ");
+                tracing::info!(target: TARGET, cause, generation, ms, services, "programs are got ready; what was served is served on until they are");
+            }
+            Outcome::Unchanged if !self.faulty.is_empty() => {
+                let services = self.faulty.iter().map(|fault| fault.service.as_str()).collect::<Vec<_>>().join(", ");
+                tracing::info!(target: TARGET, cause, generation, ms, services, "nothing else to change: these cannot be used");
             }
             Outcome::Unchanged if cause == "poll" => tracing::debug!(target: TARGET, generation, ms, "no tag has moved"),
             Outcome::Unchanged if well => {

@@ -68,6 +68,21 @@ impl Reloads {
         (Self { reloader, asked: tokio::sync::Mutex::new(receiver), watch }, sender)
     }
 
+    /// Tells whoever waits for nothing more.
+    fn reply(&self, waiting: &mut Vec<Waiting>) {
+        // What is done is told when it is in force.
+        if waiting.is_empty() || self.reloader.has_prepared() {
+            return;
+        }
+        let pending = self.reloader.pending();
+        for done in
+            waiting.extract_if(.., |waiting| !waiting.patient || !waiting.verdict.preparing.iter().any(|name| pending.contains(name)))
+        {
+            // Whoever asked may be gone.
+            drop(done.reply.send(done.verdict));
+        }
+    }
+
     async fn run<T: Send + 'static>(&self, work: impl FnOnce(&Reloader) -> T + Send + 'static) -> Option<T> {
         let reloader = self.reloader.clone();
         match tokio::task::spawn_blocking(move || work(&reloader)).await {
@@ -76,6 +91,23 @@ impl Reloads {
                 tracing::error!(%error, "a reload broke off; what was served is served on");
                 None
             }
+        }
+    }
+}
+
+/// Somebody who wants to know what became of a reload.
+struct Waiting {
+    verdict: Verdict,
+    reply: oneshot::Sender<Verdict>,
+    /// Whether also of the services that are got ready beside it, but for those that take long.
+    patient: bool,
+}
+
+/// Adds what has come of a later attempt.
+fn merge(waiting: &mut [Waiting], verdict: Option<&Verdict>) {
+    for waiting in waiting.iter_mut().filter(|waiting| waiting.patient) {
+        if let Some(verdict) = verdict {
+            waiting.verdict = waiting.verdict.clone().and(verdict.clone());
         }
     }
 }
@@ -180,6 +212,7 @@ impl BackgroundService for Reloads {
             service.services.backends.start_checks();
         }
         let mut asked = self.asked.lock().await;
+        let mut waiting: Vec<Waiting> = Vec::new();
         let mut hang_up = signals::listen(SignalKind::hangup());
         let changed = Arc::new(Notify::new());
         let mut folders = self.watch.then(|| Folders::new(changed.clone()));
@@ -187,12 +220,14 @@ impl BackgroundService for Reloads {
         let mut judging = tokio::time::interval(JUDGE);
         judging.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.reply(&mut waiting);
             let mut missing = false;
             if let Some(folders) = &mut folders {
                 let followed = folders.follow(&self.reloader.files());
                 missing = followed.missing;
                 if followed.new {
-                    drop(self.run(Reloader::reload_if_changed).await);
+                    let verdict = self.run(Reloader::reload_if_changed).await.flatten();
+                    merge(&mut waiting, verdict.as_ref());
                     continue;
                 }
             }
@@ -203,18 +238,21 @@ impl BackgroundService for Reloads {
             let expiry = self.reloader.next_expiry();
             // The clock on the wall may be set meanwhile: it is looked at again after a while.
             let over = tokio::time::sleep(expiry.map_or(LOOK, |at| at.duration_since(clock::wall()).unwrap_or_default().min(LOOK)));
-            tokio::select! {
+            let verdict = tokio::select! {
                 () = stopping(&mut shutdown) => return,
-                () = signals::next(&mut hang_up) => drop(self.run(|reloader| reloader.reload("signal")).await),
+                () = signals::next(&mut hang_up) => self.run(|reloader| reloader.reload("signal")).await,
                 Some(Asked { cause, reply }) = asked.recv() => {
-                    if let Some(verdict) = self.run(move |reloader| reloader.reload(cause)).await {
-                        // Whoever asked may be gone.
-                        drop(reply.send(verdict));
+                    let verdict = self.run(move |reloader| reloader.reload(cause)).await;
+                    merge(&mut waiting, verdict.as_ref());
+                    if let Some(verdict) = verdict {
+                        waiting.push(Waiting { verdict, reply, patient: cause == "request" });
                     }
+                    None
                 }
-                () = polled, if poll.is_some() => drop(self.run(|reloader| reloader.reload("poll")).await),
-                () = over, if expiry.is_some() => drop(self.run(Reloader::expire).await),
-                _ = judging.tick(), if self.reloader.has_trials() => drop(self.run(Reloader::judge).await),
+                () = self.reloader.told() => self.run(Reloader::take_prepared).await.flatten(),
+                () = polled, if poll.is_some() => self.run(|reloader| reloader.reload("poll")).await,
+                () = over, if expiry.is_some() => self.run(Reloader::expire).await.and(None),
+                _ = judging.tick(), if self.reloader.has_trials() => self.run(Reloader::judge).await.and(None),
                 () = changed.notified(), if self.watch => {
                     tokio::time::sleep(SETTLE).await;
                     // A folder that was moved away and back is the same, and not watched any more: all are watched anew,
@@ -222,10 +260,11 @@ impl BackgroundService for Reloads {
                     if let Some(folders) = &mut folders {
                         folders.watched.clear();
                     }
-                    drop(self.run(Reloader::reload_if_changed).await);
+                    self.run(Reloader::reload_if_changed).await.flatten()
                 }
-                () = looked, if self.watch => drop(self.run(Reloader::reload_if_changed).await),
-            }
+                () = looked, if self.watch => self.run(Reloader::reload_if_changed).await.flatten(),
+            };
+            merge(&mut waiting, verdict.as_ref());
         }
     }
 }

@@ -3,15 +3,18 @@
 //! process that does it.
 //!
 //! The process that serves cannot start another one (it has given that up), so a helper that does is started before; it starts one for each
-//! program, watches it, and ends with the process that serves.
+//! program, several at once if it is asked to, watches them, and ends with the process that serves.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -36,21 +39,58 @@ const TEXT: u64 = 8 << 10;
 /// It has said what is wrong with the program.
 const REFUSED: u8 = 3;
 
+/// How much a program may take of what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// All that a program may take.
+    Whole,
+    /// All the time, and most of the memory: somebody else's may be compiled beside it.
+    Most,
+    /// Ten seconds and some memory. Nearly all programs need no more.
+    Quick,
+}
+
+impl Effort {
+    fn time(self) -> Duration {
+        match self {
+            Self::Whole | Self::Most => TIME,
+            Self::Quick => TIME / 12,
+        }
+    }
+
+    /// Of so many bytes of memory to spare.
+    fn memory(self, spare: u64) -> u64 {
+        let its = match self {
+            Self::Whole => spare,
+            Self::Most => spare / 4 * 3,
+            Self::Quick => spare / 4,
+        };
+        its.clamp(LEAST, MOST)
+    }
+}
+
+/// Compiling a program was ended: it took more than it might.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TooMuch(String);
+
 /// The helper, as this process has it.
 #[derive(Debug)]
-pub struct Compiler(Mutex<Helper>);
-
-#[derive(Debug)]
-struct Helper {
+pub struct Compiler {
     /// Ends when its input does.
     _process: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
+    to: Mutex<ChildStdin>,
+    waiting: Arc<Mutex<Waiting>>,
 }
+
+/// Who waits for which job; `None`: the helper is gone.
+type Waiting = Option<HashMap<u64, mpsc::Sender<Done>>>;
 
 /// What is to be compiled, and how.
 #[derive(Serialize, Deserialize)]
 struct Job {
+    /// Its number.
+    id: u64,
     /// Where the program is.
     wasm: PathBuf,
     /// Where its code goes.
@@ -59,12 +99,15 @@ struct Job {
     how: Compiled,
     /// Bytes of memory that it may take.
     memory: u64,
+    /// Time that it may take.
+    time: Duration,
 }
 
 #[derive(Serialize, Deserialize)]
 enum Done {
     Compiled,
     Refused(String),
+    TooMuch(String),
     Broken(String),
 }
 
@@ -90,62 +133,76 @@ impl Compiler {
             .process_group(0)
             .spawn()?;
         let (Some(to), Some(from)) = (process.stdin.take(), process.stdout.take()) else { return Err(io::ErrorKind::BrokenPipe.into()) };
-        Ok(Self(Mutex::new(Helper { _process: process, to, from: BufReader::new(from) })))
+        let waiting: Arc<Mutex<Waiting>> = Arc::new(Mutex::new(Some(HashMap::new())));
+        let answered = waiting.clone();
+        std::thread::Builder::new().name("compiler".to_owned()).spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
+                let Ok((id, done)) = serde_json::from_str(&line) else { break };
+                if let Some(waits) = answered.lock().as_mut().and_then(|waiting| waiting.remove(&id)) {
+                    // Whoever waits does so to the end.
+                    drop(waits.send(done));
+                }
+            }
+            *answered.lock() = None;
+        })?;
+        Ok(Self { _process: process, to: Mutex::new(to), waiting })
     }
 
     /// Compiles a program, with so many bytes of memory to spare.
     #[cfg(target_os = "linux")]
-    pub fn compile(&self, wasm: &[u8], how: Compiled, spare: u64) -> wasmtime::Result<Vec<u8>> {
+    pub fn compile(&self, wasm: &[u8], how: Compiled, spare: u64, effort: Effort) -> wasmtime::Result<Vec<u8>> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
         let (mut program, wasm_at) = in_memory("program")?;
         let (mut code, code_at) = in_memory("code")?;
         program.write_all(wasm)?;
-        let job = Job { wasm: wasm_at, code: code_at, how, memory: spare.clamp(LEAST, MOST) };
+        let id = COUNT.fetch_add(1, Ordering::Relaxed);
+        let job = Job { id, wasm: wasm_at, code: code_at, how, memory: effort.memory(spare), time: effort.time() };
         let mut line = serde_json::to_string(&job)?;
         line.push('\n');
-        let mut answer = String::new();
-        let mut helper = self.0.lock();
-        helper.to.write_all(line.as_bytes())?;
-        helper.from.read_line(&mut answer)?;
-        drop(helper);
-        match serde_json::from_str(&answer)
-            .unwrap_or_else(|_| Done::Broken("the helper that compiles is gone: restart this process".to_owned()))
-        {
-            Done::Compiled => {
+        let (sender, answer) = mpsc::channel();
+        if let Some(waiting) = self.waiting.lock().as_mut() {
+            waiting.insert(id, sender);
+        }
+        self.to.lock().write_all(line.as_bytes())?;
+        match answer.recv() {
+            Ok(Done::Compiled) => {
                 let mut all = Vec::new();
                 code.rewind()?;
                 code.read_to_end(&mut all)?;
                 Ok(all)
             }
-            Done::Refused(text) | Done::Broken(text) => Err(wasmtime::Error::msg(text)),
+            Ok(Done::TooMuch(text)) => Err(TooMuch(text).into()),
+            Ok(Done::Refused(text) | Done::Broken(text)) => Err(wasmtime::Error::msg(text)),
+            Err(_) => Err(wasmtime::Error::msg("the helper that compiles is gone: restart this process")),
         }
     }
 }
 
 /// The helper: takes jobs until there is nobody to give them.
 pub fn help() -> ExitCode {
-    let (lines, jobs) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in io::stdin().lock().lines() {
-            let Ok(line) = line else { return };
-            if lines.send(line).is_err() {
-                return;
+    let alone = Arc::new(AtomicBool::new(false));
+    let mut works = Vec::new();
+    for line in io::stdin().lock().lines().map_while(Result::ok) {
+        let Ok(job) = serde_json::from_str::<Job>(&line) else { break };
+        let alone = alone.clone();
+        works.retain(|work: &JoinHandle<()>| !work.is_finished());
+        works.push(std::thread::spawn(move || {
+            let done = watch(&line, &job, &alone);
+            if let Ok(text) = serde_json::to_string(&(job.id, done)) {
+                // Nobody reads it: the end of the input comes, too.
+                drop(writeln!(io::stdout().lock(), "{text}"));
             }
-        }
-    });
-    while let Ok(line) = jobs.recv() {
-        let Ok(job) = serde_json::from_str::<Job>(&line) else { return ExitCode::FAILURE };
-        let Some(done) = watch(&line, &job, &jobs) else { return ExitCode::SUCCESS };
-        let Ok(text) = serde_json::to_string(&done) else { return ExitCode::FAILURE };
-        if writeln!(io::stdout().lock(), "{text}").is_err() {
-            return ExitCode::SUCCESS;
-        }
+        }));
+    }
+    alone.store(true, Ordering::Relaxed);
+    for work in works {
+        drop(work.join());
     }
     ExitCode::SUCCESS
 }
 
-/// Has a program compiled; `None`: whoever wanted that is gone.
-fn watch(line: &str, job: &Job, jobs: &mpsc::Receiver<String>) -> Option<Done> {
-    let broken = |text: String| Some(Done::Broken(text));
+/// Has a program compiled. `alone`: whoever wanted that is gone.
+fn watch(line: &str, job: &Job, alone: &AtomicBool) -> Done {
     let started = Command::new("/proc/self/exe")
         .arg0("sidelight")
         .args(["compile", line])
@@ -155,36 +212,37 @@ fn watch(line: &str, job: &Job, jobs: &mpsc::Receiver<String>) -> Option<Done> {
         .spawn();
     let mut child = match started {
         Ok(child) => child,
-        Err(error) => return broken(format!("nothing can be started to compile it: {error}")),
+        Err(error) => return Done::Broken(format!("nothing can be started to compile it: {error}")),
     };
     let begun = clock::now();
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
             Ok(None) => {}
-            Err(error) => return broken(format!("whoever compiles it is lost: {error}")),
+            Err(error) => return Done::Broken(format!("whoever compiles it is lost: {error}")),
         }
         let over = match resident(child.id()) {
             Some(bytes) if bytes > job.memory => Some(format!("compiling it takes more than {} MiB of memory", job.memory >> 20)),
-            _ if clock::now().duration_since(begun) > TIME => Some(format!("compiling it takes more than {} s", TIME.as_secs())),
+            _ if clock::now().duration_since(begun) > job.time => Some(format!("compiling it takes more than {} s", job.time.as_secs())),
             _ => None,
         };
-        // No further job comes while this one is not done.
-        let gone = jobs.recv_timeout(LOOK) == Err(RecvTimeoutError::Disconnected);
-        if over.is_some() || gone {
+        if over.is_some() || alone.load(Ordering::Relaxed) {
             drop(child.kill());
             drop(child.wait());
-            return over.map(Done::Broken);
+            return Done::TooMuch(over.unwrap_or_default());
         }
+        std::thread::sleep(LOOK);
     };
     let mut text = String::new();
     if let Some(said) = child.stdout.take() {
         drop(said.take(TEXT).read_to_string(&mut text));
     }
     match status.code() {
-        Some(0) => Some(Done::Compiled),
-        Some(code) if code == i32::from(REFUSED) => Some(Done::Refused(text)),
-        _ => broken(format!("whoever compiles it ended: {status}")),
+        Some(0) => Done::Compiled,
+        Some(code) if code == i32::from(REFUSED) => Done::Refused(text),
+        // Somebody has ended it: the kernel, for want of memory.
+        None => Done::TooMuch(format!("whoever compiles it ended: {status}")),
+        Some(_) => Done::Broken(format!("whoever compiles it ended: {status}")),
     }
 }
 

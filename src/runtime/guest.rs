@@ -11,6 +11,7 @@ use wasmtime::{ExternType, InstancePre, Module, ModuleExport, UnknownImportError
 
 use super::Runtime;
 use super::code_cache;
+use super::compiler::{Effort, TooMuch};
 use super::wasi;
 use crate::abi::GuestState;
 use crate::config::Config;
@@ -94,6 +95,14 @@ pub enum LoadError {
         /// What the compiler said.
         reason: String,
     },
+    /// Compiling it was ended.
+    #[error("{}: {reason}\n  hint: that is no usual program; is it one large function, or has it very many?", path.display())]
+    TooMuch {
+        /// Which file.
+        path: PathBuf,
+        /// Which bound it was.
+        reason: String,
+    },
     /// It needs more memory at its start than sandboxes have.
     #[error("{}: {reason}\n  hint: it needs more memory than sandboxes have; raise --memory-limit", path.display())]
     Memory {
@@ -148,6 +157,11 @@ impl Runtime {
     /// As [`load`](Self::load), from memory; `path` names it in errors. What some service runs already is not compiled
     /// again.
     pub fn load_bytes(&self, wasm: &[u8], path: &Path, config: &Config) -> Result<Guest, LoadError> {
+        self.load_within(wasm, path, config, Effort::Whole)
+    }
+
+    /// As [`load_bytes`](Self::load_bytes), unless compiling takes more than that.
+    pub fn load_within(&self, wasm: &[u8], path: &Path, config: &Config, effort: Effort) -> Result<Guest, LoadError> {
         let digest = code_cache::digest(wasm);
         let variables = wasi::variables(&config.environment, config);
         let known = self.programs.lock().get(&digest).and_then(Weak::upgrade);
@@ -155,7 +169,7 @@ impl Runtime {
             Some(program) => program,
             None => {
                 let begun = clock::now();
-                let program = Arc::new(self.program(wasm, digest.clone(), path)?);
+                let program = Arc::new(self.program(wasm, digest.clone(), path, effort)?);
                 self.telemetry.metrics.module_load.observe(clock::now().duration_since(begun).as_secs_f64());
                 let mut programs = self.programs.lock();
                 programs.retain(|_, program| program.strong_count() > 0);
@@ -167,30 +181,31 @@ impl Runtime {
     }
 
     /// Its code: made in another process, if there is one for that.
-    fn compiled(&self, wasm: &[u8]) -> wasmtime::Result<Vec<u8>> {
+    fn compiled(&self, wasm: &[u8], effort: Effort) -> wasmtime::Result<Vec<u8>> {
         #[cfg(target_os = "linux")]
         if let Some(compiler) = &self.compiler {
             let spare = (self.memory.most() / 10 * 9).saturating_sub(self.memory.used());
-            return compiler.compile(wasm, self.compiled, spare);
+            return compiler.compile(wasm, self.compiled, spare, effort);
         }
         self.engine.precompile_module(wasm)
     }
 
-    fn program(&self, wasm: &[u8], digest: String, path: &Path) -> Result<Program, LoadError> {
+    fn program(&self, wasm: &[u8], digest: String, path: &Path, effort: Effort) -> Result<Program, LoadError> {
         recognise(wasm, path)?;
         let invalid = |error: wasmtime::Error| {
             let (path, reason) = (path.to_owned(), format!("{error:#}"));
             // wasmtime tells these by their texts only.
             match () {
+                () if error.is::<TooMuch>() => LoadError::TooMuch { path, reason },
                 () if reason.contains("memory") && reason.contains("exceeds the limit") => LoadError::Memory { path, reason },
                 () if reason.contains("incompatible import type") => LoadError::ImportType { path, reason },
                 () => LoadError::Invalid { path, reason },
             }
         };
         let module = match &self.cache {
-            Some(cache) => cache.module(&self.engine, wasm, |wasm| self.compiled(wasm)),
+            Some(cache) => cache.module(&self.engine, wasm, |wasm| self.compiled(wasm, effort)),
             // Whether that can be done within bounds is found out elsewhere.
-            None if self.compiler.is_some() => self.compiled(wasm).and_then(|_| Module::new(&self.engine, wasm)),
+            None if self.compiler.is_some() => self.compiled(wasm, effort).and_then(|_| Module::new(&self.engine, wasm)),
             None => Module::new(&self.engine, wasm),
         }
         .map_err(invalid)?;

@@ -43,7 +43,7 @@ impl Store {
             let what = format!("`{reference}` names a digest, which is the program's to decide");
             return Err(SourceError::Content { what, hint: "oci://REGISTRY/REPOSITORY:TAG" });
         }
-        let wasm = source::unpack(std::fs::read(file).map_err(|error| SourceError::File { error })?)?;
+        let wasm = source::unpack(std::fs::read(file).map_err(|error| SourceError::File { error })?, source::MAX_SIZE)?;
         if !wasm.starts_with(b"\0asm") {
             let what = format!("{} is no WebAssembly module", file.display());
             return Err(SourceError::Content { what, hint: "a .wasm file, or a package as `fastly compute build` makes it" });

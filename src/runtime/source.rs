@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
+use futures_util::StreamExt as _;
 use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
@@ -65,12 +66,16 @@ pub struct Store {
     auth: Option<PathBuf>,
     /// Registries that are spoken to without TLS, beside those on this machine.
     insecure: Vec<String>,
+    /// Bytes of the largest program.
+    largest: usize,
+    /// Time to fetch one, if there is a bound.
+    time: Option<Duration>,
 }
 
 impl Store {
     /// In `cache_dir`; `auth`: a file in the format of docker's `config.json` and of Kubernetes' pull secrets.
     pub fn new(cache_dir: Option<&Path>, auth: Option<PathBuf>) -> Self {
-        Self { folder: cache_dir.map(|folder| folder.join("fetched")), auth, insecure: Vec::new() }
+        Self { folder: cache_dir.map(|folder| folder.join("fetched")), auth, insecure: Vec::new(), largest: MAX_SIZE, time: None }
     }
 
     /// As a host's settings have it.
@@ -80,7 +85,22 @@ impl Store {
 
     /// That keeps nothing: to publish programs.
     pub fn with_registries(auth: Option<PathBuf>, insecure: Vec<String>) -> Self {
-        Self { folder: None, auth, insecure }
+        Self { insecure, ..Self::new(None, auth) }
+    }
+
+    /// The same, with programs of so many bytes at most, fetched within that time.
+    pub fn bounded(self, largest: usize, time: Duration) -> Self {
+        Self { largest, time: Some(time), ..self }
+    }
+
+    /// The bytes of a program that need not be fetched, since they are kept; `None`: they are not.
+    pub fn read_kept(&self, source: &ModuleSource) -> Option<Result<Vec<u8>, SourceError>> {
+        let kept = match source {
+            ModuleSource::File(_) => return None,
+            ModuleSource::Url { sha256, .. } => self.kept(sha256),
+            ModuleSource::Oci(reference) => self.layer_of(reference).and_then(|layer| self.kept(&layer)),
+        };
+        kept.map(|bytes| unpack(bytes, self.largest))
     }
 
     /// The bytes of a program. Blocks: not for a thread that serves requests, and not for one that runs futures.
@@ -90,35 +110,44 @@ impl Store {
                 let read = || {
                     let file = fs::File::open(path)?;
                     let length = file.metadata()?.len();
-                    if length > MAX_SIZE as u64 {
+                    if length > self.largest as u64 {
                         return Ok(None);
                     }
                     let mut bytes = Vec::with_capacity(length as usize);
                     // What has no end by itself, has one here.
-                    file.take(MAX_SIZE as u64 + 1).read_to_end(&mut bytes)?;
-                    Ok(Some(bytes).filter(|bytes| bytes.len() <= MAX_SIZE))
+                    file.take(self.largest as u64 + 1).read_to_end(&mut bytes)?;
+                    Ok(Some(bytes).filter(|bytes| bytes.len() <= self.largest))
                 };
                 match read().map_err(|error| SourceError::File { error })? {
-                    Some(bytes) => unpack(bytes),
-                    None => Err(too_large()),
+                    Some(bytes) => unpack(bytes, self.largest),
+                    None => Err(too_large(self.largest)),
                 }
             }
             ModuleSource::Url { url, sha256 } => {
                 if let Some(kept) = self.kept(sha256) {
-                    return unpack(kept);
+                    return unpack(kept, self.largest);
                 }
                 tracing::info!(url, "fetching a program");
-                let fetched = block_on(fetch(url))?;
+                let fetched = block_on(self.within(fetch(url, self.largest)))?;
                 let actual = digest(&fetched);
                 if actual != *sha256 {
                     let what = format!("what is there has the SHA-256 {actual}, not {sha256}");
                     return Err(SourceError::Content { what, hint: "if that is what it should be now, change the digest" });
                 }
                 self.keep(sha256, &fetched);
-                unpack(fetched)
+                unpack(fetched, self.largest)
             }
-            ModuleSource::Oci(reference) => unpack(self.pull(reference)?),
+            ModuleSource::Oci(reference) => unpack(self.pull(reference)?, self.largest),
         }
+    }
+
+    /// Fetches within the time there is for it.
+    async fn within<T>(&self, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+        let Some(time) = self.time else { return work.await };
+        tokio::time::timeout(time, work).await.unwrap_or_else(|_| {
+            let reason = format!("it takes more than {} s", time.as_secs());
+            Err(SourceError::Fetch { reason, hint: "is the server reachable from here?" })
+        })
     }
 
     fn pull(&self, text: &str) -> Result<Vec<u8>, SourceError> {
@@ -130,7 +159,7 @@ impl Store {
             return Ok(kept);
         }
         let auth = self.credentials(reference.registry());
-        let found = block_on(async {
+        let found = block_on(self.within(async {
             let client = Client::new(self.client_config(reference.registry()));
             let (manifest, digest) = client.pull_image_manifest(&reference, &auth).await.map_err(|error| failed(&error))?;
             let layer = choose(&manifest.layers)?;
@@ -138,15 +167,24 @@ impl Store {
             if let Some(kept) = self.kept(&name) {
                 return Ok((digest, name, kept));
             }
-            if usize::try_from(layer.size).is_ok_and(|size| size > MAX_SIZE) {
-                return Err(too_large());
+            if usize::try_from(layer.size).is_ok_and(|size| size > self.largest) {
+                return Err(too_large(self.largest));
             }
             tracing::info!(reference = text, digest, bytes = layer.size, "pulling a program");
             let mut bytes = Vec::new();
-            client.pull_blob(&reference, &layer, &mut bytes).await.map_err(|error| failed(&error))?;
+            let mut blob = client.pull_blob_stream(&reference, &layer).await.map_err(|error| failed(&error))?;
+            while let Some(piece) = blob.stream.next().await {
+                let broken = |error: io::Error| SourceError::Fetch { reason: chained(&error), hint: "is the registry well?" };
+                let piece = piece.map_err(broken)?;
+                // It may send more than it has said.
+                if bytes.len() + piece.len() > self.largest {
+                    return Err(too_large(self.largest));
+                }
+                bytes.extend_from_slice(&piece);
+            }
             self.keep(&name, &bytes);
             Ok((digest, name, bytes))
-        });
+        }));
         match found {
             Ok((digest, layer, bytes)) => {
                 self.remember(&digest, &layer);
@@ -288,18 +326,23 @@ pub(super) fn failed(error: &oci_client::errors::OciDistributionError) -> Source
     SourceError::Fetch { reason, hint }
 }
 
-fn too_large() -> SourceError {
-    SourceError::Content { what: format!("it is larger than {} MiB", MAX_SIZE >> 20), hint: "that is no program for Fastly Compute" }
+fn too_large(largest: usize) -> SourceError {
+    let what = format!("it is larger than {} MiB", largest >> 20);
+    let hint = match largest {
+        MAX_SIZE => "that is no program for Fastly Compute",
+        _ => "programs of services that come and go may have an eighth of the process's memory (--total-memory)",
+    };
+    SourceError::Content { what, hint }
 }
 
-async fn fetch(url: &str) -> Result<Vec<u8>, SourceError> {
+async fn fetch(url: &str, largest: usize) -> Result<Vec<u8>, SourceError> {
     let failed = |error: reqwest::Error| SourceError::Fetch { reason: chained(&error), hint: "is the server reachable from here?" };
     let client = reqwest::Client::builder().connect_timeout(PATIENCE).read_timeout(PATIENCE).build().map_err(failed)?;
     let mut response = client.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
-        if bytes.len() + chunk.len() > MAX_SIZE {
-            return Err(too_large());
+        if bytes.len() + chunk.len() > largest {
+            return Err(too_large(largest));
         }
         bytes.extend_from_slice(&chunk);
     }
@@ -312,9 +355,9 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, SourceError>>) ->
     runtime.block_on(work)
 }
 
-/// A module as it is, or the one in a package or an image's layer.
-pub fn unpack(bytes: Vec<u8>) -> Result<Vec<u8>, SourceError> {
-    match find(&bytes, |path| match path {
+/// A module as it is, or the one in a package or an image's layer, of so many bytes at most.
+pub fn unpack(bytes: Vec<u8>, largest: usize) -> Result<Vec<u8>, SourceError> {
+    match find(&bytes, largest, |path| match path {
         path if path.ends_with("bin/main.wasm") => 4,
         path if path.ends_with("app.wasm") => 3,
         path if path.ends_with("plugin.wasm") => 2,
@@ -332,12 +375,12 @@ pub fn unpack(bytes: Vec<u8>) -> Result<Vec<u8>, SourceError> {
 
 /// The manifest in a package, if it is one and has one.
 pub fn packed_manifest(bytes: &[u8]) -> Option<String> {
-    let found = find(bytes, |path| u8::from(path.ends_with("fastly.toml"))).ok()??;
+    let found = find(bytes, MAX_SIZE, |path| u8::from(path.ends_with("fastly.toml"))).ok()??;
     found.and_then(|text| String::from_utf8(text).ok())
 }
 
 /// The entry of an archive that `rank` ranks highest, if any is above 0; `None`: it is no archive.
-fn find(bytes: &[u8], rank: impl Fn(&str) -> u8) -> Result<Option<Option<Vec<u8>>>, SourceError> {
+fn find(bytes: &[u8], largest: usize, rank: impl Fn(&str) -> u8) -> Result<Option<Option<Vec<u8>>>, SourceError> {
     const TAR_MAGIC: std::ops::Range<usize> = 257..262;
     let broken = |error: io::Error| SourceError::Content {
         what: format!("an archive that is damaged: {error}"),
@@ -346,15 +389,15 @@ fn find(bytes: &[u8], rank: impl Fn(&str) -> u8) -> Result<Option<Option<Vec<u8>
     let tar = if bytes.starts_with(&[0x1f, 0x8b]) {
         let mut tar = Vec::new();
         // One byte more than there may be shows that there is more.
-        GzDecoder::new(bytes).take(MAX_SIZE as u64 + 1).read_to_end(&mut tar).map_err(broken)?;
+        GzDecoder::new(bytes).take(largest as u64 + 1).read_to_end(&mut tar).map_err(broken)?;
         tar
     } else if bytes.get(TAR_MAGIC).is_some_and(|magic| magic == b"ustar") {
         bytes.to_vec()
     } else {
         return Ok(None);
     };
-    if tar.len() > MAX_SIZE {
-        return Err(too_large());
+    if tar.len() > largest {
+        return Err(too_large(largest));
     }
     let mut best: (u8, Option<Vec<u8>>) = (0, None);
     let mut archive = tar::Archive::new(tar.as_slice());
@@ -391,11 +434,11 @@ mod tests {
     fn packages() {
         let bytes = package(&[("shop/fastly.toml", "name = \"shop\""), ("shop/src/x.wasm", "other"), ("shop/bin/main.wasm", "module")]);
         assert_eq!(packed_manifest(&bytes).as_deref(), Some("name = \"shop\""));
-        assert_eq!(unpack(bytes).expect("unpacks"), b"module");
-        assert_eq!(unpack(package(&[("app.wasm", "module")])).expect("unpacks"), b"module");
-        assert!(unpack(package(&[("readme", "x")])).is_err_and(|error| error.to_string().contains("without a program")));
-        assert_eq!(unpack(b"\0asm".to_vec()).expect("is one"), b"\0asm");
-        assert!(unpack(vec![0x1f, 0x8b, 8, 0]).is_err_and(|error| error.to_string().contains("damaged")));
+        assert_eq!(unpack(bytes, MAX_SIZE).expect("unpacks"), b"module");
+        assert_eq!(unpack(package(&[("app.wasm", "module")]), MAX_SIZE).expect("unpacks"), b"module");
+        assert!(unpack(package(&[("readme", "x")]), MAX_SIZE).is_err_and(|error| error.to_string().contains("without a program")));
+        assert_eq!(unpack(b"\0asm".to_vec(), MAX_SIZE).expect("is one"), b"\0asm");
+        assert!(unpack(vec![0x1f, 0x8b, 8, 0], MAX_SIZE).is_err_and(|error| error.to_string().contains("damaged")));
     }
 
     #[test]

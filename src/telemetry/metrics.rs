@@ -238,6 +238,7 @@ families! {
     trace_spans: IntCounterVec("sidelight_trace_spans_total", "Spans of traces, by what became of them.", ["result" = "`exported`, `failed` (the collector did not take them), `dropped` (no room in the queue)"], NONE);
     reloads: IntCounterVec("sidelight_config_reloads_total", "Changes of the configuration that were tried.", ["result" = "`ok`, `unchanged`, `failed`"], NONE);
     faulty: IntGauge("sidelight_services_faulty", "Services that come and go whose newest files cannot be used.", [], NONE);
+    preparing: IntGauge("sidelight_services_preparing", "Services that come and go whose programs are fetched, compiled or tried.", [], NONE);
     reload_successful: IntGauge("sidelight_config_last_reload_successful", "Whether the last change that was tried is in force: 1 or 0.", [], NONE);
     reload_success_time: IntGauge("sidelight_config_last_reload_success_timestamp_seconds", "When a configuration last came into force, since the Unix epoch.", [], NONE);
     generation: IntGauge("sidelight_config_generation", "Counts the configurations that came into force.", [], NONE);

@@ -67,32 +67,52 @@ fn with_a_manifest_and_nothing_else() {
     assert_eq!(status(&sidelight)["faulty"], Value::Null);
 }
 
-/// A program with so many functions: of each, 9 bytes here and some KiB while it is compiled.
-fn of_functions(count: u32) -> Vec<u8> {
-    let number = |mut number: u32| {
-        let mut bytes = Vec::new();
-        loop {
-            let low = (number & 0x7f) as u8;
-            number >>= 7;
-            bytes.push(if number == 0 { low } else { low | 0x80 });
-            if number == 0 {
-                return bytes;
-            }
+fn number(mut number: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = (number & 0x7f) as u8;
+        number >>= 7;
+        bytes.push(if number == 0 { low } else { low | 0x80 });
+        if number == 0 {
+            return bytes;
         }
-    };
+    }
+}
+
+/// A program that does nothing, with functions that are given by their locals and code.
+fn with_functions(functions: &[Vec<u8>]) -> Vec<u8> {
     let section = |id: u8, content: Vec<u8>| [vec![id], number(content.len() as u32), content].concat();
-    let with_count = |count: u32, content: Vec<u8>| [number(count), content].concat();
-    let functions = [vec![0], vec![1; count as usize]].concat();
-    let bodies = [vec![2, 0, 0x0b], [7, 0, 0x20, 0, 0x41, 1, 0x6a, 0x0b].repeat(count as usize)].concat();
+    let count = number(functions.len() as u32 + 1);
+    let types = [vec![0], vec![1; functions.len()]].concat();
+    let body = |code: &[u8]| [number(code.len() as u32), code.to_vec()].concat();
+    let bodies: Vec<u8> = [&[0, 0x0b][..]].into_iter().chain(functions.iter().map(Vec::as_slice)).flat_map(body).collect();
     [
         b"\0asm\x01\0\0\0".to_vec(),
         section(1, b"\x02\x60\0\0\x60\x01\x7f\x01\x7f".to_vec()),
-        section(3, with_count(count + 1, functions)),
+        section(3, [count.clone(), types].concat()),
         section(5, b"\x01\0\x01".to_vec()),
         section(7, b"\x02\x06_start\0\0\x06memory\x02\0".to_vec()),
-        section(10, with_count(count + 1, bodies)),
+        section(10, [count, bodies].concat()),
     ]
     .concat()
+}
+
+/// A program with so many functions: of each, 9 bytes here and some KiB while it is compiled.
+fn of_functions(count: usize) -> Vec<u8> {
+    with_functions(&vec![vec![0, 0x20, 0, 0x41, 1, 0x6a, 0x0b]; count])
+}
+
+/// A program with so many loops within another, over a thousand variables: it takes a minute to compile, and not much memory.
+fn of_loops(depth: u32) -> String {
+    const VARIABLES: u32 = 1000;
+    let mut code = format!("(local{})\n", " i32".repeat(VARIABLES as usize));
+    for index in 0..depth {
+        code.push_str(&format!("loop\nlocal.get {}\ni32.const 1\ni32.add\nlocal.set {}\n", index % VARIABLES, index * 17 % VARIABLES));
+    }
+    for index in 0..depth {
+        code.push_str(&format!("local.get {}\nbr_if 0\nend\n", index * 7 % VARIABLES));
+    }
+    format!("(module (memory (export \"memory\") 1) (func (export \"_start\"))\n(func (param i32) (result i32)\n{code}local.get 1))")
 }
 
 /// 4 MB that would take 3 GiB to compile, where there are 600 MiB.
@@ -114,6 +134,55 @@ fn one_that_takes_too_much_to_compile() {
     // A smaller one of the kind is a program.
     fs::write(folder.join("app.wasm"), of_functions(10_000)).expect("a file");
     sidelight.wait_until("it", |sidelight| status(sidelight)["faulty"].is_null());
+}
+
+/// A program that takes a minute to compile: others come, change and go meanwhile, and a start does not wait for it.
+#[test]
+fn one_that_takes_long_to_compile() {
+    let setup = service(host(""), "old", &hosts("old"));
+    let setup = service(setup, "slow", &hosts("slow")).file("services/slow/app.wat", &of_loops(4000));
+    let sidelight = setup.start();
+    assert_eq!(sidelight.get_of("old.test", "/").text(), "old");
+    let prepares = |sidelight: &Sidelight| status(sidelight)["preparing"] == serde_json::json!(["slow"]);
+    assert!(prepares(&sidelight), "{:#}", status(&sidelight));
+    // It has been found out that it takes long, or is while others wait.
+    sidelight.wait_until("readiness", |sidelight| sidelight.operate("GET", "/readyz").status == 200);
+    put(&sidelight, "a", &hosts("a"), "a1");
+    wait_for(&sidelight, "a.test", "a1");
+    put(&sidelight, "a", &hosts("a"), "a2");
+    let verdict = sidelight.reload();
+    assert_eq!((&verdict["faulty"], &verdict["preparing"]), (&Value::Null, &serde_json::json!(["slow"])), "{verdict:#}");
+    assert_eq!(sidelight.get_of("a.test", "/").text(), "a2");
+    fs::remove_dir_all(sidelight.path("services/a")).expect("removes");
+    sidelight.wait_until("the end", |sidelight| sidelight.get_of("a.test", "/").status == 404);
+    assert!(prepares(&sidelight), "it is worked on all the while: {:#}", status(&sidelight));
+    // Nobody waits for what is gone.
+    fs::remove_dir_all(sidelight.path("services/slow")).expect("removes");
+    sidelight.wait_until("the end", |sidelight| status(sidelight)["preparing"].is_null());
+    sidelight.wait_until("the metric", |sidelight| sidelight.metric("sidelight_services_preparing") == 0.0);
+}
+
+/// Programs from a server that takes the request and does not answer, more than are fetched at once.
+#[test]
+fn one_that_is_fetched_slowly() {
+    let sidelight = host("").start();
+    let slow = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let module = format!("module = \"http://{}/x#sha256={}\"", slow.local_addr().expect("an address"), "0".repeat(64));
+    let names: Vec<String> = (0..6).map(|index| format!("slow{index}")).collect();
+    for name in &names {
+        sidelight.write(&format!("services/{name}/service.toml"), &format!("{module}\n{}\n", hosts(name)));
+    }
+    let (fetching, _) = slow.accept().expect("the fetch");
+    sidelight.wait_until("all of them", |sidelight| status(sidelight)["preparing"] == serde_json::json!(names));
+    put(&sidelight, "a", &hosts("a"), "a1");
+    wait_for(&sidelight, "a.test", "a1");
+    drop((fetching, slow));
+    sidelight.wait_until("their end", |sidelight| status(sidelight)["preparing"].is_null());
+    let told = status(&sidelight)["faulty"].to_string();
+    assert!(names.iter().all(|name| told.contains(&format!("\"{name}\""))) && told.contains("cannot be fetched"), "{told}");
+    // A reload that is asked for tries them again, and answers with what comes of it.
+    let verdict = sidelight.reload();
+    assert_eq!((verdict["faulty"].as_array().map(Vec::len), &verdict["preparing"]), (Some(6), &Value::Null), "{verdict:#}");
 }
 
 /// Files without end, and limits that are more than others have.

@@ -175,7 +175,7 @@ fn by_request_and_by_signal() {
     sidelight.write("app.wat", &saying("three"));
     sidelight.signal(Signal::SIGHUP);
     until(&sidelight, "three");
-    assert_eq!(status(&sidelight)["reloads"][0]["cause"], "signal");
+    sidelight.wait_until("its verdict", |sidelight| status(sidelight)["reloads"][0]["cause"] == "signal");
     assert_eq!(sidelight.operate("GET", "/reload").status, 405);
     let forged = "POST /reload HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.test\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     assert_eq!(crate::client::send(sidelight.admin, forged).status, 403);

@@ -116,6 +116,8 @@ struct Session<'a> {
     mute: bool,
     /// When the next service is over.
     end: Option<SystemTime>,
+    /// What was put in force last, and what kept all of it out.
+    last: Option<(BTreeMap<String, Whole>, Option<String>)>,
 }
 
 #[async_trait]
@@ -136,7 +138,8 @@ impl Cluster {
         let reporter = Reporter { controller: "sidelight".to_owned(), instance: instance() };
         let maps = objects::<ConfigMap>(&client, &namespace);
         let secrets = objects::<Secret>(&client, &namespace);
-        let mut session = Session { cluster: self, client, namespace, reporter, told: Told::new(), mute: false, end: None };
+        let mut session = Session { cluster: self, client, namespace, reporter, told: Told::new(), mute: false, end: None, last: None };
+        let mut attempts = self.reloader.attempts();
         let (mut maps, mut secrets) = (std::pin::pin!(maps), std::pin::pin!(secrets));
         let (mut configs, mut secret) = (Known::default(), Known::default());
         let mut looked = tokio::time::interval(LOOK);
@@ -151,6 +154,11 @@ impl Cluster {
                     if session.put(Whole::of(configs.parts().chain(secret.parts()))).await {
                         self.known.store(true, Ordering::Relaxed);
                     }
+                    false
+                }
+                // What was got ready beside reloads is ready.
+                Ok(()) = attempts.changed() => {
+                    session.report().await;
                     false
                 }
                 // The condition is looked at when the wait begins, the time when it is over.
@@ -233,16 +241,24 @@ impl Session<'_> {
         };
         // The end of the process is no fault.
         let Some(verdict) = watch::ask(&self.cluster.reloads, "kubernetes").await else { return false };
+        self.last = Some((services, verdict.error));
+        self.report().await;
+        true
+    }
+
+    /// Says what has become of what the cluster has.
+    async fn report(&mut self) {
+        let Some((services, error)) = self.last.take() else { return };
         let status = self.cluster.reloader.status();
         let now = clock::wall();
-        for (name, whole) in &services {
+        for (name, whole) in services.iter().filter(|(name, _)| !status.preparing.contains(name)) {
             for (part, why) in &whole.refused {
                 self.tell(part, why.clone(), EventType::Warning, "Refused", why.clone()).await;
             }
             let served = status.services.iter().find(|service| service.name == *name);
             let fault = status.faulty.iter().find(|fault| fault.service == *name).map(|fault| fault.error.clone());
             // A host file that cannot be used keeps everybody's changes out.
-            let fault = fault.or_else(|| verdict.error.clone().filter(|_| served.is_none()));
+            let fault = fault.or_else(|| error.clone().filter(|_| served.is_none()));
             let (kind, reason, note) = match (fault, served) {
                 (Some(error), Some(_)) => (EventType::Warning, "Refused", format!("what was served before is served on: {error}")),
                 (Some(error), None) => (EventType::Warning, "Refused", error),
@@ -264,7 +280,7 @@ impl Session<'_> {
             let mut all = services.values().flat_map(|whole| whole.parts.iter().chain(whole.refused.iter().map(|(part, _)| part)));
             all.any(|part| part.kind == *kind && part.name == *name)
         });
-        true
+        self.last = Some((services, error));
     }
 
     /// An event at an object, unless the same was said of it.

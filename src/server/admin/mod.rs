@@ -28,8 +28,8 @@ pub trait Operate: Send + Sync {
     /// What is in force, as JSON.
     fn status(&self) -> String;
 
-    /// Whether something that is to be served from the start is not known yet.
-    fn begins(&self) -> bool;
+    /// What is to be served from the start and is not yet; nothing: everything is.
+    fn begins(&self) -> Option<String>;
 
     /// What cannot be used now; empty: everything can be.
     fn degraded(&self) -> Vec<String>;
@@ -198,11 +198,11 @@ impl Probes {
                 compressed(headers, page(StatusCode::OK, format.content_type(), self.telemetry.metrics.text(format)))
             }
             "/readyz" if self.draining.load(Ordering::Relaxed) => told(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-            "/readyz" if self.control.begins() => told(StatusCode::SERVICE_UNAVAILABLE, "the cluster's services are not known yet\n"),
-            // Requests are served without it as well as can be: no reason to take this replica out, and then all others.
-            "/readyz" => match self.control.degraded() {
-                away if away.is_empty() => told(StatusCode::OK, "ok\n"),
-                away => told(StatusCode::OK, format!("degraded\n{}\n", away.join("\n"))),
+            "/readyz" => match (self.control.begins(), self.control.degraded()) {
+                (Some(why), _) => told(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+                (None, away) if away.is_empty() => told(StatusCode::OK, "ok\n"),
+                // Requests are served without it as well as can be: no reason to take this replica out, and then all others.
+                (None, away) => told(StatusCode::OK, format!("degraded\n{}\n", away.join("\n"))),
             },
             _ => told(StatusCode::OK, "ok\n"),
         })
