@@ -778,6 +778,6 @@ fn needs_restart(now: &HostConfig, wanted: &HostConfig) -> Vec<&'static str> {
     checks.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
 }
 
-fn timeouts(host: &HostConfig) -> [Duration; 3] {
-    [host.limits.head_timeout, host.limits.idle_timeout, host.limits.client_timeout]
+fn timeouts(host: &HostConfig) -> [Duration; 4] {
+    [host.limits.head_timeout, host.limits.idle_timeout, host.limits.client_timeout, host.limits.tunnel_idle]
 }

@@ -382,6 +382,10 @@ struct LimitArgs {
     #[arg(long, value_name = "TIME", env = "SIDELIGHT_CLIENT_TIMEOUT", value_parser = time)]
     client_timeout: Option<Duration>,
 
+    /// How long nothing may come either way of a WebSocket that a backend has taken over [default: 10m].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_TUNNEL_IDLE", value_parser = time)]
+    tunnel_idle: Option<Duration>,
+
     /// How long requests in flight may take to end after SIGTERM [default: 30s].
     #[arg(long, value_name = "TIME", env = "SIDELIGHT_DRAIN_TIMEOUT", value_parser = time)]
     drain_timeout: Option<Duration>,
@@ -419,6 +423,7 @@ impl LimitArgs {
             head_timeout: self.head_timeout,
             idle_timeout: self.idle_timeout,
             client_timeout: self.client_timeout,
+            tunnel_idle: self.tunnel_idle,
         }
     }
 }

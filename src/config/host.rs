@@ -346,6 +346,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Longest pause a client may make inside a request body, or in taking a response.
     pub client_timeout: Duration,
+    /// How long nothing may come either way between a client and the backend that has taken it over (WebSockets).
+    pub tunnel_idle: Duration,
 }
 
 impl Default for Limits {
@@ -363,6 +365,7 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             client_timeout: Duration::from_secs(60),
+            tunnel_idle: Duration::from_secs(600),
         }
     }
 }

@@ -274,6 +274,9 @@ pub(super) struct HostLimits {
     /// Longest pause of a client within a body; of the host only.
     #[schemars(with = "Option<String>")]
     client_timeout: Option<Spanned<String>>,
+    /// How long nothing may come either way of a WebSocket; of the host only.
+    #[schemars(with = "Option<String>")]
+    tunnel_idle: Option<Spanned<String>>,
 }
 
 impl HostLimits {
@@ -288,6 +291,7 @@ impl HostLimits {
             ("head_timeout", self.head_timeout.is_some()),
             ("idle_timeout", self.idle_timeout.is_some()),
             ("client_timeout", self.client_timeout.is_some()),
+            ("tunnel_idle", self.tunnel_idle.is_some()),
         ];
         keys.into_iter().filter(|(_, given)| *given).map(|(key, _)| key)
     }
@@ -649,6 +653,7 @@ impl Decide<'_> {
             head_timeout: self.time(from.head_timeout.as_ref()),
             idle_timeout: self.time(from.idle_timeout.as_ref()),
             client_timeout: self.time(from.client_timeout.as_ref()),
+            tunnel_idle: self.time(from.tunnel_idle.as_ref()),
         }
     }
 }

@@ -144,6 +144,7 @@ pub struct LimitSettings {
     pub head_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub client_timeout: Option<Duration>,
+    pub tunnel_idle: Option<Duration>,
 }
 
 /// What guests are told about where they run.
@@ -171,7 +172,7 @@ impl LimitSettings {
         or!(self, other: preset, sandboxes, queue_timeout, memory, cpu, cpu_report, backend_requests, config_lookups, kv_writes_per_second,
             dynamic_backends, fields, wall,
             reuse_requests, reuse_idle, reuse_lifetime, reuse_memory, total_memory, keep_resident, head, uri, h2_streams, head_timeout, idle_timeout,
-            client_timeout)
+            client_timeout, tunnel_idle)
     }
 
     /// Limits of a service, given those of the host.
@@ -218,6 +219,7 @@ impl LimitSettings {
             head_timeout: self.head_timeout.unwrap_or(default.head_timeout),
             idle_timeout: self.idle_timeout.unwrap_or(default.idle_timeout),
             client_timeout: self.client_timeout.unwrap_or(default.client_timeout),
+            tunnel_idle: self.tunnel_idle.unwrap_or(default.tunnel_idle),
         }
     }
 }

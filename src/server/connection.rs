@@ -19,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::exchange::{self, Answered, Answering};
 use super::hops::Ends;
 use super::respond::{Failure, not_whole};
+use super::tunnel::Carried;
 use super::upload::{self, Upload, Writer};
 use super::{Edge, h2, handoff, hops};
 use crate::http::framing::{self, BodyFraming};
@@ -71,7 +72,7 @@ pub async fn serve(edge: &Arc<Edge>, stream: Stream, ends: Ends, tls: Option<Cli
             return;
         }
         first = false;
-        let exchange = Exchange { edge, io: &io, client: &client, stopping: *shutdown.borrow() };
+        let exchange = Exchange { edge, io: &io, client: &client, shutdown: &shutdown, stopping: *shutdown.borrow() };
         match exchange.run(&mut reader).await {
             Next::Keep => reader.begin(),
             Next::Close => {
@@ -136,6 +137,7 @@ struct Exchange<'a> {
     edge: &'a Arc<Edge>,
     io: &'a SharedIo,
     client: &'a Arc<Client>,
+    shutdown: &'a ShutdownWatch,
     stopping: bool,
 }
 
@@ -339,10 +341,24 @@ impl Exchange<'_> {
             return self.next(matches!(responded, Responded::Whole), asked, reader);
         };
         asked.service(self.edge).answered(&self.edge.telemetry.metrics, &asked.method, response.head.status);
-        let ended = handoff::splice(&self.edge.telemetry.metrics, self.io, reader.take_rest(), response, connection).await;
-        match ended {
-            Ok((up, down)) => {
-                tracing::debug!(target: "sidelight::client", request_id = &*asked.id, backend, up, down, "upgraded connection ended")
+        let carried = Carried::default();
+        let mut known = self.edge.current.routes();
+        // Whoever stops or removes a service means what goes on, too. (What takes a service's place leaves it alone.)
+        let over = || {
+            let now = self.edge.current.routes();
+            let gone = !Arc::ptr_eq(&now, &known) && {
+                let (label, metrics) = (&asked.service(self.edge).name, &self.edge.telemetry.metrics);
+                !now.services().iter().any(|service| metrics.label(&service.config.name) == label)
+            };
+            if !gone {
+                known = now;
+            }
+            gone || *self.shutdown.borrow()
+        };
+        match handoff::splice(self.edge, self.io, reader.take_rest(), response, connection, &carried, over).await {
+            Ok(end) => {
+                let (up, down) = carried.both();
+                tracing::debug!(target: "sidelight::client", request_id = &*asked.id, backend, up, down, "upgraded connection ended: {end}")
             }
             Err(error) => {
                 tracing::debug!(target: "sidelight::client", request_id = &*asked.id, backend, %error, "upgraded connection broke")

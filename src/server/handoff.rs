@@ -9,12 +9,14 @@ use ::http::uri::PathAndQuery;
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 
+use super::Edge;
+use super::tunnel::{self, Bounds, Carried, End};
 use crate::http::io::SharedIo;
 use crate::http::request::reread;
 use crate::http::{Body, RequestHead, framing, wire};
 use crate::sandbox::{HandOff, Received};
 use crate::services::backend::{Request, Response, SendError, Switched};
-use crate::telemetry::metrics::{Held, Metrics};
+use crate::telemetry::metrics::Held;
 use crate::telemetry::trace::{Origin, Trace};
 
 /// Names the backend to a GRIP proxy (Pushpin's routes can ask for it).
@@ -87,15 +89,18 @@ fn switching(headers: &mut HeaderMap) {
     headers.insert(header::UPGRADE, protocol.unwrap_or_else(|| HeaderValue::from_static("websocket")));
 }
 
-/// Tells the client that the protocol changes and carries bytes both ways until both sides have ended, or
-/// one has failed. `rest` is what the client has sent already.
+/// Tells the client that the protocol changes and carries bytes both ways, as [`tunnel`] does. `rest` is what the client has sent
+/// already; `over` says whether it should end as soon as nothing is under way.
 pub async fn splice(
-    metrics: &Metrics,
+    edge: &Edge,
     client: &SharedIo,
     rest: Bytes,
     mut response: Response,
     switched: Switched,
-) -> std::io::Result<(u64, u64)> {
+    carried: &Carried,
+    over: impl FnMut() -> bool,
+) -> std::io::Result<End> {
+    let metrics = &edge.telemetry.metrics;
     let _open = Held::new(&metrics.connections_upgraded);
     switching(&mut response.head.headers);
     let (mut client, mut backend) = (client.clone(), switched.io);
@@ -107,7 +112,12 @@ pub async fn splice(
         backend.write_all(&rest).await?;
     }
     backend.flush().await?;
-    tokio::io::copy_bidirectional(&mut client, &mut backend).await
+    let bounds = Bounds { idle: edge.limits.tunnel_idle, half: edge.limits.client_timeout };
+    let end = tunnel::carry(client, backend, bounds, carried, over).await?;
+    if let Some(reason) = end.reason() {
+        metrics.refusals.with_label_values(&[reason]).inc();
+    }
+    Ok(end)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use pingora::protocols::{GetSocketDigest as _, SocketDigest, Stream};
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service as PingoraService;
 use pingora_runtime::current_handle;
+use rustix::net::sockopt;
 use tokio::runtime::Handle;
 
 use super::connection::stopping;
@@ -44,6 +45,7 @@ impl Bound {
             Listen::Tcp(address) => {
                 let socket = TcpListener::bind(address)?;
                 socket.set_nonblocking(true)?;
+                notice_who_is_gone(&socket)?;
                 let address = Listen::Tcp(socket.local_addr()?);
                 Ok(Self { socket: socket.into(), address })
             }
@@ -87,6 +89,16 @@ impl Bound {
     pub fn serve<A: ServerApp + Send + Sync + 'static>(self, name: &str, app: A, threads: usize, metrics: &Arc<Metrics>) -> Listening<A> {
         Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads, metrics: metrics.clone() }
     }
+}
+
+/// Has the kernel end connections whose clients are gone without a word. What is accepted on a socket has its options.
+fn notice_who_is_gone(socket: &TcpListener) -> io::Result<()> {
+    const PROBES: u32 = 4;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, Duration::from_secs(60))?;
+    sockopt::set_tcp_keepintvl(socket, Duration::from_secs(15))?;
+    sockopt::set_tcp_keepcnt(socket, PROBES)?;
+    Ok(())
 }
 
 /// Makes room for a socket at `path`.

@@ -17,6 +17,7 @@ pub mod listener;
 pub mod local;
 pub mod respond;
 pub mod tls;
+pub mod tunnel;
 pub mod upload;
 
 use std::sync::Arc;

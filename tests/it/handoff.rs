@@ -149,6 +149,105 @@ fn a_backend_that_refuses() {
     sidelight.log.wait_for(&["again: Err("]);
 }
 
+#[expect(clippy::result_large_err, reason = "the library's own type")]
+fn agree(
+    request: &tungstenite::handshake::server::Request,
+    mut response: tungstenite::handshake::server::Response,
+) -> Result<tungstenite::handshake::server::Response, tungstenite::handshake::server::ErrorResponse> {
+    let protocol = request.headers().get("sec-websocket-protocol").cloned();
+    protocol.map(|protocol| response.headers_mut().insert("sec-websocket-protocol", protocol));
+    Ok(response)
+}
+
+/// A backend that takes connections over and says nothing, whatever it gets.
+fn silent() -> SocketAddr {
+    let listener = RUNTIME.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("binds");
+    let addr = listener.local_addr().expect("an address");
+    RUNTIME.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let socket = tokio_tungstenite::accept_hdr_async(stream, agree).await.expect("a WebSocket");
+                let mut stream = socket.into_inner();
+                let mut scratch = [0; 1024];
+                while matches!(stream.read(&mut scratch).await, Ok(1..)) {}
+                // Its own end it keeps.
+                std::future::pending::<()>().await;
+            });
+        }
+    });
+    addr
+}
+
+/// Whether the other side ends, when there is nothing more to read.
+async fn ends(socket: WebSocket<TcpStream>) -> bool {
+    let mut stream = socket.into_inner();
+    let mut scratch = [0; 1024];
+    tokio::time::timeout(PATIENCE, async { while matches!(stream.read(&mut scratch).await, Ok(1..)) {} }).await.is_ok()
+}
+
+/// Clients that are gone without a word, and those that say no more, are let go, and counted.
+#[test]
+fn one_that_nobody_uses() {
+    let sidelight = handing("rust", silent()).arg("--tunnel-idle 2s").start();
+    let socket = RUNTIME.block_on(open(sidelight.addr, "/ws/ws")).expect("a WebSocket");
+    sidelight.wait_metric("sidelight_connections_upgraded", 1.0);
+    assert!(RUNTIME.block_on(ends(socket)));
+    sidelight.wait_metric("sidelight_connections_upgraded", 0.0);
+    sidelight.wait_metric("sidelight_connections", 0.0);
+    assert_eq!(sidelight.metric("sidelight_refusals_total{reason=\"tunnel_idle\"}"), 1.0);
+}
+
+#[test]
+fn one_that_only_one_side_has_ended() {
+    let sidelight = handing("rust", silent()).arg("--client-timeout 1s").start();
+    RUNTIME.block_on(async {
+        let mut stream = open(sidelight.addr, "/ws/ws").await.expect("a WebSocket").into_inner();
+        stream.shutdown().await.expect("ends");
+        sidelight.wait_metric("sidelight_connections_upgraded", 0.0);
+    });
+    assert_eq!(sidelight.metric("sidelight_refusals_total{reason=\"tunnel_half_closed\"}"), 1.0);
+}
+
+/// A process that is to stop does not wait for them.
+#[test]
+fn at_the_end() {
+    let sidelight = handing("rust", silent()).arg("--drain-timeout 300s").start();
+    let socket = RUNTIME.block_on(open(sidelight.addr, "/ws/ws")).expect("a WebSocket");
+    sidelight.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(RUNTIME.block_on(ends(socket)));
+    assert_eq!(sidelight.end().code(), Some(0));
+}
+
+/// Whoever changes a service leaves its connections alone; whoever removes it ends them.
+#[test]
+fn when_the_service_goes() {
+    let (program, backend) = (guest("rust", "handoff"), echo());
+    let of = |sandboxes: u32| {
+        format!(
+            "[services.own]\nhosts = [\"own.test\"]\nmodule = \"{0}\"\n[services.ws]\nhosts = [\"edge.test\"]\nmodule = \"{0}\"\n\
+             limits.sandboxes = {sandboxes}\n[services.ws.backends.ws]\nurl = \"http://{1}/base\"\n",
+            program.display(),
+            backend
+        )
+    };
+    let sidelight = Setup::host(&of(10)).arg("--no-watch").start();
+    let mut socket = RUNTIME.block_on(open(sidelight.addr, "/ws/ws")).expect("a WebSocket");
+    RUNTIME.block_on(hear(&mut socket));
+    sidelight.write("sidelight.toml", &of(11));
+    assert_eq!(sidelight.reload()["changed"], serde_json::json!(["ws"]));
+    RUNTIME.block_on(async {
+        for _ in 0..3 {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            say(&mut socket, Frame::binary(Payload::Owned(b"hello".to_vec()))).await;
+            assert_eq!(hear(&mut socket).await.1, b"hello");
+        }
+    });
+    let without = of(11);
+    sidelight.write("sidelight.toml", without.split("[services.ws]").next().expect("a part"));
+    assert_eq!(sidelight.reload()["removed"], serde_json::json!(["ws"]));
+    assert!(RUNTIME.block_on(ends(socket)));
+}
+
 /// What is no WebSocket is passed on all the same, its body too, unless the guest has begun to read it.
 #[test]
 fn an_ordinary_request() {
