@@ -17,6 +17,7 @@ mod operate;
 pub mod prepare;
 pub mod refusal;
 pub mod reload;
+pub mod restart;
 pub mod signals;
 pub mod verdict;
 pub mod watch;
@@ -43,7 +44,7 @@ use crate::server::certificates::{Certificates, Renewal, TlsError};
 use crate::server::listener::Bound;
 use crate::server::tls::Secure;
 use crate::server::{Edge, Hops, Plain};
-use crate::services::{BuildError, Platform, Services};
+use crate::services::{BuildError, Platform, Services, data};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::trace::export::Exporter;
 use crate::telemetry::{Telemetry, logs};
@@ -184,6 +185,17 @@ fn sound(host: &HostConfig) -> Result<(), Exit> {
     Ok(())
 }
 
+/// What is to be written to can be.
+fn writable(host: &HostConfig) -> Result<(), Exit> {
+    let folders = [("--data-dir", host.state.data_dir.as_ref()), ("--core-dumps", host.core_dumps.as_ref())];
+    for (option, folder) in folders {
+        let Some(folder) = folder else { continue };
+        let hint = "  hint: it has to be a folder that this process may write to; it is made if it is not there";
+        data::make_file_in(folder).map_err(|error| Exit::Usage(format!("{option} {}: {error}\n{hint}", folder.display())))?;
+    }
+    Ok(())
+}
+
 /// Everything that serving would find out before it listens, with the same code.
 pub fn check(launch: &Launch) -> Result<Status, (Exit, Vec<Report>)> {
     drop(rustls::crypto::ring::default_provider().install_default());
@@ -235,6 +247,7 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     }
     let host = launch.plan().map_err(|unplanned| unplanned.error)?.host;
     sound(&host)?;
+    writable(&host)?;
     let telemetry = Telemetry::new().with_traces(host.traces.clone()).map_err(|error| Exit::Usage(format!("traces: {error}")))?;
     if let Some(export) = &host.traces.export {
         tracing::info!(target: "sidelight::traces", sample = ?host.traces.sample, "traces go to {}", export.endpoint);

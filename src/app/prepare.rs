@@ -267,18 +267,11 @@ impl Preparer {
         self.shared.bench.lock().entries.remove(name);
     }
 
-    /// What is worked on.
-    pub fn pending(&self) -> Vec<String> {
-        self.named(|entry| entry.stage != Stage::Done)
-    }
-
-    /// Of those, the ones that are not known to take long.
+    /// What is worked on and not known to take long.
     pub fn pending_shortly(&self) -> Vec<String> {
-        self.named(|entry| !matches!(entry.stage, Stage::Thorough | Stage::Done))
-    }
-
-    fn named(&self, which: impl Fn(&Entry) -> bool) -> Vec<String> {
-        self.shared.bench.lock().entries.iter().filter(|(_, entry)| which(entry)).map(|(name, _)| name.clone()).collect()
+        let bench = self.shared.bench.lock();
+        let shortly = bench.entries.iter().filter(|(_, entry)| !matches!(entry.stage, Stage::Thorough | Stage::Done));
+        shortly.map(|(name, _)| name.clone()).collect()
     }
 
     /// Waits until something is done, or known to take long.

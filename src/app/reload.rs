@@ -19,12 +19,14 @@ use super::files::{digest, files_of, settings_files};
 use super::load::{DIFFERENT, Launch, Plan, ServicePlan, Taken};
 use super::prepare::{Preparer, Readiness, Wanted};
 use super::refusal::Refusal;
+use super::restart;
 use super::verdict::{Outcome, ServiceFault, ServiceStatus, Status, TrialStatus, Verdict};
 use tracing::field;
 
 use crate::config::diagnostics::Report;
 use crate::config::{Config, HostConfig, Secret};
 use crate::runtime::{Current, Guest, Routes, Runtime, Snapshot, Target, Trial};
+use crate::services::cache::Purge;
 use crate::services::{Platform, Services};
 use crate::telemetry::secrets;
 use crate::telemetry::trace::spans::TARGET;
@@ -35,6 +37,9 @@ const HISTORY: usize = 20;
 
 /// Answers after which a trial that fails is ended early.
 const ENOUGH: u64 = 10;
+
+/// How long the KV stores on disk of services that come and go are kept when they are gone.
+const KEPT: Duration = Duration::from_secs(3600);
 
 /// The cause of attempts for services that are ready by now.
 const PREPARED: &str = "prepared";
@@ -118,6 +123,10 @@ struct State {
     faulty: Vec<ServiceFault>,
     /// Services whose time is over, and since when.
     expired: BTreeMap<String, String>,
+    /// Services that come and go, and are got ready.
+    preparing: Vec<String>,
+    /// Services that come and go, faulty ones, too; nothing: it is not known.
+    known: Option<BTreeSet<String>>,
 }
 
 /// Every service, those that come and go and are faulty, and those of them that are not ready yet.
@@ -151,6 +160,8 @@ impl Reloader {
             history: Vec::new(),
             faulty: Vec::new(),
             expired: BTreeMap::new(),
+            preparing: Vec::new(),
+            known: None,
         };
         let (state, begun) = (Mutex::new(state), clock::now());
         let preparer = Preparer::new(&host, runtime, platform.clone());
@@ -281,7 +292,7 @@ impl Reloader {
             uptime: self.age().as_secs(),
             services: state.loaded.iter().map(service).collect(),
             faulty: state.faulty.clone(),
-            preparing: self.preparer.pending(),
+            preparing: state.preparing.clone(),
             expired: state.expired.clone(),
             reloads: state.history.iter().rev().cloned().collect(),
         }
@@ -420,12 +431,16 @@ impl Reloader {
         for fault in faulty.iter().filter(|fault| !state.faulty.iter().any(|known| known.error == fault.error)) {
             tracing::error!(service = fault.service, "a service cannot be used; what was served of it is served on\n{}", fault.error);
         }
+        if plan.host.dropins.as_ref().is_some_and(|from| from.folder.is_dir()) {
+            state.known = Some(plan.dropins.iter().map(|dropin| dropin.name.clone()).collect());
+        }
         self.telemetry.metrics.faulty.set(i64::try_from(faulty.len()).unwrap_or(i64::MAX));
         self.telemetry.metrics.preparing.set(i64::try_from(preparing.len()).unwrap_or(i64::MAX));
+        state.preparing.clone_from(&preparing);
         verdict.preparing = preparing;
         verdict.faulty.clone_from(&faulty);
         state.faulty = faulty;
-        verdict.restart_needed = needs_restart(&self.host, &plan.host);
+        verdict.restart_needed = restart::needed(&self.host, &plan.host);
         let name = |loaded: &Loaded| loaded.plan.config.name.clone();
         let kept =
             |loaded: &Loaded| state.loaded.get(&loaded.plan.config.name).is_some_and(|old| Arc::ptr_eq(&old.snapshot, &loaded.snapshot));
@@ -448,8 +463,15 @@ impl Reloader {
         // Before any request finds them.
         built.iter().filter(|loaded| asked || !kept(loaded)).for_each(|loaded| loaded.snapshot.services.seed(&self.platform));
         verdict.on_trial = built.iter().filter(|loaded| !kept(loaded) && loaded.trial.is_some()).map(name).collect();
-        state.loaded = built.into_iter().map(|loaded| (loaded.plan.config.name.clone(), loaded)).collect();
+        let built: BTreeMap<String, Loaded> = built.into_iter().map(|loaded| (loaded.plan.config.name.clone(), loaded)).collect();
+        let before = std::mem::replace(&mut state.loaded, built);
         self.publish(state);
+        // What services that come and go have cached goes with them. (What is written from now on is not found.)
+        for (name, gone) in before.iter().filter(|(_, before)| before.plan.config.dropin.is_some()) {
+            if state.loaded.get(name).is_none_or(|now| now.plan.config.dropin != gone.plan.config.dropin) {
+                gone.snapshot.services.cache.apply(&Purge::All);
+            }
+        }
         Ok(())
     }
 
@@ -512,6 +534,18 @@ impl Reloader {
         let verdict = Verdict { generation: state.generation, removed: over, ..self.verdict("expiry", Outcome::Ok) };
         self.tell(&verdict);
         remember(&mut state, verdict);
+    }
+
+    /// Removes what services that come and go have left behind when they are gone.
+    pub fn tidy(&self) {
+        let names: BTreeSet<String> = {
+            let state = self.state.lock();
+            let Some(known) = &state.known else { return };
+            known.iter().chain(state.loaded.keys()).cloned().collect()
+        };
+        if let Some(folder) = &self.host.state.data_dir {
+            self.platform.files.tidy(folder, &names.iter().map(String::as_str).collect(), KEPT);
+        }
     }
 
     /// Every service of a plan: what is as it was, and the rest built anew.
@@ -691,7 +725,8 @@ impl Reloader {
             }),
             _ => None,
         };
-        let previous = before.map(|before| &*before.snapshot.services);
+        // Another service of the same name has nothing of what was before it.
+        let previous = before.filter(|before| before.plan.config.dropin == config.dropin).map(|before| &*before.snapshot.services);
         let services = Arc::new(Services::build(config, previous, &self.platform)?);
         let snapshot = Snapshot {
             trial: trial.as_ref().map(|trial| trial.trial.clone()),
@@ -739,45 +774,4 @@ fn remember(state: &mut State, verdict: Verdict) {
         state.history.remove(0);
     }
     state.history.push(verdict);
-}
-
-/// Settings that differ and cannot change while the process runs.
-fn needs_restart(now: &HostConfig, wanted: &HostConfig) -> Vec<&'static str> {
-    let (a, b) = (&now.limits, &wanted.limits);
-    let checks = [
-        ("listen", now.listen != wanted.listen),
-        ("tls", now.tls != wanted.tls),
-        ("admin", now.admin != wanted.admin),
-        ("admin_token_file", now.admin_token != wanted.admin_token),
-        ("admin_hosts", now.admin_hosts != wanted.admin_hosts),
-        ("admin_open", now.admin_open != wanted.admin_open),
-        ("probes", now.probes != wanted.probes),
-        ("inspect", now.inspect != wanted.inspect),
-        ("traces", now.traces != wanted.traces),
-        ("metrics", now.hostcall_metrics != wanted.hostcall_metrics),
-        ("access_log", now.access != wanted.access),
-        ("core_dumps", now.core_dumps != wanted.core_dumps),
-        ("threads", now.threads != wanted.threads),
-        ("cache", now.cache != wanted.cache || (now.cache.disk > 0 && now.state.data_dir != wanted.state.data_dir)),
-        ("cache_dir", now.cache_dir != wanted.cache_dir),
-        ("insecure_registries", now.insecure_registries != wanted.insecure_registries),
-        ("registry_auth", now.registry_auth != wanted.registry_auth),
-        ("services_dir", now.dropins.as_ref().map(|from| &from.folder) != wanted.dropins.as_ref().map(|from| &from.folder)),
-        ("kubernetes", now.kubernetes != wanted.kubernetes),
-        ("drain_timeout", now.drain_timeout != wanted.drain_timeout),
-        ("trusted_proxies", now.trusted_proxies != wanted.trusted_proxies),
-        ("proxy_protocol", now.proxy_protocol != wanted.proxy_protocol),
-        ("unknown_imports", now.unknown_imports != wanted.unknown_imports),
-        ("limits.sandboxes", a.sandboxes != b.sandboxes),
-        ("limits.memory", a.memory != b.memory),
-        ("limits.total_memory", a.total_memory != b.total_memory),
-        ("limits.keep_resident", a.keep_resident != b.keep_resident),
-        ("limits of clients", (a.uri, a.head, a.h2_streams) != (b.uri, b.head, b.h2_streams)),
-        ("timeouts of clients", timeouts(now) != timeouts(wanted)),
-    ];
-    checks.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
-}
-
-fn timeouts(host: &HostConfig) -> [Duration; 4] {
-    [host.limits.head_timeout, host.limits.idle_timeout, host.limits.client_timeout, host.limits.tunnel_idle]
 }

@@ -70,11 +70,14 @@ impl Reloads {
 
     /// Tells whoever waits for nothing more.
     fn reply(&self, waiting: &mut Vec<Waiting>) {
-        // What is done is told when it is in force.
-        if waiting.is_empty() || self.reloader.has_prepared() {
+        if waiting.is_empty() {
             return;
         }
         let pending = self.reloader.pending();
+        // What is done is told when it is in force. (In this order: what is pending no more is prepared by then.)
+        if self.reloader.has_prepared() {
+            return;
+        }
         for done in
             waiting.extract_if(.., |waiting| !waiting.patient || !waiting.verdict.preparing.iter().any(|name| pending.contains(name)))
         {
@@ -262,7 +265,10 @@ impl BackgroundService for Reloads {
                     }
                     self.run(Reloader::reload_if_changed).await.flatten()
                 }
-                () = looked, if self.watch => self.run(Reloader::reload_if_changed).await.flatten(),
+                () = looked => {
+                    self.run(Reloader::tidy).await.unwrap_or_default();
+                    if self.watch { self.run(Reloader::reload_if_changed).await.flatten() } else { None }
+                }
             };
             merge(&mut waiting, verdict.as_ref());
         }

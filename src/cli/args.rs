@@ -151,6 +151,10 @@ pub struct Serve {
     #[arg(long, value_name = "FOLDER", env = "SIDELIGHT_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
 
+    /// Compiled modules that are kept there, and as much of fetched ones, in MiB: what was not used for longest goes [default: 4096].
+    #[arg(long, value_name = "MIB", env = "SIDELIGHT_CACHE_DIR_SIZE", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    cache_dir_size: Option<u32>,
+
     /// Credentials of OCI registries, a file like docker's config.json [default: docker's].
     #[arg(long, value_name = "FILE", env = "SIDELIGHT_REGISTRY_AUTH")]
     registry_auth: Option<PathBuf>,
@@ -321,6 +325,10 @@ struct LimitArgs {
     #[arg(long, value_name = "KIB", env = "SIDELIGHT_MAX_FIELDS", value_parser = clap::value_parser!(u32).range(1..=1024))]
     max_fields: Option<u32>,
 
+    /// All KV stores of a service on disk (--data-dir), in MiB; a write of more fails [default: 4096].
+    #[arg(long, value_name = "MIB", env = "SIDELIGHT_KV_LIMIT", value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    kv_limit: Option<u32>,
+
     /// CPU time above which a guest is reported: production's limit [default: 50ms].
     #[arg(long, value_name = "TIME", env = "SIDELIGHT_CPU_REPORT", value_parser = time)]
     cpu_report: Option<Duration>,
@@ -408,6 +416,7 @@ impl LimitArgs {
             backend_requests: self.max_backend_requests,
             config_lookups: self.max_config_lookups,
             kv_writes_per_second: self.max_kv_writes,
+            kv: self.kv_limit.map(|mib| u64::from(mib) << 20),
             dynamic_backends: self.max_dynamic_backends,
             fields: kib(self.max_fields),
             wall: self.wall_limit,
@@ -593,6 +602,7 @@ impl Serve {
             admin_hosts: self.admin_host.clone(),
             probes: self.probes.clone(),
             threads: self.limits.threads.map(usize::from),
+            cache_dir_size: mib(self.cache_dir_size),
             cache_dir: if self.no_cache { Some(None) } else { self.cache_dir.clone().map(Some) },
             registry_auth: self.registry_auth.clone(),
             insecure_registries: self.insecure_registry.clone(),

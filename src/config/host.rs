@@ -39,6 +39,8 @@ pub struct HostConfig {
     pub threads: usize,
     /// Folder of compiled modules; `None`: compile at every start.
     pub cache_dir: Option<PathBuf>,
+    /// Bytes of compiled programs that are kept there, and of fetched ones.
+    pub cache_dir_size: u64,
     /// Credentials of OCI registries: a file like docker's `config.json`.
     pub registry_auth: Option<PathBuf>,
     /// Registries that are spoken to without TLS: `HOST:PORT`.
@@ -267,6 +269,8 @@ pub struct GuestLimits {
     /// Writes of one key of a KV store that may follow each other within a second; a further one is TOO_MANY_REQUESTS.
     /// Production's limit: 1; 0 is no limit.
     pub kv_writes_per_second: u32,
+    /// Bytes of all KV stores of a service on disk: keys, metadata, values.
+    pub kv: u64,
     /// Backends that a guest may make in one sandbox; a further one is LIMITEXCEEDED.
     pub dynamic_backends: u32,
     /// Above how many of them a sandbox is reported: production's limit, 200.
@@ -295,6 +299,7 @@ impl Default for GuestLimits {
             config_lookups: u32::MAX,
             config_lookups_report: 32,
             kv_writes_per_second: 0,
+            kv: 4 << 30,
             dynamic_backends: 1000,
             dynamic_backends_report: 200,
             fields: usize::MAX,

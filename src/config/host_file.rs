@@ -59,6 +59,9 @@ pub struct HostFile {
     /// Folder of compiled and fetched modules; empty: none.
     #[schemars(with = "Option<String>")]
     cache_dir: Option<Spanned<String>>,
+    /// Compiled modules that are kept there, and as much of fetched ones.
+    #[schemars(range(min = 1, max = 16_777_216))]
+    cache_dir_mib: Option<u32>,
     /// Credentials of OCI registries: a file like docker's `config.json`, or a mounted pull secret.
     #[schemars(with = "Option<String>")]
     registry_auth: Option<Spanned<String>>,
@@ -230,6 +233,9 @@ pub(super) struct HostLimits {
     config_lookups: Option<u32>,
     /// Writes of one key of a KV store within a second; 0: no limit.
     kv_writes_per_second: Option<u32>,
+    /// All KV stores of a service on disk.
+    #[schemars(range(min = 1, max = 16_777_216))]
+    kv_mib: Option<u32>,
     /// Backends that a sandbox may make.
     dynamic_backends: Option<u32>,
     /// Header fields of a request or response.
@@ -559,6 +565,7 @@ impl Decide<'_> {
             admin_hosts: file.admin_hosts.clone(),
             probes: self.listen(file.probes.as_ref()),
             threads: file.threads.map(usize::from),
+            cache_dir_size: file.cache_dir_mib.map(|mib| u64::from(mib) << 20),
             cache_dir: file.cache_dir.as_ref().map(|folder| Some(self.path(folder)).filter(|_| !folder.get_ref().is_empty())),
             registry_auth: file.registry_auth.as_ref().map(|file| self.path(file)),
             insecure_registries: file.insecure_registries.clone(),
@@ -638,6 +645,7 @@ impl Decide<'_> {
             backend_requests: from.backend_requests,
             config_lookups: from.config_lookups,
             kv_writes_per_second: from.kv_writes_per_second,
+            kv: from.kv_mib.map(|mib| u64::from(mib) << 20),
             dynamic_backends: from.dynamic_backends,
             fields: kib(from.fields_kib),
             wall: self.some_time(from.wall.as_ref()),

@@ -76,6 +76,16 @@ pub struct Config {
     pub environment: Environment,
     /// Things in the manifest that load but have no effect.
     pub notes: Vec<Note>,
+    /// That it is a service that comes and goes, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropin: Option<DroppedIn>,
+}
+
+/// A service that comes and goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DroppedIn {
+    /// Since when it is there, in milliseconds since the epoch, if that is known: another one of the same name is another service.
+    pub since: Option<u64>,
 }
 
 /// How a new generation of a service takes over.

@@ -86,6 +86,7 @@ pub struct Settings {
     pub threads: Option<usize>,
     /// Within: `None` for no folder.
     pub cache_dir: Option<Option<PathBuf>>,
+    pub cache_dir_size: Option<u64>,
     pub registry_auth: Option<PathBuf>,
     pub insecure_registries: Option<Vec<String>>,
     /// Of `services_dir`, without the host file's rules for it.
@@ -123,6 +124,7 @@ pub struct LimitSettings {
     pub backend_requests: Option<u32>,
     pub config_lookups: Option<u32>,
     pub kv_writes_per_second: Option<u32>,
+    pub kv: Option<u64>,
     pub dynamic_backends: Option<u32>,
     /// Bytes.
     pub fields: Option<usize>,
@@ -169,7 +171,7 @@ impl LimitSettings {
     /// These, and where they say nothing, the others.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
-        or!(self, other: preset, sandboxes, queue_timeout, memory, cpu, cpu_report, backend_requests, config_lookups, kv_writes_per_second,
+        or!(self, other: preset, sandboxes, queue_timeout, memory, cpu, cpu_report, backend_requests, config_lookups, kv_writes_per_second, kv,
             dynamic_backends, fields, wall,
             reuse_requests, reuse_idle, reuse_lifetime, reuse_memory, total_memory, keep_resident, head, uri, h2_streams, head_timeout, idle_timeout,
             client_timeout, tunnel_idle)
@@ -191,6 +193,7 @@ impl LimitSettings {
             backend_requests: self.backend_requests.unwrap_or(base.backend_requests),
             config_lookups: self.config_lookups.unwrap_or(base.config_lookups),
             kv_writes_per_second: self.kv_writes_per_second.unwrap_or(base.kv_writes_per_second),
+            kv: self.kv.unwrap_or(base.kv),
             dynamic_backends: self.dynamic_backends.unwrap_or(base.dynamic_backends),
             fields: self.fields.unwrap_or(base.fields),
             wall: self.wall.unwrap_or(base.wall),
@@ -262,6 +265,7 @@ impl Settings {
             probes: self.probes.or(other.probes),
             threads: self.threads.or(other.threads),
             cache_dir: self.cache_dir.or(other.cache_dir),
+            cache_dir_size: self.cache_dir_size.or(other.cache_dir_size),
             registry_auth: self.registry_auth.or(other.registry_auth),
             insecure_registries: self.insecure_registries.or(other.insecure_registries),
             services_dir: self.services_dir.or(other.services_dir),
@@ -298,6 +302,7 @@ impl Settings {
             probes: self.probes,
             threads: self.threads.unwrap_or(machine.cores.max(1)),
             cache_dir: self.cache_dir.unwrap_or_else(|| machine.cache_dir.clone()),
+            cache_dir_size: self.cache_dir_size.unwrap_or(4 << 30),
             registry_auth: self.registry_auth.or_else(|| machine.registry_auth.clone()),
             insecure_registries: self.insecure_registries.unwrap_or_default(),
             state: State { data_dir: self.data_dir, redis: self.redis },

@@ -13,10 +13,14 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, Module};
 
+use super::tidy;
+
 /// A folder of compiled modules.
 #[derive(Clone, Debug)]
 pub struct CodeCache {
     folder: PathBuf,
+    /// Bytes that it may have.
+    most: u64,
 }
 
 /// Lower-case hexadecimal.
@@ -30,10 +34,10 @@ pub fn digest(bytes: &[u8]) -> String {
 }
 
 impl CodeCache {
-    /// Opens (makes) the folder. A folder that is not safe is not used, and the log says why.
-    pub fn open(folder: &Path) -> Option<Self> {
+    /// Opens (makes) the folder, of so many bytes at most. A folder that is not safe is not used, and the log says why.
+    pub fn open(folder: &Path, most: u64) -> Option<Self> {
         match prepare(folder) {
-            Ok(()) => Some(Self { folder: folder.to_owned() }),
+            Ok(()) => Some(Self { folder: folder.to_owned(), most }),
             Err(error) => {
                 tracing::warn!(folder = %folder.display(), %error, "compiled modules are not kept");
                 None
@@ -108,6 +112,7 @@ impl CodeCache {
         if named != Some(actual.as_str()) {
             return Err(wasmtime::Error::msg("its content is not what its name says"));
         }
+        tidy::used(&file);
         #[expect(
             unsafe_code,
             reason = "our own output: folder and file are ours alone, and the digest of this open file has just been checked"
@@ -128,7 +133,9 @@ impl CodeCache {
         if written.is_err() {
             drop(fs::remove_file(&aside));
         }
-        written.map(|()| path)
+        written?;
+        tidy::tidy(&self.folder, self.most, &path, |name| name.ends_with(".cwasm"));
+        Ok(path)
     }
 }
 
@@ -170,7 +177,7 @@ mod tests {
     fn a_module_is_found_again() {
         let folder = tempfile::tempdir().expect("a folder");
         let folder = folder.path().join("cache");
-        let cache = CodeCache::open(&folder).expect("opens");
+        let cache = CodeCache::open(&folder, u64::MAX).expect("opens");
         let engine = Engine::default();
         cache.module(&engine, WASM, |wasm| engine.precompile_module(wasm)).expect("compiles");
         let kept = entries(&folder);
@@ -184,7 +191,7 @@ mod tests {
     fn a_half_written_or_foreign_entry_is_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
         let folder = folder.path().join("cache");
-        let cache = CodeCache::open(&folder).expect("opens");
+        let cache = CodeCache::open(&folder, u64::MAX).expect("opens");
         let engine = Engine::default();
         cache.module(&engine, WASM, |wasm| engine.precompile_module(wasm)).expect("compiles");
         let kept = entries(&folder).remove(0);
@@ -197,9 +204,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_used_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder.path().join("cache");
+        let engine = Engine::default();
+        let make = |most: u64, index: u32| {
+            let wasm = format!(r#"(module (memory (export "memory") 1) (func (export "_start") (drop (i32.const {index}))))"#);
+            let cache = CodeCache::open(&folder, most).expect("opens");
+            cache.module(&engine, wasm.as_bytes(), |wasm| engine.precompile_module(wasm)).expect("compiles");
+        };
+        (0..4).for_each(|index| make(u64::MAX, index));
+        assert_eq!(entries(&folder).len(), 4);
+        let one = fs::metadata(&entries(&folder)[0]).expect("exists").len();
+        make(one * 2 + one / 2, 4);
+        assert_eq!(entries(&folder).len(), 2);
+        make(1, 5);
+        assert_eq!(entries(&folder).len(), 1, "what was just made is there");
+    }
+
+    #[test]
     fn a_folder_others_may_write_to_is_not_used() {
         let folder = tempfile::tempdir().expect("a folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).expect("chmod");
-        assert!(CodeCache::open(folder.path()).is_none());
+        assert!(CodeCache::open(folder.path(), u64::MAX).is_none());
     }
 }

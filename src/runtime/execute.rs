@@ -14,6 +14,7 @@ use ::http::header::{self, HeaderValue};
 use ::http::{StatusCode, Uri};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use wasmtime::{Instance, Store, Trap, UpdateDeadline, WasmBacktrace, WasmCoreDump};
@@ -22,7 +23,7 @@ use wasmtime_wasi::I32Exit;
 use super::engine::TABLE_ELEMENTS;
 use super::profile::{Recording, Sampler};
 use super::reuse::Source;
-use super::{Guest, Permit, Runtime, Snapshot, Unserved, wasi};
+use super::{Guest, Permit, Runtime, Snapshot, Unserved, tidy, wasi};
 use crate::abi::GuestState;
 use crate::config::{Config, GuestLimits};
 use crate::http::{Body, RequestHead};
@@ -280,11 +281,17 @@ impl Runtime {
             && let Some(dump) = error.downcast_ref::<WasmCoreDump>()
         {
             let id = store.data().sandbox.id().to_owned();
+            // One at a time: each is as large as its guest's memory.
+            let Some(_alone) = DUMPING.try_lock() else {
+                tracing::debug!(target: "sidelight::guest", request_id = id, "no core dump of the guest: another one is being written");
+                return ended;
+            };
             // Beside the folder's other files; whoever asked for dumps can wait for one.
             let dump = dump.serialize(&mut store, &guest.digest()[..16]);
             let path = folder.join(format!("{}-{id}.coredump", clock::unix().as_millis()));
             match write_private(folder, &path, &dump) {
                 Ok(()) => {
+                    tidy::tidy(folder, MOST_DUMPS, &path, |name| name.ends_with(".coredump"));
                     tracing::warn!(target: "sidelight::guest", request_id = id, file = %path.display(), "a core dump of the guest was written")
                 }
                 Err(error) => tracing::warn!(target: "sidelight::guest", request_id = id, %error, "a core dump could not be written"),
@@ -445,6 +452,12 @@ impl Runtime {
 }
 
 /// Writes what only this user may read.
+/// Held by whoever writes a core dump.
+static DUMPING: Mutex<()> = Mutex::new(());
+
+/// Bytes of core dumps that are kept: the latest.
+const MOST_DUMPS: u64 = 1 << 30;
+
 fn write_private(folder: &Path, path: &Path, content: &[u8]) -> std::io::Result<()> {
     if !folder.exists() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;

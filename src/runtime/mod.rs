@@ -13,6 +13,7 @@ pub mod publish;
 pub mod reuse;
 pub mod snapshot;
 pub mod source;
+pub mod tidy;
 pub mod wasi;
 
 use std::path::PathBuf;
@@ -256,7 +257,7 @@ impl Runtime {
             unknown_imports: config.unknown_imports,
             compiler: None,
             compiled: engine::Compiled::new(config.profile.as_ref(), config.core_dumps.is_some()),
-            cache: config.cache_dir.as_deref().and_then(code_cache::CodeCache::open),
+            cache: config.cache_dir.as_deref().and_then(|folder| code_cache::CodeCache::open(folder, config.cache_dir_size)),
             programs: guest::Programs::default(),
             profiles: match &config.profile {
                 Some(Profile::Guests(profiles)) => Some(profiles.clone()),

@@ -15,6 +15,7 @@ use oci_client::{Client, Reference};
 use serde_json::Value as Json;
 
 use super::code_cache::digest;
+use super::tidy;
 use crate::config::{HostConfig, ModuleSource};
 
 /// Largest program, and largest package, in bytes.
@@ -62,6 +63,8 @@ pub enum SourceError {
 #[derive(Clone, Debug)]
 pub struct Store {
     folder: Option<PathBuf>,
+    /// Bytes that the folder may have.
+    most: u64,
     /// Credentials of registries, as docker keeps them.
     auth: Option<PathBuf>,
     /// Registries that are spoken to without TLS, beside those on this machine.
@@ -75,12 +78,20 @@ pub struct Store {
 impl Store {
     /// In `cache_dir`; `auth`: a file in the format of docker's `config.json` and of Kubernetes' pull secrets.
     pub fn new(cache_dir: Option<&Path>, auth: Option<PathBuf>) -> Self {
-        Self { folder: cache_dir.map(|folder| folder.join("fetched")), auth, insecure: Vec::new(), largest: MAX_SIZE, time: None }
+        Self {
+            folder: cache_dir.map(|folder| folder.join("fetched")),
+            most: u64::MAX,
+            auth,
+            insecure: Vec::new(),
+            largest: MAX_SIZE,
+            time: None,
+        }
     }
 
     /// As a host's settings have it.
     pub fn of(host: &HostConfig) -> Self {
-        Self { insecure: host.insecure_registries.clone(), ..Self::new(host.cache_dir.as_deref(), host.registry_auth.clone()) }
+        let insecure = host.insecure_registries.clone();
+        Self { insecure, most: host.cache_dir_size, ..Self::new(host.cache_dir.as_deref(), host.registry_auth.clone()) }
     }
 
     /// That keeps nothing: to publish programs.
@@ -204,7 +215,10 @@ impl Store {
 
     /// What was kept under a digest, if it is still what it was.
     fn kept(&self, sha256: &str) -> Option<Vec<u8>> {
-        let bytes = fs::read(self.folder.as_ref()?.join(sha256)).ok()?;
+        let mut file = fs::File::open(self.folder.as_ref()?.join(sha256)).ok()?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).ok()?;
+        tidy::used(&file);
         (digest(&bytes) == sha256).then_some(bytes)
     }
 
@@ -230,8 +244,10 @@ impl Store {
             .and_then(|()| fs::File::create(&aside))
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&aside, folder.join(name)));
-        if let Err(error) = written {
-            tracing::warn!(folder = %folder.display(), %error, "what was fetched could not be kept");
+        match written {
+            // References are small, and lead nowhere when what they led to is gone.
+            Ok(()) => tidy::tidy(folder, self.most, &folder.join(name), |name| !name.ends_with(".ref")),
+            Err(error) => tracing::warn!(folder = %folder.display(), %error, "what was fetched could not be kept"),
         }
     }
 

@@ -8,8 +8,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
@@ -23,10 +24,41 @@ use tokio::runtime::Handle;
 
 use super::connection::stopping;
 use crate::config::host::Listen;
-use crate::telemetry::{Metrics, clock};
+use crate::telemetry::Metrics;
+use crate::telemetry::throttle::Throttle;
 
 /// How long nothing is accepted after a failure to.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that wait to be accepted; the kernel allows no more than `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// How many clients there may be: backends, files, and who looks whether this process is alive need file descriptors, too.
+static MOST_CLIENTS: LazyLock<usize> = LazyLock::new(|| {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    // The process has some of its own from the start.
+    (files / 4 * 3).saturating_sub(64).max(files / 2)
+});
+
+/// How many there are.
+static CLIENTS: AtomicUsize = AtomicUsize::new(0);
+
+/// One of them, counted as long as it is here.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        CLIENTS.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        CLIENTS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// How often the log says so.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
@@ -46,6 +78,8 @@ impl Bound {
                 let socket = TcpListener::bind(address)?;
                 socket.set_nonblocking(true)?;
                 notice_who_is_gone(&socket)?;
+                // The standard library's own is short: in a rush, clients would have to try again after a second.
+                rustix::net::listen(&socket, BACKLOG)?;
                 let address = Listen::Tcp(socket.local_addr()?);
                 Ok(Self { socket: socket.into(), address })
             }
@@ -87,7 +121,8 @@ impl Bound {
 
     /// A pingora service that accepts here and serves on `threads` threads.
     pub fn serve<A: ServerApp + Send + Sync + 'static>(self, name: &str, app: A, threads: usize, metrics: &Arc<Metrics>) -> Listening<A> {
-        Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads, metrics: metrics.clone() }
+        let of_clients = matches!(name, "http" | "https");
+        Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads, metrics: metrics.clone(), of_clients }
     }
 }
 
@@ -145,6 +180,8 @@ pub struct Listening<A> {
     bound: Option<Bound>,
     threads: usize,
     metrics: Arc<Metrics>,
+    /// Whether those that connect here are clients, and not operators.
+    of_clients: bool,
 }
 
 #[async_trait]
@@ -162,8 +199,23 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
         let app = Arc::new(app);
         let threads = threads(self.threads);
         let mut turns = threads.iter().cycle();
-        let mut told: Option<Instant> = None;
+        let (told, full) = (Throttle::default(), Throttle::default());
         loop {
+            if self.of_clients && CLIENTS.load(Ordering::Relaxed) >= *MOST_CLIENTS {
+                self.metrics.refusals.with_label_values(&["accept"]).inc();
+                if full.is_due(TELL_AGAIN) {
+                    let clients = *MOST_CLIENTS;
+                    tracing::warn!(
+                        address = url,
+                        clients,
+                        "no further client is accepted: there are no more file descriptors for them (ulimit -n)"
+                    );
+                }
+                tokio::select! {
+                    () = stopping(&mut shutdown) => break,
+                    () = tokio::time::sleep(ACCEPT_PAUSE) => continue,
+                }
+            }
             let accepted = tokio::select! {
                 biased;
                 () = stopping(&mut shutdown) => break,
@@ -176,10 +228,8 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
                     // A client that is gone again is nobody's trouble. Without file descriptors to spare, this would turn in circles.
                     if error.kind() != ErrorKind::ConnectionAborted {
                         self.metrics.refusals.with_label_values(&["accept"]).inc();
-                        let now = clock::now();
-                        if told.is_none_or(|told| now.duration_since(told) >= TELL_AGAIN) {
+                        if told.is_due(TELL_AGAIN) {
                             tracing::warn!(address = url, %error, "a connection could not be accepted");
-                            told = Some(now);
                         }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
@@ -187,7 +237,9 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
                 }
             };
             let (app, shutdown) = (app.clone(), shutdown.clone());
+            let counted = self.of_clients.then(Counted::new);
             thread.spawn(async move {
+                let _counted = counted;
                 let mut next = match accepted.here() {
                     Ok(stream) => Some(Box::new(stream) as Stream),
                     Err(error) => {

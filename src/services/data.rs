@@ -104,6 +104,14 @@ pub fn can_make_files(folder: &Path) -> Result<(), DataError> {
     rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).map_err(|error| fail(error.into()))
 }
 
+/// Makes a folder if it is not there, and a file in it that goes again: what access rights say is not all.
+pub fn make_file_in(folder: &Path) -> std::io::Result<()> {
+    own_folder(folder)?;
+    let file = folder.join(format!(".sidelight-{}.tmp", std::process::id()));
+    std::fs::File::create(&file)?;
+    std::fs::remove_file(file)
+}
+
 /// Makes a folder for what is this process's: nobody else reads what programs keep. One that is there is left as it is.
 pub fn own_folder(folder: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;

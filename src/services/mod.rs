@@ -33,6 +33,7 @@ use ::http::HeaderValue;
 use data::DataError;
 use http_cache::decisions::Asker;
 use http_cache::readthrough::Sender;
+use kv_store::files::Owner;
 use kv_store::memory::Memory;
 
 pub use backend::Backends;
@@ -307,7 +308,7 @@ fn kv_stores(
             if let Err(source) = data::can_make_files(folder) {
                 fail(source);
             }
-            if let Err(error) = kv_store::embedded::check(folder, &config.name) {
+            if let Err(error) = kv_store::files::check(folder, &Owner::of(config)) {
                 file.get_or_insert(Err(error));
             }
         }
@@ -321,7 +322,7 @@ fn kv_stores(
                 continue;
             }
             (Keep::Embedded, Some(folder), _) if !platform.is_trial() => {
-                let file = file.get_or_insert_with(|| platform.files.open(folder, &config.name, &platform.background()));
+                let file = file.get_or_insert_with(|| platform.files.open(folder, &Owner::of(config), &platform.background()));
                 match file {
                     Ok(file) => Arc::new(kv_store::embedded::Embedded::new(file.clone(), name)),
                     Err(_) => continue,
@@ -339,7 +340,10 @@ fn kv_stores(
                 memory
             }
         };
-        opened.insert(name.clone(), kv_store::Store::new(inner, keep.name(), seeds, settings.reseed, &platform.telemetry));
+        opened.insert(
+            name.clone(),
+            kv_store::Store::new((&config.name, name), inner, keep.name(), seeds, settings.reseed, &platform.telemetry),
+        );
     }
     if let Some(Err(error)) = file {
         errors.push(error.into());

@@ -12,7 +12,7 @@ use super::cache::fanout::Fanout;
 use super::cache::{Limits, Store};
 use super::data::DataError;
 use super::http_cache::decisions::Decisions;
-use super::kv_store::embedded::Files;
+use super::kv_store::files::Files;
 use super::log::Queue;
 use super::memory::{HostMemory, Shortage};
 use super::redis::{self, Redis};
@@ -176,7 +176,7 @@ impl Platform {
             Shortage::Large => Some("memory is short: large guests get no more"),
             Shortage::All => Some("memory is nearly used up: guests get no more, and new ones wait"),
         };
-        away.chain(short.map(str::to_owned)).collect()
+        away.chain(short.map(str::to_owned)).chain(self.files.troubles()).collect()
     }
 }
 

@@ -11,6 +11,7 @@ pub mod process;
 pub mod secrets;
 pub mod service;
 pub mod sharded;
+pub mod throttle;
 pub mod trace;
 
 use std::sync::Arc;

@@ -125,6 +125,21 @@ fn too_little_address_space() {
     refused(setup, 1, &["failed to reserve", "hint: each sandbox reserves 4 GiB of address space", "--max-sandboxes"]);
 }
 
+/// Found out at the start, and not with the first write.
+#[test]
+fn folders_that_cannot_be_written_to() {
+    let setup = || Setup::new(guest("rust", "hello"));
+    for folder in ["/proc/x", "/dev/null"] {
+        for option in ["--data-dir", "--core-dumps"] {
+            refused(
+                setup().arg(&format!("{option} {folder}")),
+                2,
+                &[option, folder, "hint: it has to be a folder that this process may write to"],
+            );
+        }
+    }
+}
+
 /// Other tools' keys are none of ours; one that is nearly a known one is said at least.
 #[test]
 fn a_manifest_with_a_key_that_is_nearly_one() {

@@ -462,6 +462,9 @@ fn disk_full() {
         status != 200
     });
     assert!(full.is_some(), "it never gets full");
+    let ready = sidelight.operate("GET", "/readyz").text();
+    assert!(ready.starts_with("degraded\nKV stores of service `") && ready.contains("cannot be written: "), "{ready}");
+    sidelight.log.wait_for(&["cannot be written", "service="]);
     // What was there is there, and the host serves on.
     sidelight.wait_until("a reading", |it| it.get("/kv?store=empty&key=small").text() == "before");
     for i in &acknowledged {
@@ -470,6 +473,65 @@ fn disk_full() {
     // Room makes writes possible again.
     assert!(mount(&["-o", "remount,size=64m"]));
     sidelight.wait_until("a write", |it| put(it, "/kv?store=empty&key=after", "x") == ok());
+    assert_eq!(sidelight.operate("GET", "/readyz").text(), "ok\n");
+    drop(sidelight);
+    assert!(Command::new("umount").arg(folder.path()).status().expect("umount").success());
+}
+
+#[test]
+fn stores_on_disk_have_a_bound() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let sidelight = setup("rust").arg(&format!("--data-dir {} --kv-limit 1", folder.path().display())).start();
+    let put = |key: &str, bytes: usize| put(&sidelight, &format!("/kv?store=empty&key={key}"), &"x".repeat(bytes)).0;
+    assert_eq!((put("a", 500_000), put("b", 500_000), put("c", 500_000)), (200, 200, 500));
+    assert_eq!((put("a", 10), put("c", 500_000), put("d", 500_000)), (200, 200, 500));
+    sidelight.log.wait_for(&["store=\"empty\"", "1 MiB, which is all they may (limits.kv_mib)"]);
+}
+
+/// What services that come and go have written is theirs: not a later one's of the same name; and the last of the disk is not for them.
+#[test]
+fn of_services_that_come_and_go() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mount = |args: &[&str]| Command::new("mount").args(args).arg(folder.path()).status().expect("mount").success();
+    assert!(mount(&["-t", "tmpfs", "-o", "size=40m", "tmpfs"]), "a file system in memory, which takes root");
+    let program = guest("rust", "stores");
+    let host = format!(
+        "services_dir = \"services\"\ndata_dir = \"{}\"\n[services.own]\nhosts = [\"own.test\"]\nmodule = \"{}\"\nkv_stores.empty = []\n",
+        folder.path().display(),
+        program.display()
+    );
+    let sidelight = Setup::host(&host).start();
+    let is_served = |it: &Sidelight| it.operate("GET", "/status").text().contains("\"name\": \"pr\"");
+    let drop_in = || {
+        std::fs::create_dir_all(sidelight.path("services/pr")).expect("a folder");
+        std::fs::copy(&program, sidelight.path("services/pr/app.wasm")).expect("copies");
+        sidelight.write("services/pr/service.toml", "hosts = [\"pr.test\"]\nmodule = \"app.wasm\"\nkv_stores.empty = []\n");
+        sidelight.wait_until("it", |it| is_served(it));
+    };
+    let put = |host: &str, key: &str, value: &[u8]| {
+        let head = format!(
+            "PUT /kv?store=empty&key={key} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            value.len()
+        );
+        let mut connection = Connection::open(sidelight.addr);
+        connection.try_write(&[head.as_bytes(), value].concat());
+        connection.answer().status
+    };
+    let get = || sidelight.get_of("pr.test", "/kv?store=empty&key=k").text();
+    drop_in();
+    assert_eq!(put("pr.test", "k", b"secret"), 200);
+    sidelight.write("services/pr/other.txt", "changes nothing");
+    assert_eq!(get(), "secret");
+    std::fs::remove_dir_all(sidelight.path("services/pr")).expect("removes");
+    sidelight.wait_until("the end", |it| !is_served(it));
+    drop_in();
+    assert!(!get().contains("secret"), "{}", get());
+    // Most of the disk is theirs.
+    let value = vec![b'x'; 2_000_000];
+    let full = (0..30).find(|index| put("pr.test", &format!("k{index}"), &value) != 200);
+    assert!(full.is_some_and(|full| full > 4), "{full:?}");
+    sidelight.log.wait_for(&["service=\"pr\"", "nearly full"]);
+    assert_eq!(put("own.test", "k", &[b'x'; 500_000]), 200);
     drop(sidelight);
     assert!(Command::new("umount").arg(folder.path()).status().expect("umount").success());
 }

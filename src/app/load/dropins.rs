@@ -16,7 +16,7 @@ use crate::config::host_file::{DropIns, Host};
 use crate::config::logs::Sink;
 use crate::config::services::ServiceEntry;
 use crate::config::stores::{SecretStore, SecretText};
-use crate::config::{Config, ConfigError, GuestLimits, HostConfig};
+use crate::config::{Config, ConfigError, DroppedIn, GuestLimits, HostConfig};
 use crate::services::data;
 
 /// What a service's own settings are in.
@@ -51,11 +51,14 @@ pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let mut reader = Reader::default();
         let plan = reader.dropped(&name, &folder, &from.hosts, host);
-        let since = since(&folder);
+        let (since, identity) = (since(&folder), identity(&folder));
         documents.extend([folder.join(EXPIRES), folder]);
         documents.append(&mut reader.documents);
         let plan = match plan {
-            Some(plan) if reader.problems.is_empty() => Ok(plan),
+            Some(mut plan) if reader.problems.is_empty() => {
+                plan.config.dropin = Some(DroppedIn { since: identity });
+                Ok(plan)
+            }
             _ => Err(ConfigError::new(reader.sources, reader.problems)),
         };
         DropIn { name, since, plan }
@@ -76,6 +79,7 @@ fn beyond(limits: &GuestLimits, host: &HostConfig) -> Vec<&'static str> {
         ("wall", limits.wall > most.wall),
         ("backend_requests", limits.backend_requests > most.backend_requests),
         ("dynamic_backends", limits.dynamic_backends > most.dynamic_backends),
+        ("kv_mib", limits.kv > most.kv),
         ("fields_kib", limits.fields > most.fields),
         ("reuse_requests", limits.reuse.requests > most.reuse.requests),
         ("reuse_idle", limits.reuse.idle > most.reuse.idle),
@@ -191,6 +195,14 @@ const OWN_FILES: &str =
 
 fn outside(path: &Path) -> String {
     format!("{} is not in the service's folder", path.display())
+}
+
+/// Since when there is this service and no earlier one of the same name, in milliseconds since the epoch; nothing: that is not known. (Times of
+/// change are no evidence.)
+fn identity(folder: &Path) -> Option<u64> {
+    let told = said(folder, SINCE).ok().and_then(|text| humantime::parse_rfc3339(text.trim()).ok());
+    let since = told.or_else(|| std::fs::metadata(folder).and_then(|found| found.created()).ok())?;
+    since.duration_since(SystemTime::UNIX_EPOCH).ok().and_then(|since| u64::try_from(since.as_millis()).ok())
 }
 
 /// Since when a service is there: of two that want the same, the older has it, also after a restart.

@@ -124,6 +124,7 @@ impl Config {
             facts,
             websockets: local.websockets_passthrough.is_none_or(|switch| switch.enable),
             notes: resolve.notes,
+            dropin: None,
             ..Self::bare()
         })
     }
@@ -147,6 +148,7 @@ impl Config {
             facts: Facts::default(),
             websockets: true,
             notes: Vec::new(),
+            dropin: None,
         }
     }
 }
@@ -332,17 +334,17 @@ impl Resolve<'_> {
             return None;
         };
         if uri.query().is_some() {
-            self.problem(url, "a backend's URL cannot have a query", "leave out everything from the `?` on");
+            self.problem(url, "this URL cannot have a query", "leave out everything from the `?` on");
             return None;
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let authority = uri.authority().map_or("", |authority| authority.as_str());
         if authority.contains('@') {
-            self.problem(url, "a backend's URL cannot have a user name", "programs set the Authorization field themselves");
+            self.problem(url, "this URL cannot have a user name", "programs set the Authorization field themselves");
             return None;
         }
         if text.contains('#') {
-            self.problem(url, "a backend's URL cannot have a fragment", "leave out everything from the `#` on");
+            self.problem(url, "this URL cannot have a fragment", "leave out everything from the `#` on");
             return None;
         }
         let behind_host =

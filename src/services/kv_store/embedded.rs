@@ -3,8 +3,8 @@
 //! Writes go to one thread for each file, which puts those that wait into one transaction: many writers share one sync.
 //! Reads are snapshots and wait for nobody; they run where reading from a disk may take its time.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
@@ -15,10 +15,11 @@ use redb::{Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, T
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::files::Owner;
 use super::{Entry, Error, Insert, KvStore, Listing, Mode, Page, Seed, Seeding, joined};
 use crate::config::state::Reseed;
-use crate::services::data;
 use crate::telemetry::clock;
+use crate::telemetry::throttle::Throttle;
 
 /// The format of what is in the tables.
 const FORMAT: u64 = 1;
@@ -48,6 +49,15 @@ const SEEDS: &str = "seeds:";
 
 type Entries<'t> = TableDefinition<'t, &'static str, &'static [u8]>;
 
+/// What an entry costs beside its bytes.
+const EACH: u64 = 128;
+
+/// How often the log says that a file cannot be used.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
+
+/// Of a file system, what services that come and go leave to others: a tenth.
+const RESERVE: u64 = 10;
+
 /// Why a file cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -57,6 +67,9 @@ pub enum OpenError {
         .0.display()
     )]
     InUse(PathBuf),
+    /// It is another service's, which is gone.
+    #[error("{}: this file is of an earlier service of the same name", .0.display())]
+    AnothersNow(PathBuf),
     /// A later version of this host wrote it.
     #[error("{}: a newer version of sidelight has written this file (format {found}, this one knows {FORMAT})", path.display())]
     Newer {
@@ -87,54 +100,16 @@ impl OpenError {
     /// The file, or its folder.
     pub fn path(&self) -> &Path {
         match self {
-            Self::InUse(path) | Self::Newer { path, .. } | Self::Damaged { path, .. } | Self::Folder { path, .. } => path,
+            Self::InUse(path)
+            | Self::AnothersNow(path)
+            | Self::Newer { path, .. }
+            | Self::Damaged { path, .. }
+            | Self::Folder { path, .. } => path,
         }
     }
 }
 
-/// The files this process has open. A file is open once, however many generations of a service use it.
-#[derive(Default)]
-pub struct Files(Mutex<HashMap<PathBuf, Weak<File>>>);
-
-impl Files {
-    /// The file of a service, opened now or before.
-    pub fn open(&self, folder: &Path, service: &str, readers: &Handle) -> Result<Arc<File>, OpenError> {
-        let path = folder.join(file_name(service));
-        let mut open = self.0.lock();
-        if let Some(file) = open.get(&path).and_then(Weak::upgrade) {
-            return Ok(file);
-        }
-        data::own_folder(folder).map_err(|error| OpenError::Folder { path: folder.to_owned(), error })?;
-        // One that was ours until a moment ago is let go of by the thread of its writes, at its own time.
-        let mut tries = if open.contains_key(&path) { 100 } else { 0 };
-        let file = loop {
-            match File::open(&path, readers) {
-                Err(OpenError::InUse(_)) if tries > 0 => {
-                    tries -= 1;
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-                result => break result?,
-            }
-        };
-        open.insert(path, Arc::downgrade(&file));
-        Ok(file)
-    }
-}
-
-/// Whether the file of a service can be used, without changing it; one that another process has open is taken for good.
-pub fn check(folder: &Path, service: &str) -> Result<(), OpenError> {
-    let path = folder.join(file_name(service));
-    // One of no bytes is a new one.
-    if std::fs::metadata(&path).map_or(true, |found| found.len() == 0) {
-        return Ok(());
-    }
-    match redb::ReadOnlyDatabase::open(&path) {
-        Ok(_) | Err(DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch | DatabaseError::RepairAborted) => Ok(()),
-        Err(error) => Err(unopened(&path, error)),
-    }
-}
-
-fn unopened(path: &Path, error: DatabaseError) -> OpenError {
+pub(super) fn unopened(path: &Path, error: DatabaseError) -> OpenError {
     match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::InUse(path.to_owned()),
         DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -150,22 +125,6 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
-/// A name that every file system takes, different for different services.
-fn file_name(service: &str) -> String {
-    use std::fmt::Write as _;
-    let mut name = String::new();
-    for byte in service.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && !name.is_empty()) {
-            name.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(name, "%{byte:02x}");
-        }
-    }
-    name.push_str(".redb");
-    name
-}
-
 /// An open file.
 pub struct File {
     path: PathBuf,
@@ -173,6 +132,12 @@ pub struct File {
     database: RwLock<Option<Arc<Database>>>,
     /// Of the file when it was opened.
     identity: Mutex<Option<(u64, u64)>>,
+    owner: Owner,
+    /// Bytes that it may have.
+    most: AtomicU64,
+    /// Why it could not be read, and written, the last time.
+    troubles: [Mutex<Option<String>>; 2],
+    told: Throttle,
     writes: mpsc::SyncSender<Write>,
     readers: Handle,
 }
@@ -263,14 +228,22 @@ fn damaged() -> Error {
     Error::Unavailable("an entry is damaged".to_owned())
 }
 
+/// Of a file's troubles.
+const READS: usize = 0;
+const WRITES: usize = 1;
+
 impl File {
-    fn open(path: &Path, readers: &Handle) -> Result<Arc<Self>, OpenError> {
-        let database = Arc::new(open(path)?);
+    pub(super) fn open(path: &Path, owner: &Owner, readers: &Handle) -> Result<Arc<Self>, OpenError> {
+        let database = Arc::new(open(path, owner)?);
         let (writes, queue) = mpsc::sync_channel(QUEUE);
         let file = Arc::new(Self {
             path: path.to_owned(),
             database: RwLock::new(Some(database)),
             identity: Mutex::new(identity(path)),
+            owner: owner.clone(),
+            most: AtomicU64::new(owner.most),
+            troubles: Default::default(),
+            told: Throttle::default(),
             writes,
             readers: readers.clone(),
         });
@@ -287,7 +260,7 @@ impl File {
         }
         let mut slot = self.database.write();
         if slot.is_none() {
-            *slot = Some(Arc::new(open(&self.path).map_err(unavailable)?));
+            *slot = Some(Arc::new(open(&self.path, &self.owner).map_err(unavailable)?));
             *self.identity.lock() = identity(&self.path);
             tracing::info!(target: "sidelight::state", file = %self.path.display(), "the store can be used again");
         }
@@ -300,13 +273,50 @@ impl File {
     }
 
     /// After a failure redb wants the file opened anew.
-    fn failed(&self, error: &Error) {
-        tracing::error!(target: "sidelight::state", file = %self.path.display(), "{error}");
+    fn failed(&self, what: usize, error: &Error) {
+        *self.troubles[what].lock() = Some(error.to_string());
+        if self.told.is_due(TELL_AGAIN) {
+            let service = &self.owner.service;
+            tracing::error!(target: "sidelight::state", service, file = %self.path.display(), "its KV stores cannot be {}: {error}", ["read", "written"][what]);
+        }
         *self.database.write() = None;
+    }
+
+    fn is_well(&self, what: usize) {
+        let mut trouble = self.troubles[what].lock();
+        if trouble.is_some() {
+            *trouble = None;
+        }
+    }
+
+    /// What cannot be done with it now.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let told = |what: usize| self.troubles[what].lock().as_ref().map(|error| (["read", "written"][what], error.clone()));
+        let (what, error) = told(WRITES).or_else(|| told(READS))?;
+        Some(format!("KV stores of service `{}` cannot be {what}: {error}", self.owner.service))
+    }
+
+    /// Whether it is that service's, and not an earlier one's of the same name.
+    pub(super) fn is_of(&self, owner: &Owner) -> bool {
+        self.owner.since.is_none() || owner.since.is_none() || self.owner.since == owner.since
+    }
+
+    pub(super) fn may_have(&self, most: u64) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// Why a service that comes and goes may write no more: what is left of the disk is others'.
+    fn is_kept_back(&self) -> Option<Error> {
+        if !self.owner.dropin {
+            return None;
+        }
+        let disk = rustix::fs::statvfs(&self.path).ok()?;
+        let short = disk.f_bavail < disk.f_blocks / RESERVE;
+        short.then(|| unavailable("the disk is nearly full, and what is left of it is not for services that come and go"))
     }
 }
 
-fn open(path: &Path) -> Result<Database, OpenError> {
+fn open(path: &Path, owner: &Owner) -> Result<Database, OpenError> {
     let damaged = |error: &dyn std::fmt::Display| OpenError::Damaged { path: path.to_owned(), error: error.to_string() };
     if std::fs::metadata(path).is_ok_and(|found| found.len() == 0) {
         tracing::warn!(target: "sidelight::state", file = %path.display(), "this file has no bytes and is taken for a new one");
@@ -315,23 +325,50 @@ fn open(path: &Path) -> Result<Database, OpenError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     drop(std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path));
     let database = redb::Builder::new().set_cache_size(CACHE).create(path).map_err(|error| unopened(path, error))?;
-    let found = || -> Result<u64, redb::Error> {
+    let found = || -> Result<(u64, Option<u64>), redb::Error> {
         let transaction = database.begin_write()?;
         let found = {
             let mut meta = transaction.open_table(META)?;
-            let found = meta.get("format")?.map(|format| format.value());
-            if found.is_none() {
+            let format = meta.get("format")?.map(|format| format.value());
+            let since = meta.get("since")?.map(|since| since.value());
+            if format.is_none() {
                 meta.insert("format", FORMAT)?;
             }
-            found
+            if let (None, Some(since)) = (since, owner.since) {
+                meta.insert("since", since)?;
+            }
+            // One that was written before there was a count.
+            if format.is_none_or(|format| format == FORMAT) && meta.get("bytes")?.is_none() {
+                meta.insert("bytes", count(&transaction)?)?;
+            }
+            (format.unwrap_or(FORMAT), since)
         };
         transaction.commit()?;
-        Ok(found.unwrap_or(FORMAT))
+        Ok(found)
     };
     match found().map_err(|error| damaged(&error))? {
-        FORMAT => Ok(database),
-        found => Err(OpenError::Newer { path: path.to_owned(), found }),
+        (FORMAT, Some(since)) if owner.since.is_some_and(|now| now != since) => Err(OpenError::AnothersNow(path.to_owned())),
+        (FORMAT, _) => Ok(database),
+        (found, _) => Err(OpenError::Newer { path: path.to_owned(), found }),
     }
+}
+
+/// What an entry counts for.
+fn size(key: &str, stored: &[u8]) -> u64 {
+    key.len() as u64 + stored.len() as u64 + EACH
+}
+
+/// Bytes of all entries of all stores.
+fn count(transaction: &redb::WriteTransaction) -> Result<u64, redb::Error> {
+    let names: Vec<String> = transaction.list_tables()?.map(|table| table.name().to_owned()).collect();
+    let mut bytes = 0;
+    for name in names.iter().filter(|name| name.starts_with(ENTRIES)) {
+        for item in transaction.open_table(Entries::new(name))?.iter()? {
+            let (key, stored) = item?;
+            bytes += size(key.value(), stored.value());
+        }
+    }
+    Ok(bytes)
 }
 
 /// The thread of a file's writes: until nobody has the file.
@@ -369,53 +406,89 @@ fn write(file: &Weak<File>, queue: &mpsc::Receiver<Write>) {
         if !file.is_there() {
             let error = unavailable(format!("{} has been deleted or replaced", file.path.display()));
             drop(database);
-            file.failed(&error);
+            file.failed(WRITES, &error);
             batch.into_iter().for_each(|write| drop(write.reply.send(Err(error.clone()))));
             continue;
         }
-        let done = apply(&database, &batch);
+        let room = Room { most: file.most.load(Ordering::Relaxed), none: file.is_kept_back() };
+        let done = apply(&database, &batch, &room);
         drop(database);
         match done {
             Ok(results) => {
+                file.is_well(WRITES);
                 // A receiver that is gone did not want to know.
                 batch.into_iter().zip(results).for_each(|(write, result)| drop(write.reply.send(result)));
             }
             Err(error) => {
                 let error = unavailable(error);
-                file.failed(&error);
+                file.failed(WRITES, &error);
                 batch.into_iter().for_each(|write| drop(write.reply.send(Err(error.clone()))));
             }
         }
     }
 }
 
+/// How much may be written.
+struct Room {
+    /// Bytes in all.
+    most: u64,
+    /// Why nothing more may be.
+    none: Option<Error>,
+}
+
+impl Room {
+    /// Whether there may be `after` bytes, where there are `now`. A seed is put in however much there is.
+    fn allows(&self, now: u64, after: u64) -> Result<(), Error> {
+        match &self.none {
+            _ if after <= now => Ok(()),
+            Some(error) => Err(error.clone()),
+            None if after > self.most => {
+                Err(unavailable(format!("its service's stores hold {} MiB, which is all they may (limits.kv_mib)", self.most >> 20)))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a file counts.
+#[derive(Clone, Copy, PartialEq)]
+struct Counts {
+    generation: u64,
+    bytes: u64,
+}
+
 /// All of them in one transaction. An error: none of them has happened.
-fn apply(database: &Database, batch: &[Write]) -> Result<Vec<Result<Done, Error>>, redb::Error> {
+fn apply(database: &Database, batch: &[Write], room: &Room) -> Result<Vec<Result<Done, Error>>, redb::Error> {
     let transaction = database.begin_write()?;
     let mut results = Vec::with_capacity(batch.len());
     {
         let mut meta = transaction.open_table(META)?;
-        let mut generation = meta.get("generation")?.map_or(0, |generation| generation.value());
-        let before = generation;
+        let number = |name: &str| -> Result<u64, redb::Error> { Ok(meta.get(name)?.map_or(0, |number| number.value())) };
+        let mut counts = Counts { generation: number("generation")?, bytes: number("bytes")? };
+        let before = counts;
         for write in batch {
-            results.push(one(&transaction, &mut generation, write)?);
+            results.push(one(&transaction, &mut counts, write, room)?);
         }
-        if generation != before {
-            meta.insert("generation", generation)?;
+        if counts.generation != before.generation {
+            meta.insert("generation", counts.generation)?;
+        }
+        if counts.bytes != before.bytes {
+            meta.insert("bytes", counts.bytes)?;
         }
     }
     transaction.commit()?;
     Ok(results)
 }
 
-fn one(transaction: &redb::WriteTransaction, generation: &mut u64, write: &Write) -> Result<Result<Done, Error>, redb::Error> {
+fn one(transaction: &redb::WriteTransaction, counts: &mut Counts, write: &Write, room: &Room) -> Result<Result<Done, Error>, redb::Error> {
     let name = format!("{ENTRIES}{}", write.store);
     let mut entries = transaction.open_table(Entries::new(&name))?;
     let now = millis(clock::unix());
     match &write.action {
         Action::Insert { key, value, how } => {
-            let record = {
+            let (record, after) = {
                 let stored = entries.get(key.as_str())?;
+                let had = stored.as_ref().map_or(0, |stored| size(key, stored.value()));
                 let before = stored.as_ref().and_then(|stored| Record::read(stored.value())).filter(|record| record.is_live(now));
                 if how.if_generation.is_some() && how.if_generation != before.as_ref().map(|before| before.generation) {
                     return Ok(Err(Error::Precondition));
@@ -433,15 +506,22 @@ fn one(transaction: &redb::WriteTransaction, generation: &mut u64, write: &Write
                     Ok(value) => value,
                     Err(error) => return Ok(Err(error)),
                 };
-                *generation += 1;
                 let expires = how.ttl.map_or(0, |ttl| now.saturating_add(millis(ttl)).max(1));
-                Record { generation: *generation, expires, written: now, seed: None, metadata: &how.metadata, value: &value }.bytes()
+                let generation = counts.generation + 1;
+                let record = Record { generation, expires, written: now, seed: None, metadata: &how.metadata, value: &value }.bytes();
+                let after = counts.bytes.saturating_sub(had) + size(key, &record);
+                if let Err(error) = room.allows(counts.bytes, after) {
+                    return Ok(Err(error));
+                }
+                (record, after)
             };
+            *counts = Counts { generation: counts.generation + 1, bytes: after };
             entries.insert(key.as_str(), record.as_slice())?;
-            Ok(Ok(Done(*generation)))
+            Ok(Ok(Done(counts.generation)))
         }
         Action::Delete { key } => {
             let removed = entries.remove(key.as_str())?;
+            counts.bytes = counts.bytes.saturating_sub(removed.as_ref().map_or(0, |stored| size(key, stored.value())));
             let live = removed.as_ref().and_then(|stored| Record::read(stored.value())).is_some_and(|record| record.is_live(now));
             Ok(Ok(Done(live.into())))
         }
@@ -466,7 +546,8 @@ fn one(transaction: &redb::WriteTransaction, generation: &mut u64, write: &Write
                 if let Some(Some(mark)) = mark(&entries, &key)?
                     && Some(mark) == last
                 {
-                    entries.remove(key.as_str())?;
+                    let removed = entries.remove(key.as_str())?;
+                    counts.bytes = counts.bytes.saturating_sub(removed.map_or(0, |stored| size(&key, stored.value())));
                     changed += 1;
                 }
             }
@@ -475,10 +556,12 @@ fn one(transaction: &redb::WriteTransaction, generation: &mut u64, write: &Write
                 let last = known.get(seed.key.as_str())?.and_then(|last| <[u8; 32]>::try_from(last.value()).ok());
                 let seeding = Seeding::decide(digest, last, mark(&entries, &seed.key)?, *when);
                 if seeding == Seeding::Write {
-                    *generation += 1;
+                    counts.generation += 1;
                     let (metadata, value) = (seed.metadata.as_ref(), seed.value.as_ref());
-                    let record = Record { generation: *generation, expires: 0, written: now, seed: Some(digest), metadata, value };
-                    entries.insert(seed.key.as_str(), record.bytes().as_slice())?;
+                    let record = Record { generation: counts.generation, expires: 0, written: now, seed: Some(digest), metadata, value };
+                    let record = record.bytes();
+                    let before = entries.insert(seed.key.as_str(), record.as_slice())?.map_or(0, |stored| size(&seed.key, stored.value()));
+                    counts.bytes = counts.bytes.saturating_sub(before) + size(&seed.key, &record);
                     changed += 1;
                 }
                 if seeding != Seeding::Keep {
@@ -495,9 +578,21 @@ fn sweep(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     let names: Vec<String> = transaction.list_tables()?.map(|table| table.name().to_owned()).collect();
     let now = millis(clock::unix());
+    let mut freed = 0;
     for name in names.iter().filter(|name| name.starts_with(ENTRIES)) {
         let mut entries = transaction.open_table(Entries::new(name))?;
-        entries.retain(|_, stored| Record::read(stored).is_none_or(|record| record.is_live(now)))?;
+        entries.retain(|key, stored| {
+            let live = Record::read(stored).is_none_or(|record| record.is_live(now));
+            if !live {
+                freed += size(key, stored);
+            }
+            live
+        })?;
+    }
+    if freed > 0 {
+        let mut meta = transaction.open_table(META)?;
+        let bytes = meta.get("bytes")?.map_or(0, |bytes| bytes.value());
+        meta.insert("bytes", bytes.saturating_sub(freed))?;
     }
     transaction.commit()?;
     Ok(())
@@ -535,11 +630,14 @@ impl Embedded {
             let database = file.database()?;
             let result = read(&database, &name);
             drop(database);
+            if result.is_ok() {
+                file.is_well(READS);
+            }
             result.map_err(|error| match error {
                 ReadError::Ours(error) => error,
                 ReadError::Redb(error) => {
                     let error = unavailable(error);
-                    file.failed(&error);
+                    file.failed(READS, &error);
                     error
                 }
             })
@@ -631,95 +729,4 @@ impl KvStore for Embedded {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::FileExt as _;
-
-    use super::*;
-
-    fn open_in(folder: &Path, files: &Files) -> Result<Embedded, OpenError> {
-        Ok(Embedded::new(files.open(folder, "shop", &Handle::current())?, "store"))
-    }
-
-    #[tokio::test]
-    async fn it_keeps_the_contract() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let files = Files::default();
-        let file = files.open(folder.path(), "shop", &Handle::current()).expect("opens");
-        let count = std::sync::atomic::AtomicUsize::new(0);
-        let fresh = async || {
-            let name = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string();
-            Arc::new(Embedded::new(file.clone(), &name)) as Arc<dyn KvStore>
-        };
-        super::super::contract::check(fresh).await;
-    }
-
-    #[tokio::test]
-    async fn what_is_written_is_there_the_next_time() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let generation = {
-            let store = open_in(folder.path(), &Files::default()).expect("opens");
-            store.insert("k", "v".into(), &Insert { metadata: "m".into(), ..Insert::default() }).await.expect("writes")
-        };
-        // The thread of its writes lets go of the file at its own time.
-        let store = loop {
-            match open_in(folder.path(), &Files::default()) {
-                Err(OpenError::InUse(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
-                other => break other.expect("opens"),
-            }
-        };
-        let entry = store.lookup("k").await.expect("looks up").expect("is there");
-        assert_eq!((entry.value, entry.metadata, entry.generation), ("v".into(), "m".into(), generation));
-        assert!(store.insert("k", "w".into(), &Insert::default()).await.expect("writes") > generation);
-    }
-
-    #[tokio::test]
-    async fn a_second_process_says_so() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let files = Files::default();
-        let _first = open_in(folder.path(), &files).expect("opens");
-        assert!(open_in(folder.path(), &files).is_ok(), "another generation of this process shares it");
-        let error = open_in(folder.path(), &Files::default()).map(drop).expect_err("is in use").to_string();
-        assert!(error.contains("shop.redb: another process has this file open") && error.contains("hint: "), "{error}");
-    }
-
-    #[tokio::test]
-    async fn damaged_and_newer_files_are_left_as_they_are() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("shop.redb");
-        {
-            let database = open(&path).expect("makes one");
-            let transaction = database.begin_write().expect("begins");
-            transaction.open_table(META).expect("opens").insert("format", 2).expect("inserts");
-            transaction.commit().expect("commits");
-        }
-        let error = open_in(folder.path(), &Files::default()).map(drop).expect_err("is newer");
-        assert!(error.to_string().contains("a newer version of sidelight has written this file (format 2, this one knows 1)"), "{error}");
-
-        let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opens");
-        file.set_len(1000).expect("truncates");
-        let error = open_in(folder.path(), &Files::default()).map(drop).expect_err("is truncated");
-        assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
-        file.write_all_at(b"not a database", 0).expect("writes");
-        let error = open_in(folder.path(), &Files::default()).map(drop).expect_err("is no database");
-        assert!(error.to_string().contains("the file is left as it is"), "{error}");
-        assert_eq!(std::fs::read(&path).expect("reads").len(), 1000);
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_deleted() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = open_in(folder.path(), &Files::default()).expect("opens");
-        store.insert("k", "v".into(), &Insert::default()).await.expect("writes");
-        std::fs::remove_file(folder.path().join("shop.redb")).expect("deletes");
-        assert!(matches!(store.insert("k", "w".into(), &Insert::default()).await, Err(Error::Unavailable(_))), "not into nowhere");
-        store.insert("k", "x".into(), &Insert::default()).await.expect("into a new one");
-        assert!(folder.path().join("shop.redb").exists());
-    }
-
-    #[test]
-    fn names_of_files() {
-        assert_eq!(file_name("shop.example-1_a"), "shop.example-1_a.redb");
-        assert_eq!(file_name("../a b"), "%2e.%2fa%20b.redb");
-        assert_eq!(file_name(""), ".redb");
-    }
-}
+mod tests;

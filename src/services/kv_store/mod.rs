@@ -4,6 +4,7 @@
 //! metrics. Every implementation passes the one suite in `contract`.
 
 pub mod embedded;
+pub mod files;
 pub mod memory;
 pub mod redis;
 pub mod seeds;
@@ -20,6 +21,7 @@ use prometheus::Histogram;
 use sha2::{Digest, Sha256};
 
 use crate::config::state::Reseed;
+use crate::telemetry::throttle::Throttle;
 use crate::telemetry::{Telemetry, clock};
 
 /// Most bytes of a value: production's limit.
@@ -208,10 +210,16 @@ pub struct Store {
 }
 
 struct Probe {
+    service: String,
+    store: String,
+    told: Throttle,
     kind: &'static str,
     telemetry: Telemetry,
     times: [Histogram; OPERATIONS.len()],
 }
+
+/// How often the log says that a store cannot be used.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
 
 /// As metrics have them.
 const OPERATIONS: [&str; 4] = ["lookup", "insert", "delete", "list"];
@@ -223,10 +231,19 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// One that counts into `telemetry` as `kind`.
-    pub fn new(inner: Arc<dyn KvStore>, kind: &'static str, seeds: Vec<Seed>, reseed: Reseed, telemetry: &Telemetry) -> Self {
+    /// One of a service and of that name, which counts into `telemetry` as `kind`.
+    pub fn new(
+        (service, store): (&str, &str),
+        inner: Arc<dyn KvStore>,
+        kind: &'static str,
+        seeds: Vec<Seed>,
+        reseed: Reseed,
+        telemetry: &Telemetry,
+    ) -> Self {
         let times = OPERATIONS.map(|operation| telemetry.metrics.store_time.with_label_values(&["kv", kind, operation]));
-        Self { inner, probe: Arc::new(Probe { kind, telemetry: telemetry.clone(), times }), seeds: seeds.into(), reseed }
+        let (service, store) = (service.to_owned(), store.to_owned());
+        let probe = Probe { service, store, told: Throttle::default(), kind, telemetry: telemetry.clone(), times };
+        Self { inner, probe: Arc::new(probe), seeds: seeds.into(), reseed }
     }
 
     async fn timed<T>(&self, operation: usize, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -236,8 +253,11 @@ impl Store {
         if let Err(error) = &result {
             let labels = ["kv", self.probe.kind, OPERATIONS[operation], error.name()];
             self.probe.telemetry.metrics.store_errors.with_label_values(&labels).inc();
-            if let Error::Unavailable(_) = error {
-                tracing::warn!(target: "sidelight::state", kind = self.probe.kind, operation = OPERATIONS[operation], "{error}");
+            if let Error::Unavailable(_) = error
+                && self.probe.told.is_due(TELL_AGAIN)
+            {
+                let Probe { service, store, kind, .. } = &*self.probe;
+                tracing::warn!(target: "sidelight::state", service, store, kind, operation = OPERATIONS[operation], "{error}");
             }
         }
         result
