@@ -167,22 +167,29 @@ pub enum Failed {
 
 /// Does it; JSON.
 pub async fn fulfil(wish: Wish, platform: &Arc<Platform>, services: &[Named]) -> Result<Json, Failed> {
-    let named = |service: &str| {
-        // An id goes before names: a service that comes and goes may be called like another's.
-        let found = services.iter().find(|named| named.id == service).or_else(|| services.iter().find(|named| named.name == service));
-        found.ok_or_else(|| Refused::NotFound(format!("there is no service `{service}`")))
+    // An id goes before names: a service that comes and goes may be called like another's. Several may have one, as previews of one service do.
+    let named = |service: &str| -> Result<Vec<&Named>, Refused> {
+        let mut found: Vec<&Named> = services.iter().filter(|named| named.id == service).collect();
+        if found.is_empty() {
+            found.extend(services.iter().find(|named| named.name == service));
+        }
+        if found.is_empty() { Err(Refused::NotFound(format!("there is no service `{service}`"))) } else { Ok(found) }
     };
     let heard = |error: crate::services::redis::Unavailable| Failed::Unheard(error.to_string());
     match wish {
         Wish::Purge(service, purges) => {
-            let cache = &named(&service)?.cache;
+            let all = named(&service)?;
             let mut done = serde_json::Map::new();
             for purge in &purges {
-                let purged = cache.purge_everywhere(purge).await.map_err(heard)?;
+                let (mut id, mut objects) = (String::new(), 0);
+                for Named { cache, .. } in &all {
+                    let purged = cache.purge_everywhere(purge).await.map_err(heard)?;
+                    (id, objects) = (purged.id, objects + purged.objects);
+                }
                 match purge {
-                    Purge::Key { key, .. } if purges.len() > 1 => drop(done.insert(key.clone(), purged.id.into())),
+                    Purge::Key { key, .. } if purges.len() > 1 => drop(done.insert(key.clone(), id.into())),
                     Purge::Key { .. } | Purge::Entry { .. } | Purge::All => {
-                        return Ok(json!({ "status": "ok", "id": purged.id, "objects": purged.objects }));
+                        return Ok(json!({ "status": "ok", "id": id, "objects": objects }));
                     }
                 }
             }

@@ -58,7 +58,7 @@ mod tests {
     fn what_was_not_used_for_longest_goes() {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
-        let now = SystemTime::now();
+        let now = crate::telemetry::clock::wall();
         let put = |name: &str, age: u64| {
             fs::write(at(name), vec![0; 100]).expect("writes");
             let file = fs::File::open(at(name)).expect("opens");

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
 use hyper::Response;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -397,9 +398,10 @@ fn no_secret_is_shown() {
         (answer.status, format!("{:?}{}", answer.headers, answer.text()))
     };
     assert_eq!(shown("/inspect/requests").0, 200);
-    // Requests that carry them, in places that are usual and in one that is not.
+    // Requests that carry them, in places that are usual and in some that are not.
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("user:{}", mark("file")));
     let request = format!(
-        "GET /pass/x?token={}&plain={} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nCookie: a={}\r\nFastly-Key: {}\r\nX-Sidelight-Trace: {}\r\nX-Unusual: {}\r\nConnection: close\r\n\r\n",
+        "GET /pass/x?token={}&plain={} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {}\r\nCookie: a={}\r\nFastly-Key: {}\r\nX-Sidelight-Trace: {}\r\nX-Unusual: {}\r\nX-Basic: Basic {}\r\nConnection: close\r\n\r\n",
         mark("query-of-client"),
         mark("inline"),
         mark("bearer"),
@@ -407,6 +409,7 @@ fn no_secret_is_shown() {
         mark("fastly-key"),
         mark("force"),
         mark("env"),
+        basic,
     );
     assert_eq!(client::send(sidelight.addr, &request).status, 200);
     assert_eq!(sidelight.get("/log?msg=plain").status, 200);
@@ -435,7 +438,7 @@ fn no_secret_is_shown() {
     for path in &paths {
         let (status, shown) = shown(path);
         assert_eq!(status, 200, "{path}: {shown}");
-        assert!(!shown.contains("marked-secret"), "{path}: {shown}");
+        assert!(!shown.contains("marked-secret") && !shown.contains(&basic[8..24]), "{path}: {shown}");
     }
     let dump = shown("/config_dump").1;
     for part in ["‹redacted›", "127.0.0.1:1/x", "\"cpu\"", "5s", "sha256", "origin"] {
@@ -446,6 +449,7 @@ fn no_secret_is_shown() {
     for seen in origin.seen().iter().filter(|seen| seen.target == "/v1/traces") {
         let text = String::from_utf8_lossy(&seen.body).into_owned();
         // Values of secret stores, too, wherever the program or its client put them.
+        assert!(!text.contains(&basic[8..24]), "{text}");
         assert!(!text.contains("marked-secret-inline") && !text.contains("marked-secret-env"), "{text}");
         assert!(!text.contains("query-of-client") && !text.contains("secret-bearer") && !text.contains("secret-cookie"), "{text}");
         assert_eq!(seen.values("authorization"), [mark("otlp")]);

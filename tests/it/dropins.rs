@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use crate::client;
-use crate::harness::{Setup, Sidelight};
+use crate::harness::{Setup, Sidelight, guest};
 use crate::reload::saying;
 
 /// A host with a folder `services`, and one service of its own.
@@ -160,6 +160,33 @@ fn one_that_takes_long_to_compile() {
     fs::remove_dir_all(sidelight.path("services/slow")).expect("removes");
     sidelight.wait_until("the end", |sidelight| status(sidelight)["preparing"].is_null());
     sidelight.wait_until("the metric", |sidelight| sidelight.metric("sidelight_services_preparing") == 0.0);
+}
+
+/// One that has many requests leaves sandboxes to others, unless it is given them.
+#[test]
+fn one_that_is_asked_for_much() {
+    let sidelight = host("").arg("--max-sandboxes 8 --queue-timeout 100ms").start();
+    let put = |limits: &str| {
+        fs::create_dir_all(sidelight.path("services/busy")).expect("a folder");
+        fs::copy(guest("rust", "behaviours"), sidelight.path("services/busy/app.wasm")).expect("copies");
+        sidelight.write("services/busy/service.toml", &format!("module = \"app.wasm\"\n{}\n{limits}", hosts("busy")));
+        sidelight.reload();
+    };
+    let ask = || {
+        let mut busy = client::Connection::open(sidelight.addr);
+        busy.write(b"GET /stream?n=1000&ms=50 HTTP/1.1\r\nHost: busy.test\r\n\r\n");
+        (busy.head().status, busy)
+    };
+    put("");
+    let all: Vec<_> = (0..8).map(|_| ask()).collect();
+    assert_eq!(all.iter().map(|(status, _)| *status).collect::<Vec<_>>(), [200, 200, 503, 503, 503, 503, 503, 503]);
+    assert_eq!(sidelight.get_of("own.test", "/").text(), "own");
+    drop(all);
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+    put("[limits]\nsandboxes = 7\n");
+    let all: Vec<_> = (0..8).map(|_| ask()).collect();
+    assert_eq!(all.iter().filter(|(status, _)| *status == 200).count(), 7);
+    assert_eq!(sidelight.get_of("own.test", "/").text(), "own");
 }
 
 /// Programs from a server that takes the request and does not answer, more than are fetched at once.

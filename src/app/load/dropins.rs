@@ -66,6 +66,9 @@ pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>
     folders.into_iter().map(service).collect()
 }
 
+/// Of the host's sandboxes, what one has: a quarter.
+const SHARE: u32 = 4;
+
 /// Bytes of all files that the settings of one name, its program apart: they are read as a whole.
 const MOST_DATA: u64 = 64 << 20;
 
@@ -127,6 +130,8 @@ impl Reader {
             ),
         }
         self.hosts(&entry, allowed);
+        // Unless it says otherwise, it leaves sandboxes to others.
+        entry.limits.sandboxes.get_or_insert((host.limits.sandboxes / SHARE).max(1));
         let plan = self.service(&entry, host)?;
         self.confine(&entry, &plan, folder, host);
         Some(plan)

@@ -76,6 +76,21 @@ fn purges_as_of_fastlys_api() {
     assert!(sidelight.metric("sidelight_cache_purges_total{kind=\"hard\"}") >= 3.0);
 }
 
+/// Previews of one service have one id.
+#[test]
+fn a_purge_by_an_id_is_of_all_that_have_it() {
+    let wasm = guest("rust", "cache").display().to_string();
+    let of = |name: &str, id: &str| format!("[services.{name}]\nhosts = [\"{name}\"]\nmodule = \"{wasm}\"\nservice_id = \"{id}\"\n");
+    let sidelight = Setup::host(&[of("a", "one"), of("b", "one"), of("one", "other")].concat()).start();
+    let get = |host: &str, path: &str| sidelight.get_of(host, path).text();
+    for host in ["a", "b", "one"] {
+        get(host, "/core/fill?key=k&keys=same&who=x");
+        assert_eq!(get(host, "/core/get?key=k"), "filled by x");
+    }
+    assert_eq!(operate(&sidelight, "POST", "/service/one/purge/same", &[]).json()["objects"], 2);
+    assert_eq!(["a", "b", "one"].map(|host| get(host, "/core/get?key=k")), ["none", "none", "filled by x"]);
+}
+
 #[test]
 fn the_command_line_purges() {
     let origin = Origin::start();
