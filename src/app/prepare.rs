@@ -187,9 +187,9 @@ impl Preparer {
         let store = Store::of(host);
         let largest = usize::try_from(runtime.memory().most() / SHARE).unwrap_or(usize::MAX).min(MAX_SIZE);
         let shared = Shared {
+            store: store.clone().bounded(largest, FETCH, runtime.memory().clone()),
             runtime,
             platform,
-            store: store.clone().bounded(largest, FETCH),
             bench: Mutex::default(),
             moved: Condvar::new(),
             told: Notify::new(),

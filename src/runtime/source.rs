@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
@@ -17,9 +18,13 @@ use serde_json::Value as Json;
 use super::code_cache::digest;
 use super::tidy;
 use crate::config::{HostConfig, ModuleSource};
+use crate::services::memory::{HostMemory, Shortage};
 
 /// Largest program, and largest package, in bytes.
 pub const MAX_SIZE: usize = 256 << 20;
+
+/// How often it is looked whether there is memory.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Time for a registry or server to answer, and between two pieces of what it sends.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -73,6 +78,8 @@ pub struct Store {
     largest: usize,
     /// Time to fetch one, if there is a bound.
     time: Option<Duration>,
+    /// What the process has of memory, if a fetch ends when that is short.
+    memory: Option<Arc<HostMemory>>,
 }
 
 impl Store {
@@ -85,6 +92,7 @@ impl Store {
             insecure: Vec::new(),
             largest: MAX_SIZE,
             time: None,
+            memory: None,
         }
     }
 
@@ -99,9 +107,10 @@ impl Store {
         Self { insecure, ..Self::new(None, auth) }
     }
 
-    /// The same, with programs of so many bytes at most, fetched within that time.
-    pub fn bounded(self, largest: usize, time: Duration) -> Self {
-        Self { largest, time: Some(time), ..self }
+    /// The same, with programs of so many bytes at most, fetched within that time and as long as there is memory. (The library that
+    /// speaks to registries reads manifests to their ends, and there are registries that have none.)
+    pub fn bounded(self, largest: usize, time: Duration, memory: Arc<HostMemory>) -> Self {
+        Self { largest, time: Some(time), memory: Some(memory), ..self }
     }
 
     /// The bytes of a program that need not be fetched, since they are kept; `None`: they are not.
@@ -154,11 +163,29 @@ impl Store {
 
     /// Fetches within the time there is for it.
     async fn within<T>(&self, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
-        let Some(time) = self.time else { return work.await };
-        tokio::time::timeout(time, work).await.unwrap_or_else(|_| {
-            let reason = format!("it takes more than {} s", time.as_secs());
-            Err(SourceError::Fetch { reason, hint: "is the server reachable from here?" })
-        })
+        let failed = |reason: String, hint| Err(SourceError::Fetch { reason, hint });
+        let late = async {
+            match self.time {
+                Some(time) => tokio::time::sleep(time).await,
+                None => std::future::pending().await,
+            }
+        };
+        let short = async {
+            match &self.memory {
+                Some(memory) => {
+                    while memory.shortage() == Shortage::None {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = late => failed(format!("it takes more than {} s", self.time.unwrap_or_default().as_secs()), "is the server reachable from here?"),
+            () = short => failed("this process is short of memory".to_owned(), "what is there may have no end; else, try again when there is memory (--total-memory)"),
+            done = work => done,
+        }
     }
 
     fn pull(&self, text: &str) -> Result<Vec<u8>, SourceError> {

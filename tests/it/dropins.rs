@@ -1,6 +1,7 @@
 //! Services that come and go: folders within a folder.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -212,6 +213,35 @@ fn one_that_is_fetched_slowly() {
     assert_eq!((verdict["faulty"].as_array().map(Vec::len), &verdict["preparing"]), (Some(6), &Value::Null), "{verdict:#}");
 }
 
+/// A registry whose manifests have no end.
+#[test]
+fn one_whose_registry_has_no_end() {
+    let sidelight = host("[limits]\ntotal_memory_mib = 400\n").start();
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = registry.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in registry.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut stream = stream;
+                let head =
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.oci.image.manifest.v1+json\r\nContent-Length: 99999999999\r\n\r\n{";
+                let mut wrote = stream.write_all(head.as_bytes());
+                while wrote.is_ok() {
+                    wrote = stream.write_all(&[b' '; 64 << 10]);
+                }
+            });
+        }
+    });
+    sidelight.write("services/evil/service.toml", &format!("module = \"oci://{addr}/shop:1\"\n{}\n", hosts("evil")));
+    sidelight.wait_until("its refusal", |sidelight| {
+        assert_eq!(sidelight.get_of("own.test", "/").text(), "own");
+        status(sidelight)["faulty"].to_string().contains("this process is short of memory")
+    });
+    sidelight.wait_until("its memory back", |sidelight| crate::memory::resident(sidelight) < 300 << 20);
+    put(&sidelight, "a", &hosts("a"), "a1");
+    wait_for(&sidelight, "a.test", "a1");
+}
+
 /// Files without end, and limits that are more than others have.
 #[test]
 fn what_is_too_much_for_one() {
@@ -377,16 +407,16 @@ fn links_and_pipes_are_none_of_theirs() {
     refused("out.log is not in the service's folder");
     own("module = \"m.wasm\"");
     pipe("m.wasm");
-    refused("m.wasm is not in the service's folder");
+    refused("m.wasm is a pipe, a socket or a device");
     own("module = \"m.tar.gz\"");
     pipe("m.tar.gz");
-    refused("m.tar.gz is not in the service's folder");
+    refused("m.tar.gz is a pipe, a socket or a device");
     own("module = \"m.wasm\"");
     link(Path::new("/dev/zero"), "m.wasm");
-    refused("m.wasm is not in the service's folder");
+    refused("m.wasm is a pipe, a socket or a device");
     own("module = \"app.wat\"\nmanifest = \"f.toml\"");
     pipe("f.toml");
-    refused("f.toml is not in the service's folder");
+    refused("f.toml is a pipe, a socket or a device");
     own("module = \"app.wat\"");
     fs::remove_file(folder.join("service.toml")).expect("removes");
     pipe("service.toml");

@@ -199,7 +199,10 @@ const OWN_FILES: &str =
     "a service that comes and goes has the files beside its settings: files and folders, no links out of its folder, no pipes, no devices";
 
 fn outside(path: &Path) -> String {
-    format!("{} is not in the service's folder", path.display())
+    match std::fs::metadata(path) {
+        Ok(what) if !what.is_file() && !what.is_dir() => format!("{} is a pipe, a socket or a device", path.display()),
+        Ok(_) | Err(_) => format!("{} is not in the service's folder", path.display()),
+    }
 }
 
 /// Since when there is this service and no earlier one of the same name, in milliseconds since the epoch; nothing: that is not known. (Times of
