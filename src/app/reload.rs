@@ -341,7 +341,12 @@ impl Reloader {
         };
         span.record("result", named).record("generation", verdict.generation);
         self.tell(&verdict);
-        remember(&mut state, verdict.clone());
+        // Looks in vain are not worth remembering.
+        let well = |verdict: &Verdict| verdict.result != Outcome::Failed && verdict.rejected.is_empty();
+        let in_vain = verdict.result == Outcome::Unchanged && matches!(cause, "poll" | PREPARED);
+        if !in_vain || !state.history.last().is_some_and(|last| well(last) == well(&verdict)) {
+            remember(&mut state, verdict.clone());
+        }
         *self.state.lock() = state;
         self.attempts.send_modify(|attempts| *attempts += 1);
         result.map(|()| verdict)
@@ -565,7 +570,7 @@ impl Reloader {
         }
         match first {
             None => {
-                let (faulty, preparing) = self.dropins(state, plan, looks(cause).then_some(begun), &mut loaded);
+                let (faulty, preparing) = self.dropins(state, plan, (cause, begun), &mut loaded);
                 Ok((loaded, faulty, preparing))
             }
             Some(exit) if plan.services.len() > 1 => {
@@ -578,9 +583,14 @@ impl Reloader {
     }
 
     /// Adds the services that come and go. Each is a case of its own: one that cannot be used stays as it was, and those that
-    /// have their requests already go before others that want the same. `anew`: since when it counts what their programs are. Gives those that are faulty, and
-    /// those that are not ready yet.
-    fn dropins(&self, state: &State, plan: &Plan, anew: Option<Instant>, loaded: &mut Vec<Loaded>) -> (Vec<ServiceFault>, Vec<String>) {
+    /// have their requests already go before others that want the same. Gives those that are faulty, and those that are not ready yet.
+    fn dropins(
+        &self,
+        state: &State,
+        plan: &Plan,
+        (cause, begun): (&str, Instant),
+        loaded: &mut Vec<Loaded>,
+    ) -> (Vec<ServiceFault>, Vec<String>) {
         let (mut faulty, mut preparing) = (Vec::new(), Vec::new());
         let names: BTreeSet<&str> = plan.services.iter().map(|service| service.config.name.as_str()).collect();
         let mut taken = Taken::default();
@@ -619,12 +629,13 @@ impl Reloader {
             if let Some(plan) = plan {
                 let refused = part_of_anothers(&whole, plan).or_else(|| taken.take(plan));
                 let built = match refused {
-                    None => self.dropin(state, plan, anew),
+                    None => self.dropin(state, plan, looks(cause, plan).then_some(begun)),
                     Some(message) => Err((format!("{message}\n  hint: {DIFFERENT}"), Vec::new())),
                 };
                 match built {
                     Ok((built, pending)) => {
-                        if pending {
+                        // A look now and then whether a tag has moved is nobody's business until it has.
+                        if pending && (built.is_none() || cause != "poll") {
                             preparing.push(name.to_owned());
                         }
                         if let Some(built) = built {
@@ -682,7 +693,7 @@ impl Reloader {
         let before = state.loaded.get(&plan.config.name);
         let wanted = Wanted::of(plan, digest(&settings_files(&plan.config).into_iter().collect()));
         if let Some(same) = before.filter(|before| before.is_as(&wanted))
-            && (wanted.source.is_some() || !looks(cause))
+            && (wanted.source.is_some() || !looks(cause, plan))
         {
             return Ok(Loaded { plan: plan.clone(), ..same.clone() });
         }
@@ -748,8 +759,12 @@ impl Reloader {
 }
 
 /// Whether registries are asked, since somebody wants to know whether something has moved.
-fn looks(cause: &str) -> bool {
-    matches!(cause, "start" | "signal" | "request" | "poll")
+fn looks(cause: &str, plan: &ServicePlan) -> bool {
+    match cause {
+        "start" | "signal" | "request" => true,
+        "poll" => plan.poll.is_some(),
+        _ => false,
+    }
 }
 
 /// Notes which hosts are a service's as a whole.

@@ -183,6 +183,9 @@ impl Verdict {
                     Format::Json => tracing::error!(target: TARGET, cause, generation, "{WHAT}\n{error}"),
                 }
             }
+            Outcome::Unchanged if matches!(cause, "poll" | "prepared") => {
+                tracing::debug!(target: TARGET, cause, generation, ms, "nothing has changed")
+            }
             Outcome::Unchanged if !self.preparing.is_empty() => {
                 let services = self.preparing.join(", ");
                 tracing::info!(target: TARGET, cause, generation, ms, services, "programs are got ready; what was served is served on until they are");
@@ -191,7 +194,6 @@ impl Verdict {
                 let services = self.faulty.iter().map(|fault| fault.service.as_str()).collect::<Vec<_>>().join(", ");
                 tracing::info!(target: TARGET, cause, generation, ms, services, "nothing else to change: these cannot be used");
             }
-            Outcome::Unchanged if cause == "poll" => tracing::debug!(target: TARGET, generation, ms, "no tag has moved"),
             Outcome::Unchanged if well => {
                 tracing::info!(target: TARGET, cause, generation, ms, "nothing to change: what the files say is what is served");
             }
