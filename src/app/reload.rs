@@ -344,7 +344,7 @@ impl Reloader {
         // Looks in vain are not worth remembering.
         let well = |verdict: &Verdict| verdict.result != Outcome::Failed && verdict.rejected.is_empty();
         let in_vain = verdict.result == Outcome::Unchanged && matches!(cause, "poll" | PREPARED);
-        if !in_vain || !state.history.last().is_some_and(|last| well(last) == well(&verdict)) {
+        if !in_vain || state.history.last().is_none_or(|last| well(last) != well(&verdict)) {
             remember(&mut state, verdict.clone());
         }
         *self.state.lock() = state;
