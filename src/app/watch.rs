@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use notify::event::ModifyKind;
@@ -34,6 +34,9 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// How often folders that are not there are looked for.
 const LOOK_SOON: Duration = Duration::from_millis(500);
+
+/// How long whoever asks for a reload waits for services that are got ready beside it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often it is looked at how new generations fare.
 const JUDGE: Duration = Duration::from_millis(100);
@@ -75,12 +78,12 @@ impl Reloads {
         }
         let pending = self.reloader.pending();
         // What is done is told when it is in force. (In this order: what is pending no more is prepared by then.)
-        if self.reloader.has_prepared() {
-            return;
-        }
-        for done in
-            waiting.extract_if(.., |waiting| !waiting.patient || !waiting.verdict.preparing.iter().any(|name| pending.contains(name)))
-        {
+        let (unsettled, now) = (self.reloader.has_prepared(), clock::now());
+        let waits = |waiting: &Waiting| {
+            let expects = unsettled || waiting.verdict.preparing.iter().any(|name| pending.contains(name));
+            expects && waiting.until.is_some_and(|until| now < until)
+        };
+        for done in waiting.extract_if(.., |waiting| !waits(waiting)) {
             // Whoever asked may be gone.
             drop(done.reply.send(done.verdict));
         }
@@ -102,13 +105,13 @@ impl Reloads {
 struct Waiting {
     verdict: Verdict,
     reply: oneshot::Sender<Verdict>,
-    /// Whether also of the services that are got ready beside it, but for those that take long.
-    patient: bool,
+    /// Until when also of the services that are got ready beside it, but for those that are known to take long.
+    until: Option<Instant>,
 }
 
 /// Adds what has come of a later attempt.
 fn merge(waiting: &mut [Waiting], verdict: Option<&Verdict>) {
-    for waiting in waiting.iter_mut().filter(|waiting| waiting.patient) {
+    for waiting in waiting.iter_mut().filter(|waiting| waiting.until.is_some()) {
         if let Some(verdict) = verdict {
             waiting.verdict = waiting.verdict.clone().and(verdict.clone());
         }
@@ -241,6 +244,8 @@ impl BackgroundService for Reloads {
             let expiry = self.reloader.next_expiry();
             // The clock on the wall may be set meanwhile: it is looked at again after a while.
             let over = tokio::time::sleep(expiry.map_or(LOOK, |at| at.duration_since(clock::wall()).unwrap_or_default().min(LOOK)));
+            let patience = waiting.iter().filter_map(|waiting| waiting.until).min();
+            let patience = tokio::time::sleep(patience.map_or(LOOK, |until| until.saturating_duration_since(clock::now())));
             let verdict = tokio::select! {
                 () = stopping(&mut shutdown) => return,
                 () = signals::next(&mut hang_up) => self.run(|reloader| reloader.reload("signal")).await,
@@ -248,10 +253,13 @@ impl BackgroundService for Reloads {
                     let verdict = self.run(move |reloader| reloader.reload(cause)).await;
                     merge(&mut waiting, verdict.as_ref());
                     if let Some(verdict) = verdict {
-                        waiting.push(Waiting { verdict, reply, patient: cause == "request" });
+                        let until = (cause == "request").then(|| clock::now() + PATIENCE);
+                        waiting.push(Waiting { verdict, reply, until });
                     }
                     None
                 }
+                // Somebody is told how it stands.
+                () = patience, if !waiting.is_empty() => None,
                 () = self.reloader.told() => self.run(Reloader::take_prepared).await.flatten(),
                 () = polled, if poll.is_some() => self.run(|reloader| reloader.reload("poll")).await,
                 () = over, if expiry.is_some() => self.run(Reloader::expire).await.and(None),

@@ -202,6 +202,8 @@ fn one_that_is_fetched_slowly() {
     }
     let (fetching, _) = slow.accept().expect("the fetch");
     sidelight.wait_until("all of them", |sidelight| status(sidelight)["preparing"] == serde_json::json!(names));
+    // Whoever asks for a reload is told in time, though not what comes of these.
+    assert_eq!(sidelight.reload()["preparing"], serde_json::json!(names));
     put(&sidelight, "a", &hosts("a"), "a1");
     wait_for(&sidelight, "a.test", "a1");
     drop((fetching, slow));

@@ -183,6 +183,16 @@ class Forgetful(socketserver.BaseRequestHandler):
             self.request.recv(65536)
 
 
+class Silent(socketserver.BaseRequestHandler):
+    """Takes what it is sent and says nothing."""
+
+    request: socket.socket
+
+    def handle(self) -> None:
+        while self.request.recv(65536):
+            pass
+
+
 class Upgrading(socketserver.BaseRequestHandler):
     """Takes over any connection, and sends back what it gets."""
 
@@ -250,6 +260,7 @@ class Scenario:
         self.ports["collector"] = serve(case, Collector)
         self.ports["forgetful"] = serve(case, Forgetful)
         self.ports["upgrading"] = serve(case, Upgrading)
+        self.ports["silent"] = serve(case, Silent)
         redis = ["redis-server", "--port", str(self.ports["redis"]), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         self.redis = case.start("redis", [kit.tool("redis-server"), *redis[1:]])
         self.text = HOST.format(folder=folder, modules=modules, guests=kit.GUESTS, **self.ports)
@@ -343,6 +354,9 @@ class Scenario:
     def faults(self) -> None:
         """Everything that an operator would rather not see."""
         # Twice, a scrape apart: a series that begins with its first event has no rate before the second one.
+        # A service that was dropped in is got ready as long as the server of its program does not answer.
+        program = f"http://127.0.0.1:{self.ports['silent']}/x#sha256={'0' * 64}"
+        self.case.write("services.d/pending/service.toml", f'hosts = ["pending.test"]\nmodule = "{program}"\n')
         self.failures()
         Origin.ill = True
         time.sleep(1.5)
