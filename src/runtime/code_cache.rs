@@ -37,7 +37,10 @@ impl CodeCache {
     /// Opens (makes) the folder, of so many bytes at most. A folder that is not safe is not used, and the log says why.
     pub fn open(folder: &Path, most: u64) -> Option<Self> {
         match prepare(folder) {
-            Ok(()) => Some(Self { folder: folder.to_owned(), most }),
+            Ok(()) => {
+                tidy::clear(folder);
+                Some(Self { folder: folder.to_owned(), most })
+            }
             Err(error) => {
                 tracing::warn!(folder = %folder.display(), %error, "compiled modules are not kept");
                 None

@@ -50,9 +50,32 @@ pub fn tidy(folder: &Path, most: u64, kept: &Path, is_ours: impl Fn(&str) -> boo
     }
 }
 
+/// Removes what processes have left behind that were ended while they wrote it (`NAME.PID.tmp`).
+pub fn clear(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".tmp"));
+        let writer = name.and_then(|name| name.rsplit('.').next()?.parse::<u32>().ok());
+        if writer.is_some_and(|process| process == std::process::id() || !Path::new(&format!("/proc/{process}")).exists()) {
+            drop(fs::remove_file(&path));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_left_behind_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        for name in ["a.4000000000.tmp", "a.1.tmp", "tmp", "a.b.tmp"] {
+            fs::write(at(name), "x").expect("writes");
+        }
+        clear(folder.path());
+        assert_eq!(["a.4000000000.tmp", "a.1.tmp", "tmp", "a.b.tmp"].map(|name| at(name).exists()), [false, true, true, true]);
+    }
 
     #[test]
     fn what_was_not_used_for_longest_goes() {
