@@ -47,8 +47,9 @@ fn readable(value: &mut Value) {
     }
 }
 
-/// After this time it is ready, whatever there is to be got ready still.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// After this time it is ready, whatever there is to be got ready still: well within the time that Kubernetes gives a start
+/// (the chart's startupProbe).
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What operators may ask for.
 pub(super) struct Control {
