@@ -343,6 +343,30 @@ impl<'a> Taken<'a> {
     }
 }
 
+/// Why a service cannot have what it wants: it is a part of what another has, by host, path and header fields.
+pub fn part_of_anothers(others: &[&ServicePlan], plan: &ServicePlan) -> Option<String> {
+    let mine = &plan.route;
+    let within = |path: &str, other: &str| {
+        let other = other.trim_end_matches('/');
+        path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    others.iter().find_map(|other| {
+        let its = &other.route;
+        let host = mine.hosts.iter().find(|host| its.hosts.contains(host))?;
+        let in_paths = its.paths.is_empty() || mine.paths.iter().any(|path| its.paths.iter().any(|other| within(path, other)));
+        // What both have alike is told elsewhere.
+        let alike = mine.paths == its.paths && mine.headers == its.headers;
+        // Who says which header fields requests must have may have them of a part.
+        let all = its.paths.is_empty() && its.headers.is_empty();
+        let part = in_paths && !alike && (all || its.headers == mine.headers);
+        let (owner, name) = (&other.config.name, &plan.config.name);
+        (part && owner != name).then(|| match all {
+            true => format!("host `{host}` is service `{owner}`'s as a whole, and `{name}` wants a part of it"),
+            false => format!("service `{owner}` has some requests of host `{host}`, and `{name}` wants a part of them"),
+        })
+    })
+}
+
 /// Where a manifest's program is.
 fn beside(manifest: &Path) -> ModuleSource {
     ModuleSource::File(manifest.parent().unwrap_or(Path::new("")).join("bin/main.wasm"))

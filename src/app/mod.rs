@@ -208,7 +208,14 @@ pub fn check(launch: &Launch) -> Result<Status, (Exit, Vec<Report>)> {
     if let Some(tls) = &plan.host.tls {
         Certificates::read(tls).map_err(|error| (error.into(), Vec::new()))?;
     }
-    let runtime = Runtime::new(&plan.host, &telemetry).map_err(|error| (Exit::Internal(error.to_string()), Vec::new()))?;
+    #[cfg_attr(not(target_os = "linux"), expect(unused_mut))]
+    let mut runtime = Runtime::new(&plan.host, &telemetry).map_err(|error| (Exit::Internal(error.to_string()), Vec::new()))?;
+    // Within the bounds that serving has.
+    #[cfg(target_os = "linux")]
+    match Compiler::start() {
+        Ok(compiler) => runtime.compile_apart(Arc::new(compiler)),
+        Err(error) => tracing::debug!(%error, "programs are compiled in this process"),
+    }
     let platform = Platform::for_trial(&telemetry).map_err(|error| (Exit::Internal(error.to_string()), Vec::new()))?;
     let reloader = Reloader::new(launch.clone(), plan.host, Arc::new(runtime), Arc::new(platform), Arc::default());
     let problems = |reloader: &Reloader| reloader.status().reloads.into_iter().next().map(|first| first.problems).unwrap_or_default();

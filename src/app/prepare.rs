@@ -5,9 +5,11 @@
 //! one step; a program that takes more than a little to compile goes behind those that do not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -29,12 +31,13 @@ use crate::telemetry::trace::spans::TARGET;
 /// Time for the request that a new generation must answer.
 const SMOKE: Duration = Duration::from_secs(10);
 
-/// Time to fetch a program of a service that comes and goes.
-const FETCH: Duration = Duration::from_secs(120);
+/// Time to fetch a program of a service that comes and goes: at first, and behind others that take no longer.
+const FETCH: Duration = Duration::from_secs(10);
+const FETCH_LONG: Duration = Duration::from_secs(120);
 
-/// How many are fetched at once, and how many answer their first request.
+/// How many are fetched at once, of either kind, and how many answer their first request.
 const FETCHERS: usize = 4;
-const SMOKERS: usize = 2;
+const SMOKERS: usize = 8;
 
 /// A program that took too much to compile is compiled again when somebody asks for it after this time.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -115,11 +118,22 @@ struct Bench {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Fetch,
+    /// It comes slowly.
+    FetchLong,
     Compile,
+    /// It takes more than small ones.
+    CompileLong,
     /// It takes more than most.
     Thorough,
     Smoke,
     Done,
+}
+
+impl Stage {
+    /// Whether nobody should wait for it.
+    fn takes_long(self) -> bool {
+        matches!(self, Self::FetchLong | Self::Thorough)
+    }
 }
 
 struct Entry {
@@ -142,6 +156,14 @@ struct Work {
     /// What was fetched and is kept nowhere.
     bytes: Option<Arc<Vec<u8>>>,
     guest: Option<Guest>,
+    /// Set when it is wanted no more.
+    gone: Arc<AtomicBool>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.work.gone.store(true, Ordering::Relaxed);
+    }
 }
 
 struct Fault {
@@ -239,6 +261,7 @@ impl Preparer {
             threads: Handle::try_current().ok(),
             bytes: None,
             guest: None,
+            gone: Arc::default(),
         };
         bench.entries.insert(name, Entry { work, since: clock::now(), stage, taken: false, done: None });
         if !bench.manned {
@@ -270,7 +293,7 @@ impl Preparer {
     /// What is worked on and not known to take long.
     pub fn pending_shortly(&self) -> Vec<String> {
         let bench = self.shared.bench.lock();
-        let shortly = bench.entries.iter().filter(|(_, entry)| !matches!(entry.stage, Stage::Thorough | Stage::Done));
+        let shortly = bench.entries.iter().filter(|(_, entry)| !entry.stage.takes_long() && entry.stage != Stage::Done);
         shortly.map(|(name, _)| name.clone()).collect()
     }
 
@@ -296,7 +319,7 @@ impl Preparer {
             if std::mem::take(&mut bench.news) {
                 return true;
             }
-            let waits = |entry: &Entry| entry.stage != Stage::Done && (until.is_none() || entry.stage != Stage::Thorough);
+            let waits = |entry: &Entry| entry.stage != Stage::Done && (until.is_none() || !entry.stage.takes_long());
             if !bench.entries.values().any(waits) {
                 return false;
             }
@@ -314,7 +337,8 @@ impl Preparer {
     /// Starts the threads that work.
     fn man(&self) {
         let stages = std::iter::repeat_n(Stage::Fetch, FETCHERS)
-            .chain([Stage::Compile, Stage::Thorough])
+            .chain(std::iter::repeat_n(Stage::FetchLong, FETCHERS))
+            .chain([Stage::Compile, Stage::CompileLong, Stage::Thorough])
             .chain(std::iter::repeat_n(Stage::Smoke, SMOKERS));
         for stage in stages {
             let shared = self.shared.clone();
@@ -379,17 +403,22 @@ impl Shared {
         let wanted = work.wanted.clone();
         let name = &wanted.config.name;
         match stage {
-            Stage::Fetch => match self.store.read(&wanted.module) {
+            Stage::Fetch | Stage::FetchLong => match self.fetch(stage, &work) {
                 Ok(bytes) => {
                     // Many may wait; what is kept on disk is read again.
                     work.bytes = self.store.read_kept(&wanted.module).is_none().then(|| Arc::new(bytes));
                     Step::Next(Stage::Compile, work)
                 }
+                Err(SourceError::Late(_)) if stage == Stage::Fetch => Step::Next(Stage::FetchLong, work),
                 Err(error) => Step::Done(Err(fault(LoadError::Source { path: wanted.module.to_string().into(), error }))),
             },
-            Stage::Compile | Stage::Thorough => {
+            Stage::Compile | Stage::CompileLong | Stage::Thorough => {
                 let _span = tracing::info_span!(target: TARGET, "load program", service = name, program = %wanted.module).entered();
-                let effort = if stage == Stage::Compile { Effort::Quick } else { Effort::Most };
+                let (effort, next) = match stage {
+                    Stage::Compile => (Effort::Quick, Some(Stage::CompileLong)),
+                    Stage::CompileLong => (Effort::Some, Some(Stage::Thorough)),
+                    _ => (Effort::Most, None),
+                };
                 let kept = || self.store.read_kept(&wanted.module).unwrap_or_else(|| self.store.read(&wanted.module));
                 let read = work.bytes.as_ref().map_or_else(kept, |bytes| Ok(bytes.to_vec()));
                 match loaded(&self.runtime, &wanted.config, &wanted.module, read, effort) {
@@ -397,11 +426,13 @@ impl Shared {
                         Step::Next(Stage::Smoke, Work { guest: Some(guest), bytes: None, ..work })
                     }
                     Ok(guest) => Step::Done(Ok(guest)),
-                    Err(error @ LoadError::TooMuch { .. }) if effort == Effort::Quick => {
-                        tracing::info!(service = name, "its program goes behind others': {}", first_line(&error));
-                        Step::Next(Stage::Thorough, work)
-                    }
-                    Err(error) => Step::Done(Err(fault(error))),
+                    Err(error) => match (&error, next) {
+                        (LoadError::TooMuch { .. }, Some(next)) => {
+                            tracing::info!(service = name, "its program goes behind others': {}", first_line(&error));
+                            Step::Next(next, work)
+                        }
+                        _ => Step::Done(Err(fault(error))),
+                    },
                 }
             }
             Stage::Smoke | Stage::Done => match work.guest.take() {
@@ -414,9 +445,34 @@ impl Shared {
         }
     }
 
+    /// What the source has, unless nobody wants it any more.
+    fn fetch(&self, stage: Stage, work: &Work) -> Result<Vec<u8>, SourceError> {
+        let url = match &work.wanted.module {
+            ModuleSource::Url { url, .. } => url.parse::<http::Uri>().ok(),
+            _ => None,
+        };
+        let address = url.and_then(|url| Some(SocketAddr::new(url.host()?.trim_matches(['[', ']']).parse().ok()?, url.port_u16()?)));
+        let named_so = matches!(&work.wanted.module, ModuleSource::Url { url, .. } if self.leads_to_operators(url));
+        if named_so || address.is_some_and(|address| self.platform.connector.operators().has(address)) {
+            let what = "that is where operators of this host are answered".to_owned();
+            return Err(SourceError::Content { what, hint: "a program is a file beside its settings, or on a server" });
+        }
+        let time = if stage == Stage::Fetch { FETCH } else { FETCH_LONG };
+        self.store.clone().within_time(time, work.gone.clone()).read(&work.wanted.module)
+    }
+
+    /// Whether `http://localhost:PORT` does, the one name without TLS.
+    fn leads_to_operators(&self, url: &str) -> bool {
+        let port = url.parse::<http::Uri>().ok().filter(|url| url.host() == Some("localhost")).and_then(|url| url.port_u16());
+        port.is_some_and(|port| self.platform.connector.operators().has(SocketAddr::from(([127, 0, 0, 1], port))))
+    }
+
     fn smoke(&self, wanted: &Wanted, guest: &Guest, running: Option<&Snapshot>) -> Result<(), Refusal> {
         let Some(smoke) = &wanted.smoke else { return Ok(()) };
-        let config = Arc::new(wanted.config.clone());
+        let mut config = wanted.config.clone();
+        // It does not go on when nobody waits any more.
+        config.limits.wall = config.limits.wall.min(SMOKE);
+        let config = Arc::new(config);
         let services = Services::build(&config, running.map(|running| &*running.services), &self.platform)?;
         let services = Arc::new(services);
         services.seed(&self.platform);
@@ -448,7 +504,8 @@ impl Shared {
 
 fn fault(error: LoadError) -> Fault {
     let dear = matches!(error, LoadError::TooMuch { .. });
-    let passing = dear || matches!(&error, LoadError::Source { error: SourceError::Fetch { .. }, .. } | LoadError::Read { .. });
+    let passing = dear
+        || matches!(&error, LoadError::Source { error: SourceError::Fetch { .. } | SourceError::Late(_), .. } | LoadError::Read { .. });
     let refusal = Refusal::from((error,));
     Fault { error: refusal.error, problems: refusal.problems, passing, dear }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue};
@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::Exit;
 use super::files::{digest, files_of, settings_files};
-use super::load::{DIFFERENT, Launch, Plan, ServicePlan, Taken};
+use super::load::{DIFFERENT, Launch, Plan, ServicePlan, Taken, part_of_anothers};
 use super::prepare::{Preparer, Readiness, Wanted};
 use super::refusal::Refusal;
 use super::restart;
@@ -146,6 +146,8 @@ pub struct Reloader {
     state: Mutex<State>,
     begun: Instant,
     attempts: watch::Sender<u64>,
+    /// Of services with fewer sandboxes than the host, by name and number, as long as anybody has them.
+    permits: Mutex<BTreeMap<(String, u32), Weak<Semaphore>>>,
 }
 
 impl Reloader {
@@ -165,7 +167,19 @@ impl Reloader {
         };
         let (state, begun) = (Mutex::new(state), clock::now());
         let preparer = Preparer::new(&host, runtime, platform.clone());
-        Self { launch, host, platform, preparer, telemetry, current, turn: Mutex::default(), state, begun, attempts: watch::Sender::new(0) }
+        Self {
+            launch,
+            host,
+            platform,
+            preparer,
+            telemetry,
+            current,
+            turn: Mutex::default(),
+            state,
+            begun,
+            attempts: watch::Sender::new(0),
+            permits: Mutex::default(),
+        }
     }
 
     /// The first load: a failure is the end. Services that come and go are waited for, so long at most; without a bound, for all.
@@ -624,10 +638,10 @@ impl Reloader {
         }
         wanted.sort_by_key(|(new, since, name, _)| (*new, *since, *name));
         self.preparer.keep(&wanted.iter().filter(|(.., plan)| plan.is_some()).map(|(_, _, name, _)| *name).collect());
-        let mut whole: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut others: Vec<&ServicePlan> = Vec::new();
         for (_, _, name, plan) in wanted {
             if let Some(plan) = plan {
-                let refused = part_of_anothers(&whole, plan).or_else(|| taken.take(plan));
+                let refused = part_of_anothers(&others, plan).or_else(|| taken.take(plan));
                 let built = match refused {
                     None => self.dropin(state, plan, looks(cause, plan).then_some(begun)),
                     Some(message) => Err((format!("{message}\n  hint: {DIFFERENT}"), Vec::new())),
@@ -640,7 +654,7 @@ impl Reloader {
                         }
                         if let Some(built) = built {
                             loaded.push(built);
-                            own(&mut whole, plan);
+                            others.push(plan);
                             continue;
                         }
                     }
@@ -652,7 +666,7 @@ impl Reloader {
                 && (plan.is_some_and(|plan| plan.route == before.plan.route) || taken.take(&before.plan).is_none())
             {
                 loaded.push(before.clone());
-                own(&mut whole, &before.plan);
+                others.push(&before.plan);
             }
         }
         faulty.sort_by(|a, b| a.service.cmp(&b.service));
@@ -754,7 +768,13 @@ impl Reloader {
         }
         let same = before.filter(|before| before.plan.config.limits.sandboxes == wanted);
         let kept = same.and_then(|before| before.snapshot.permits.clone());
-        Some(kept.unwrap_or_else(|| Arc::new(Semaphore::new(wanted as usize))))
+        // One that was taken away and comes back has those guests that are still there.
+        let mut known = self.permits.lock();
+        known.retain(|_, permits| permits.strong_count() > 0);
+        let kept = kept.or_else(|| known.get(&(config.name.clone(), wanted)).and_then(Weak::upgrade));
+        let permits = kept.unwrap_or_else(|| Arc::new(Semaphore::new(wanted as usize)));
+        known.insert((config.name.clone(), wanted), Arc::downgrade(&permits));
+        Some(permits)
     }
 }
 
@@ -765,23 +785,6 @@ fn looks(cause: &str, plan: &ServicePlan) -> bool {
         "poll" => plan.poll.is_some(),
         _ => false,
     }
-}
-
-/// Notes which hosts are a service's as a whole.
-fn own<'a>(whole: &mut BTreeMap<&'a str, &'a str>, plan: &'a ServicePlan) {
-    if plan.route.paths.is_empty() && plan.route.headers.is_empty() {
-        whole.extend(plan.route.hosts.iter().map(|host| (host.as_str(), plan.config.name.as_str())));
-    }
-}
-
-/// Why a service cannot have some paths, or requests with some header fields, of a host that is another's.
-fn part_of_anothers(whole: &BTreeMap<&str, &str>, plan: &ServicePlan) -> Option<String> {
-    if plan.route.paths.is_empty() && plan.route.headers.is_empty() {
-        return None;
-    }
-    let (host, owner) = plan.route.hosts.iter().find_map(|host| Some((host, whole.get(host.as_str())?)))?;
-    (*owner != plan.config.name)
-        .then(|| format!("host `{host}` is service `{owner}`'s as a whole, and `{}` wants a part of it", plan.config.name))
 }
 
 fn remember(state: &mut State, verdict: Verdict) {

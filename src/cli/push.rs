@@ -54,7 +54,7 @@ pub fn run(asked: &Push) -> ExitCode {
 fn told(asked: &Push, error: SourceError) -> String {
     match error {
         SourceError::File { error } => format!("{}: {error}", asked.file.display()),
-        error @ SourceError::Content { .. } => error.to_string(),
+        error @ (SourceError::Content { .. } | SourceError::Late(_)) => error.to_string(),
         SourceError::Fetch { reason, .. } => {
             let hint = if reason.contains("uthoriz") || reason.contains("uthentic") {
                 "--registry-auth FILE (like docker's config.json, with the credentials themselves), or docker login"

@@ -46,7 +46,9 @@ pub enum Effort {
     Whole,
     /// All the time, and most of the memory: somebody else's may be compiled beside it.
     Most,
-    /// Ten seconds and some memory. Nearly all programs need no more.
+    /// Fifteen seconds and some memory. Nearly all programs need no more.
+    Some,
+    /// Three seconds and as much memory: small programs.
     Quick,
 }
 
@@ -54,7 +56,8 @@ impl Effort {
     fn time(self) -> Duration {
         match self {
             Self::Whole | Self::Most => TIME,
-            Self::Quick => TIME / 12,
+            Self::Some => TIME / 8,
+            Self::Quick => TIME / 40,
         }
     }
 
@@ -62,8 +65,8 @@ impl Effort {
     fn memory(self, spare: u64) -> u64 {
         let its = match self {
             Self::Whole => spare,
-            Self::Most => spare / 4 * 3,
-            Self::Quick => spare / 4,
+            Self::Most => spare / 2,
+            Self::Some | Self::Quick => spare / 4,
         };
         its.clamp(LEAST, MOST)
     }

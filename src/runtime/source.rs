@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
@@ -54,6 +55,9 @@ pub enum SourceError {
         /// What to do.
         hint: &'static str,
     },
+    /// It does not come in the time there is.
+    #[error("it cannot be fetched: it takes more than {} s\n  hint: is the server reachable from here?", .0.as_secs())]
+    Late(Duration),
     /// It cannot be fetched, and nothing was kept from before.
     #[error("it cannot be fetched: {reason}\n  hint: {hint}")]
     Fetch {
@@ -80,6 +84,10 @@ pub struct Store {
     time: Option<Duration>,
     /// What the process has of memory, if a fetch ends when that is short.
     memory: Option<Arc<HostMemory>>,
+    /// Set when nobody wants any more what is fetched.
+    gone: Arc<AtomicBool>,
+    /// Whether it is for a service that comes and goes.
+    careful: bool,
 }
 
 impl Store {
@@ -93,6 +101,8 @@ impl Store {
             largest: MAX_SIZE,
             time: None,
             memory: None,
+            gone: Arc::default(),
+            careful: false,
         }
     }
 
@@ -110,7 +120,12 @@ impl Store {
     /// The same, with programs of so many bytes at most, fetched within that time and as long as there is memory. (The library that
     /// speaks to registries reads manifests to their ends, and there are registries that have none.)
     pub fn bounded(self, largest: usize, time: Duration, memory: Arc<HostMemory>) -> Self {
-        Self { largest, time: Some(time), memory: Some(memory), ..self }
+        Self { largest, time: Some(time), memory: Some(memory), careful: true, ..self }
+    }
+
+    /// The same, within that time, and until `gone` is set.
+    pub fn within_time(self, time: Duration, gone: Arc<AtomicBool>) -> Self {
+        Self { time: Some(time), gone, ..self }
     }
 
     /// The bytes of a program that need not be fetched, since they are kept; `None`: they are not.
@@ -148,7 +163,7 @@ impl Store {
                     return unpack(kept, self.largest);
                 }
                 tracing::info!(url, "fetching a program");
-                let fetched = block_on(self.within(fetch(url, self.largest)))?;
+                let fetched = block_on(self.within(fetch(url, self.largest, self.careful)))?;
                 let actual = digest(&fetched);
                 if actual != *sha256 {
                     let what = format!("what is there has the SHA-256 {actual}, not {sha256}");
@@ -173,7 +188,7 @@ impl Store {
         let short = async {
             match &self.memory {
                 Some(memory) => {
-                    while memory.shortage() == Shortage::None {
+                    while memory.shortage() == Shortage::None && !self.gone.load(Ordering::Relaxed) {
                         tokio::time::sleep(LOOK).await;
                     }
                 }
@@ -182,7 +197,7 @@ impl Store {
         };
         tokio::select! {
             biased;
-            () = late => failed(format!("it takes more than {} s", self.time.unwrap_or_default().as_secs()), "is the server reachable from here?"),
+            () = late => Err(SourceError::Late(self.time.unwrap_or_default())),
             () = short => failed("this process is short of memory".to_owned(), "what is there may have no end; else, try again when there is memory (--total-memory)"),
             done = work => done,
         }
@@ -229,13 +244,15 @@ impl Store {
                 self.remember(text, &layer);
                 Ok(bytes)
             }
-            Err(error @ SourceError::Fetch { .. }) => match self.layer_of(text).and_then(|layer| self.kept(&layer)) {
-                Some(kept) => {
-                    tracing::warn!(reference = text, %error, "the registry does not answer; what was pulled last is used");
-                    Ok(kept)
+            Err(error @ (SourceError::Fetch { .. } | SourceError::Late(_))) => {
+                match self.layer_of(text).and_then(|layer| self.kept(&layer)) {
+                    Some(kept) => {
+                        tracing::warn!(reference = text, %error, "the registry does not answer; what was pulled last is used");
+                        Ok(kept)
+                    }
+                    None => Err(error),
                 }
-                None => Err(error),
-            },
+            }
             Err(error) => Err(error),
         }
     }
@@ -378,9 +395,14 @@ fn too_large(largest: usize) -> SourceError {
     SourceError::Content { what, hint }
 }
 
-async fn fetch(url: &str, largest: usize) -> Result<Vec<u8>, SourceError> {
+async fn fetch(url: &str, largest: usize, careful: bool) -> Result<Vec<u8>, SourceError> {
     let failed = |error: reqwest::Error| SourceError::Fetch { reason: chained(&error), hint: "is the server reachable from here?" };
-    let client = reqwest::Client::builder().connect_timeout(PATIENCE).read_timeout(PATIENCE).build().map_err(failed)?;
+    let mut client = reqwest::Client::builder().connect_timeout(PATIENCE).read_timeout(PATIENCE);
+    if careful {
+        // Nowhere but where it says: what is on this machine is not for everybody.
+        client = if url.starts_with("https:") { client.https_only(true) } else { client.redirect(reqwest::redirect::Policy::none()) };
+    }
+    let client = client.build().map_err(failed)?;
     let mut response = client.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::MissedTickBehavior;
@@ -16,6 +16,9 @@ const PIECE: usize = 8 << 10;
 
 /// How often it is looked whether there is a reason to end.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long it may go on that should end, while there is something under way.
+const AT_LAST: Duration = Duration::from_secs(10);
 
 /// When a tunnel ends that its ends do not.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +93,7 @@ where
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut known, mut since) = (carried.both(), clock::now());
+    let mut over_since: Option<Instant> = None;
     loop {
         tokio::select! {
             biased;
@@ -97,6 +101,9 @@ where
             _ = looks.tick() => {}
         }
         let (now, all) = (clock::now(), carried.both());
+        if over() && now.duration_since(*over_since.get_or_insert(now)) >= AT_LAST {
+            return Ok(End::Over);
+        }
         if all != known {
             (known, since) = (all, now);
             continue;
@@ -108,7 +115,7 @@ where
         if half.load(Ordering::Relaxed) && quiet >= bounds.half {
             return Ok(End::Half);
         }
-        if quiet >= LOOK / 2 && over() {
+        if quiet >= LOOK / 2 && over_since.is_some() {
             return Ok(End::Over);
         }
     }

@@ -37,6 +37,16 @@ fn searched<'a>(secrets: impl Iterator<Item = &'a str>) -> Option<AhoCorasick> {
 
 /// A secret as it turns up: as it is, as a part of a URL or a form, in JSON, and within base64 (as in `Authorization: Basic`), wherever it begins there.
 fn forms(secret: &str) -> Vec<String> {
+    // A file's last line break is not what a program sends.
+    let trimmed = secret.trim();
+    let mut forms = forms_of(secret);
+    if trimmed != secret && trimmed.len() >= SHORT {
+        forms.extend(forms_of(trimmed));
+    }
+    forms
+}
+
+fn forms_of(secret: &str) -> Vec<String> {
     // What RFC 3986 §2.3 leaves as it is, and what JavaScript's encodeURIComponent does beside that.
     let percent = |more: &str| -> String {
         let encode = |byte: u8| match byte {
@@ -45,9 +55,26 @@ fn forms(secret: &str) -> Vec<String> {
         };
         secret.bytes().map(encode).collect()
     };
-    let (strict, script) = (percent(""), percent("!*'()"));
-    let mut forms = vec![secret.to_owned(), strict.replace("%20", "+"), lower_hex(&strict), strict, lower_hex(&script), script];
-    forms.extend(serde_json::to_string(secret).map(|text| text.trim_matches('"').to_owned()));
+    let mut forms = vec![secret.to_owned()];
+    // Component by component, with slashes, and as a whole address.
+    for left in ["", "!*'()", "/", "!*'();/?:@&=+$,#"] {
+        let text = percent(left);
+        forms.extend([lower_hex(&text), text.replace("%20", "+"), text.replace('~', "%7E"), text]);
+    }
+    // As serializers write it: as little escaped as may be, slashes, too, and what is no ASCII or means something in HTML.
+    if let Ok(json) = serde_json::to_string(secret) {
+        let json = json[1..json.len() - 1].to_owned();
+        let escaped = |special: &str| -> String {
+            let escape = |c: char| match c {
+                _ if !c.is_ascii() || special.contains(c) => {
+                    c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect()
+                }
+                _ => c.to_string(),
+            };
+            json.chars().map(escape).collect()
+        };
+        forms.extend([escaped(""), escaped("<>&"), escaped("").replace('/', "\\/"), json.replace('/', "\\/"), json]);
+    }
     for before in 0..3 {
         let bytes = [&[0; 2][..before], secret.as_bytes()].concat();
         let encoded = STANDARD_NO_PAD.encode(&bytes);
@@ -123,6 +150,18 @@ mod tests {
                     assert!(left.len() <= (before.len() + behind.len()).div_ceil(3) * 4 + 8, "{encoded}: {told}");
                 }
             }
+        }
+        let lines = searched(["token-in-a-file/a&b<c~\u{e9}\n"].into_iter()).expect("some");
+        for text in [
+            "token-in-a-file/a&b<c~\u{e9}",
+            "token-in-a-file/a&b<c~\\u00e9",
+            "token-in-a-file\\/a&b<c~\u{e9}",
+            "token-in-a-file/a\\u0026b\\u003cc~\\u00e9",
+            "token-in-a-file/a%26b%3Cc~%C3%A9",
+            "token-in-a-file/a&b%3Cc~%C3%A9",
+            "token-in-a-file%2Fa%26b%3Cc%7E%C3%A9",
+        ] {
+            assert_eq!(without(&lines, text), REDACTED, "{text}");
         }
         assert_eq!(shown("nothing of that"), "nothing of that");
         assert!(searched([].into_iter()).is_none());

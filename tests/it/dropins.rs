@@ -337,6 +337,14 @@ fn nobody_takes_what_is_anothers() {
     refused("a", "host `b.test` is service `b`'s as a whole");
     put(&sidelight, "a", "hosts = [\"b.test\"]\nheaders = { accept = \"*/*\" }", "thief");
     refused("a", "host `b.test` is service `b`'s as a whole");
+    // Nor a part of a part.
+    put(&sidelight, "c", "hosts = [\"c.test\"]\npaths = [\"/app\"]", "c");
+    sidelight.reload();
+    put(&sidelight, "a", "hosts = [\"c.test\"]\npaths = [\"/app/login\"]", "thief");
+    refused("a", "service `c` has some requests of host `c.test`, and `a` wants a part of them");
+    put(&sidelight, "a", "hosts = [\"c.test\"]\npaths = [\"/apple\"]", "apple");
+    sidelight.reload();
+    assert_eq!(sidelight.get_of("c.test", "/apple").text(), "apple");
     put(&sidelight, "a", "hosts = [\"*.test\"]", "thief");
     refused("a", "`*.test` is none that services here may have");
     put(&sidelight, "a", "hosts = [\"fine.example\"]", "fine");

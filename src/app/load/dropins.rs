@@ -72,6 +72,10 @@ const SHARE: u32 = 4;
 /// Bytes of all files that the settings of one name, its program apart: they are read as a whole.
 const MOST_DATA: u64 = 64 << 20;
 
+/// Bytes of all files of its log endpoints, and how many endpoints it has.
+const MOST_LOGS: u64 = 4 << 30;
+const MOST_ENDPOINTS: usize = 64;
+
 /// Limits of a service that are beyond those of the host. (Memory is looked at for every service.)
 fn beyond(limits: &GuestLimits, host: &HostConfig) -> Vec<&'static str> {
     let most = &host.limits.guest;
@@ -182,6 +186,20 @@ impl Reader {
                 format!("the files that its settings name have more than {} MiB together", MOST_DATA >> 20),
                 "a store with `keep` has values that are written to it",
             ));
+        }
+        let files = plan.config.logs.values().filter_map(|log| match &log.sink {
+            Sink::File(sink) => Some(sink.max_bytes.saturating_mul(u64::from(sink.keep) + 1)),
+            _ => None,
+        });
+        if files.fold(0, u64::saturating_add) > MOST_LOGS {
+            faults.push((
+                format!("the files of its log endpoints may have more than {} MiB together", MOST_LOGS >> 20),
+                "max_mib and keep_files say how much each has",
+            ));
+        }
+        if plan.config.logs.len() > MOST_ENDPOINTS {
+            faults
+                .push((format!("it has more than {MOST_ENDPOINTS} log endpoints"), "one of the name `*` takes the records of all others"));
         }
         for limit in beyond(&plan.config.limits, host) {
             faults.push((
