@@ -333,7 +333,10 @@ impl<'a> Taken<'a> {
                 if let Some(other) = self.0.get(&key) {
                     let what = if host.is_empty() { "every host".to_owned() } else { format!("host `{host}`") };
                     let fields = if headers.is_empty() { "" } else { " and the same header fields" };
-                    return Some(format!("services `{other}` and `{}` both have {what} with path `{path}/`{fields}", service.config.name));
+                    return Some(format!(
+                        "services `{other}` and `{}` both have {what} with path `{}/`{fields}",
+                        service.config.name, key.1
+                    ));
                 }
                 wanted.push(key);
             }
