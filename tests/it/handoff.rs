@@ -16,34 +16,50 @@ use crate::harness::{PATIENCE, Setup, Sidelight, guest};
 use crate::languages;
 use crate::origin::{Origin, RUNTIME, refused, text};
 
-/// A WebSocket server that sends back what it gets. It greets with the request's target and fields, so that
-/// its first bytes come right behind its head.
-fn echo() -> SocketAddr {
+/// A server that does that with each connection.
+fn serving<F: Future<Output = ()> + Send + 'static>(with: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr {
     let listener = RUNTIME.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("binds");
     let addr = listener.local_addr().expect("an address");
     RUNTIME.spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut greeting = String::new();
-                #[expect(clippy::result_large_err, reason = "the library's own type")]
-                let keep = |request: &tungstenite::handshake::server::Request, mut response: tungstenite::handshake::server::Response| {
-                    let field = |name: &str| request.headers().get(name).map_or("", |value| value.to_str().expect("text")).to_owned();
-                    greeting = format!("{} guest={} host={}", request.uri(), field("x-guest"), field("host"));
-                    let protocol = request.headers().get("sec-websocket-protocol").cloned();
-                    protocol.map(|protocol| response.headers_mut().insert("sec-websocket-protocol", protocol));
-                    Ok(response)
-                };
-                let mut socket = tokio_tungstenite::accept_hdr_async(stream, keep).await.expect("a WebSocket");
-                socket.send(greeting.into()).await.expect("sends");
-                while let Some(Ok(message)) = socket.next().await {
-                    if message.is_close() || socket.send(message).await.is_err() {
-                        break;
-                    }
-                }
-            });
+            tokio::spawn(with(stream));
         }
     });
     addr
+}
+
+/// Takes a connection over, with the protocol that its client offers, after a look at the request.
+async fn take_over(
+    stream: TcpStream,
+    look: impl FnOnce(&tungstenite::handshake::server::Request) + Unpin,
+) -> tokio_tungstenite::WebSocketStream<TcpStream> {
+    #[expect(clippy::result_large_err, reason = "the library's own type")]
+    let agree = |request: &tungstenite::handshake::server::Request, mut response: tungstenite::handshake::server::Response| {
+        look(request);
+        let protocol = request.headers().get("sec-websocket-protocol").cloned();
+        protocol.map(|protocol| response.headers_mut().insert("sec-websocket-protocol", protocol));
+        Ok(response)
+    };
+    tokio_tungstenite::accept_hdr_async(stream, agree).await.expect("a WebSocket")
+}
+
+/// A WebSocket server that sends back what it gets. It greets with the request's target and fields, so that
+/// its first bytes come right behind its head.
+fn echo() -> SocketAddr {
+    serving(|stream| async move {
+        let mut greeting = String::new();
+        let mut socket = take_over(stream, |request| {
+            let field = |name: &str| request.headers().get(name).map_or("", |value| value.to_str().expect("text")).to_owned();
+            greeting = format!("{} guest={} host={}", request.uri(), field("x-guest"), field("host"));
+        })
+        .await;
+        socket.send(greeting.into()).await.expect("sends");
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_close() || socket.send(message).await.is_err() {
+                break;
+            }
+        }
+    })
 }
 
 /// The client's end, after the handshake.
@@ -149,33 +165,15 @@ fn a_backend_that_refuses() {
     sidelight.log.wait_for(&["again: Err("]);
 }
 
-#[expect(clippy::result_large_err, reason = "the library's own type")]
-fn agree(
-    request: &tungstenite::handshake::server::Request,
-    mut response: tungstenite::handshake::server::Response,
-) -> Result<tungstenite::handshake::server::Response, tungstenite::handshake::server::ErrorResponse> {
-    let protocol = request.headers().get("sec-websocket-protocol").cloned();
-    protocol.map(|protocol| response.headers_mut().insert("sec-websocket-protocol", protocol));
-    Ok(response)
-}
-
 /// A backend that takes connections over and says nothing, whatever it gets.
 fn silent() -> SocketAddr {
-    let listener = RUNTIME.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("binds");
-    let addr = listener.local_addr().expect("an address");
-    RUNTIME.spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let socket = tokio_tungstenite::accept_hdr_async(stream, agree).await.expect("a WebSocket");
-                let mut stream = socket.into_inner();
-                let mut scratch = [0; 1024];
-                while matches!(stream.read(&mut scratch).await, Ok(1..)) {}
-                // Its own end it keeps.
-                std::future::pending::<()>().await;
-            });
-        }
-    });
-    addr
+    serving(|stream| async move {
+        let mut stream = take_over(stream, |_| ()).await.into_inner();
+        let mut scratch = [0; 1024];
+        while matches!(stream.read(&mut scratch).await, Ok(1..)) {}
+        // Its own end it keeps.
+        std::future::pending::<()>().await;
+    })
 }
 
 /// Whether the other side ends, when there is nothing more to read.

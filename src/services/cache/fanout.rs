@@ -164,6 +164,7 @@ mod tests {
     use ::http::HeaderMap;
     use bytes::Bytes;
 
+    use super::super::tests::eventually;
     use super::super::{Face, Limits, SurrogateKeys, WriteOptions};
     use super::*;
     use crate::services::redis::testing::Server;
@@ -184,16 +185,6 @@ mod tests {
         cache.lookup(&cache.key(Face::Core, key.as_bytes()), &HeaderMap::new()).is_some()
     }
 
-    async fn until(what: impl Fn() -> bool) {
-        for _ in 0..600 {
-            if what() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("it did not come to be");
-    }
-
     #[tokio::test]
     async fn a_purge_reaches_the_others() {
         let server = Server::start(false);
@@ -209,13 +200,13 @@ mod tests {
         }
         let done = one.purge_everywhere(&Purge::Key { key: "a".to_owned(), soft: false }).await.expect("reaches Redis");
         assert_eq!((done.objects, is_there(&one, "a")), (1, false));
-        until(|| !is_there(&two, "a")).await;
+        eventually(|| !is_there(&two, "a")).await;
         let entry = Purge::Entry { key: two.key(Face::Core, b"b"), soft: false };
         two.purge_everywhere(&entry).await.expect("reaches Redis");
-        until(|| !is_there(&one, "b")).await;
+        eventually(|| !is_there(&one, "b")).await;
         assert!(is_there(&one, "c") && is_there(&two, "c"));
         two.purge_everywhere(&Purge::All).await.expect("reaches Redis");
-        until(|| !is_there(&one, "c")).await;
+        eventually(|| !is_there(&one, "c")).await;
     }
 
     #[test]

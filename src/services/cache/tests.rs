@@ -187,7 +187,8 @@ async fn memory_is_bounded_and_what_is_too_large_is_passed_on() {
     assert!(wrote.is_err(), "who writes it may be who reads it");
 }
 
-async fn eventually(holds: impl Fn() -> bool) {
+/// Waits for what happens in the background.
+pub(super) async fn eventually(holds: impl Fn() -> bool) {
     for _ in 0..10_000 {
         if holds() {
             return;
