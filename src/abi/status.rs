@@ -250,6 +250,7 @@ impl From<SendError> for HostError {
             | E::Dns { .. }
             | E::Unavailable(_)
             | E::LimitReached(_)
+            | E::NoDescriptors
             | E::Unroutable(_)
             | E::Refused(_)
             | E::Terminated(_)
@@ -291,7 +292,7 @@ impl From<&SendError> for ErrorDetail {
             E::Dns { .. } => 3,
             E::DestinationNotFound(_) => 4,
             E::Unavailable(_) => 5,
-            E::LimitReached(_) => 10,
+            E::LimitReached(_) | E::NoDescriptors => 10,
             E::Unroutable(_) => 6,
             E::Refused(_) => 7,
             E::Terminated(_) => 8,

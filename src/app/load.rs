@@ -13,6 +13,7 @@ use toml::Spanned;
 use crate::config::diagnostics::{Problem, Sources};
 use crate::config::document::{Node, Value};
 use crate::config::host_file::{self, DropIns, Host};
+use crate::config::logs::{LogEndpoint, Sink};
 use crate::config::services::ServiceEntry;
 use crate::config::settings::{Machine, Settings};
 use crate::config::{Config, ConfigError, HostConfig, HttpVersions, ModuleSource, Rollout};
@@ -82,6 +83,18 @@ pub struct ServicePlan {
 }
 
 impl ServicePlan {
+    /// File descriptors that it has open: of its program, of files and connections of its log endpoints, of its stores on disk. Twice that,
+    /// since the next generation is there before the last one goes.
+    pub fn descriptors(&self) -> usize {
+        let opens = |log: &&LogEndpoint| match log.sink {
+            Sink::File(_) | Sink::Syslog(_) | Sink::Http(_) | Sink::Otlp(_) => true,
+            Sink::Log | Sink::Stdout | Sink::Stderr | Sink::Redis { .. } => false,
+        };
+        let logs = self.config.logs.values().filter(opens).count();
+        let on_disk = self.config.state.data_dir.is_some() && !self.config.stores.kv.is_empty();
+        2 * (1 + logs + usize::from(on_disk))
+    }
+
     /// Whether its time is over.
     pub fn is_over(&self) -> bool {
         self.expires.is_some_and(|expires| expires <= clock::wall())
@@ -95,6 +108,13 @@ pub struct Unplanned {
     pub error: ConfigError,
     /// What was read.
     pub documents: BTreeSet<PathBuf>,
+}
+
+impl Plan {
+    /// File descriptors that its services have open, those that come and go apart.
+    pub fn descriptors(&self) -> usize {
+        self.services.iter().map(ServicePlan::descriptors).sum()
+    }
 }
 
 impl Launch {

@@ -13,6 +13,7 @@ mod files;
 mod kubernetes;
 pub mod kv;
 pub mod load;
+mod loaded;
 mod operate;
 pub mod prepare;
 pub mod refusal;
@@ -44,7 +45,7 @@ use crate::server::certificates::{Certificates, Renewal, TlsError};
 use crate::server::listener::Bound;
 use crate::server::tls::Secure;
 use crate::server::{Edge, Hops, Plain};
-use crate::services::{BuildError, Platform, Services, data};
+use crate::services::{BuildError, Platform, Services, data, descriptors};
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::trace::export::Exporter;
 use crate::telemetry::{Telemetry, logs};
@@ -128,6 +129,9 @@ impl From<Vec<BuildError>> for Exit {
 
 /// How long a start waits for programs of services that come and go, before it serves those that are ready.
 const START: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Fewer file descriptors than this are worth a word.
+const FEW: usize = 1024;
 
 /// How long the end waits for records of log endpoints.
 pub const FLUSH: std::time::Duration = std::time::Duration::from_secs(5);
@@ -240,6 +244,7 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!("huge pages cannot be refused: {error}");
     }
+    descriptors::raise();
     // Before nothing can be started any more.
     #[cfg(target_os = "linux")]
     let compiler = Compiler::start().map(Arc::new);
@@ -254,6 +259,10 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     }
     let host = launch.plan().map_err(|unplanned| unplanned.error)?.host;
     sound(&host)?;
+    if descriptors::all() < FEW {
+        let (all, clients) = (descriptors::all(), descriptors::most_clients());
+        tracing::warn!(all, clients, "this process may have few file descriptors, and so few clients (ulimit -n, LimitNOFILE=)");
+    }
     writable(&host)?;
     let telemetry = Telemetry::new().with_traces(host.traces.clone()).map_err(|error| Exit::Usage(format!("traces: {error}")))?;
     if let Some(export) = &host.traces.export {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::Exit;
 use super::load::Unplanned;
 use crate::config::diagnostics::Report;
-use crate::services::BuildError;
 use crate::services::data::DataError;
+use crate::services::{BuildError, descriptors};
 
 /// Why nothing was changed.
 pub struct Refusal {
@@ -37,6 +37,14 @@ impl<E: Into<Exit>> From<(E,)> for Refusal {
         let exit = Box::new(error.into());
         Self { error: exit.to_string(), problems: Vec::new(), exit }
     }
+}
+
+/// Why services cannot have what they would have open.
+pub fn descriptors_of(who: &str, wanted: usize, left: usize) -> String {
+    let all = descriptors::all();
+    format!(
+        "{who}: programs, log endpoints and stores on disk take {wanted} file descriptors (with those of a change), and services may have {left} more of the process's {all}\n  hint: raise the limit (ulimit -n, LimitNOFILE=), or have fewer services or log endpoints"
+    )
 }
 
 /// A fault of data, for programs.

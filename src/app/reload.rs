@@ -17,26 +17,24 @@ use tokio::sync::{Semaphore, watch};
 use super::Exit;
 use super::files::{digest, files_of, settings_files};
 use super::load::{DIFFERENT, Launch, Plan, ServicePlan, Taken, part_of_anothers};
+use super::loaded::{Loaded, Made, OnTrial};
 use super::prepare::{Preparer, Readiness, Wanted};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, descriptors_of};
 use super::restart;
 use super::verdict::{Outcome, ServiceFault, ServiceStatus, Status, TrialStatus, Verdict};
 use tracing::field;
 
 use crate::config::diagnostics::Report;
 use crate::config::{Config, HostConfig, Secret};
-use crate::runtime::{Current, Guest, Routes, Runtime, Snapshot, Target, Trial};
+use crate::runtime::{Current, Guest, Routes, Runtime, Snapshot, Trial};
 use crate::services::cache::Purge;
-use crate::services::{Platform, Services};
+use crate::services::{Platform, Services, descriptors};
 use crate::telemetry::secrets;
 use crate::telemetry::trace::spans::TARGET;
 use crate::telemetry::{Telemetry, clock};
 
 /// Attempts that `status` remembers.
 const HISTORY: usize = 20;
-
-/// Answers after which a trial that fails is ended early.
-const ENOUGH: u64 = 10;
 
 /// How long the KV stores on disk of services that come and go are kept when they are gone.
 const KEPT: Duration = Duration::from_secs(3600);
@@ -49,66 +47,6 @@ const TRIES: usize = 6;
 
 /// No digest of files.
 const UNSEEN: [u8; 32] = [0; 32];
-
-/// A service in force, and what it was made of.
-#[derive(Clone)]
-struct Loaded {
-    plan: ServicePlan,
-    /// Of the files that its settings name.
-    files: [u8; 32],
-    /// Of the program's file, if it is one.
-    source: Option<[u8; 32]>,
-    snapshot: Arc<Snapshot>,
-    /// When it is new and not all requests are its yet.
-    trial: Option<OnTrial>,
-    /// What was tried after it and taken back: it is not tried again.
-    rejected: Option<Made>,
-}
-
-/// What a generation is made of.
-#[derive(Clone, PartialEq)]
-struct Made {
-    config: Config,
-    files: [u8; 32],
-    digest: String,
-}
-
-/// A trial of a generation.
-#[derive(Clone)]
-struct OnTrial {
-    trial: Arc<Trial>,
-    until: Instant,
-    max_failed_percent: u8,
-    /// Who answers the other requests, and takes over again if it fails.
-    stable: Arc<Loaded>,
-}
-
-impl OnTrial {
-    /// Whether it has failed more often than it may. `over`: few answers will do.
-    fn has_failed(&self, over: bool) -> bool {
-        let (answered, failed) = self.trial.counts();
-        let enough = answered >= ENOUGH || (over && answered > 0);
-        enough && failed * 100 > u64::from(self.max_failed_percent) * answered
-    }
-}
-
-impl Loaded {
-    fn made(&self) -> Made {
-        Made { config: self.plan.config.clone(), files: self.files, digest: self.snapshot.guest.digest().to_owned() }
-    }
-
-    /// Whether it was made from that. (What a reference in a registry leads to may have changed.)
-    fn is_as(&self, wanted: &Wanted) -> bool {
-        self.plan.config == wanted.config && self.files == wanted.files && self.plan.module == wanted.module && self.source == wanted.source
-    }
-
-    fn target(&self) -> Target {
-        match &self.trial {
-            None => self.snapshot.clone().into(),
-            Some(trial) => Target { stable: trial.stable.snapshot.clone(), candidate: Some(self.snapshot.clone()) },
-        }
-    }
-}
 
 #[derive(Clone)]
 struct State {
@@ -570,6 +508,10 @@ impl Reloader {
     /// Every service of a plan: what is as it was, and the rest built anew.
     fn services(&self, state: &State, plan: &Plan, cause: &str, begun: Instant) -> Result<Built, Refusal> {
         let mut loaded = Vec::with_capacity(plan.services.len());
+        let (wanted, most) = (plan.descriptors(), descriptors::most_files());
+        if wanted > most {
+            return Err((Exit::Usage(descriptors_of("all services together", wanted, most)),).into());
+        }
         let (mut errors, mut problems, mut first) = (Vec::new(), Vec::new(), None);
         for service in plan.services.iter().filter(|service| !service.is_over()) {
             match self.service(state, service, cause) {
@@ -611,6 +553,7 @@ impl Reloader {
         for service in plan.services.iter().filter(|service| !service.is_over()) {
             drop(taken.take(service));
         }
+        let mut left = descriptors::most_files().saturating_sub(plan.descriptors());
         let before = |name: &str| state.loaded.get(name).filter(|before| !before.plan.is_over() && !names.contains(name));
         let mut fault = |service: &str, (error, problems): (String, Vec<Report>)| {
             faulty.push(ServiceFault { service: service.to_owned(), error, problems });
@@ -641,16 +584,22 @@ impl Reloader {
         let mut others: Vec<&ServicePlan> = Vec::new();
         for (_, _, name, plan) in wanted {
             if let Some(plan) = plan {
-                let refused = part_of_anothers(&others, plan).or_else(|| taken.take(plan));
+                let different = |message| format!("{message}\n  hint: {DIFFERENT}");
+                let wants = plan.descriptors();
+                let refused = part_of_anothers(&others, plan).or_else(|| taken.take(plan)).map(different);
+                let refused = refused.or_else(|| (wants > left).then(|| descriptors_of(name, wants, left)));
                 let built = match refused {
                     None => self.dropin(state, plan, looks(cause, plan).then_some(begun)),
-                    Some(message) => Err((format!("{message}\n  hint: {DIFFERENT}"), Vec::new())),
+                    Some(message) => Err((message, Vec::new())),
                 };
                 match built {
                     Ok((built, pending)) => {
                         // A look now and then whether a tag has moved is nobody's business until it has.
                         if pending && (built.is_none() || cause != "poll") {
                             preparing.push(name.to_owned());
+                        }
+                        if built.is_some() || before(name).is_none() {
+                            left -= wants;
                         }
                         if let Some(built) = built {
                             loaded.push(built);
@@ -665,10 +614,12 @@ impl Reloader {
             if let Some(before) = before(name)
                 && (plan.is_some_and(|plan| plan.route == before.plan.route) || taken.take(&before.plan).is_none())
             {
+                left = left.saturating_sub(before.plan.descriptors());
                 loaded.push(before.clone());
                 others.push(&before.plan);
             }
         }
+        descriptors::services_have(descriptors::most_files().saturating_sub(left));
         faulty.sort_by(|a, b| a.service.cmp(&b.service));
         (faulty, preparing)
     }

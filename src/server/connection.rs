@@ -27,6 +27,7 @@ use crate::http::io::SharedIo;
 use crate::http::request::{ReadError, RequestLine, RequestReader};
 use crate::http::{Body, RequestHead, wire};
 use crate::sandbox::{Client, ClientTls, DownstreamRequest, DownstreamResponse, HandOff, Received};
+use crate::services::descriptors::Kind;
 use crate::telemetry::access::Entry;
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
@@ -219,7 +220,7 @@ impl Exchange<'_> {
 
     /// Checks a head and makes it what the guest sees.
     fn head(&self, line: RequestLine, asked: &mut Asked) -> Result<(RequestHead, Received), Failure> {
-        *asked.keep.get_mut() = line.persistent && !self.stopping;
+        *asked.keep.get_mut() = line.persistent && !self.stopping && !Kind::Clients.is_crowded();
         asked.method = line.method.clone();
         asked.version = line.version;
         let client = hops::client_of(&self.edge.hops, self.client, &line.headers);

@@ -8,8 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,6 +23,7 @@ use tokio::runtime::Handle;
 
 use super::connection::stopping;
 use crate::config::host::Listen;
+use crate::services::descriptors::{Counted, Kind};
 use crate::telemetry::Metrics;
 use crate::telemetry::throttle::Throttle;
 
@@ -32,33 +32,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections that wait to be accepted; the kernel allows no more than `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-
-/// How many clients there may be: backends, files, and who looks whether this process is alive need file descriptors, too.
-static MOST_CLIENTS: LazyLock<usize> = LazyLock::new(|| {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    // The process has some of its own from the start.
-    (files / 4 * 3).saturating_sub(64).max(files / 2)
-});
-
-/// How many there are.
-static CLIENTS: AtomicUsize = AtomicUsize::new(0);
-
-/// One of them, counted as long as it is here.
-struct Counted;
-
-impl Counted {
-    fn new() -> Self {
-        CLIENTS.fetch_add(1, Ordering::Relaxed);
-        Self
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        CLIENTS.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// How often the log says so.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
@@ -121,8 +94,8 @@ impl Bound {
 
     /// A pingora service that accepts here and serves on `threads` threads.
     pub fn serve<A: ServerApp + Send + Sync + 'static>(self, name: &str, app: A, threads: usize, metrics: &Arc<Metrics>) -> Listening<A> {
-        let of_clients = matches!(name, "http" | "https");
-        Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads, metrics: metrics.clone(), of_clients }
+        let kind = if matches!(name, "http" | "https") { Kind::Clients } else { Kind::Operators };
+        Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads, metrics: metrics.clone(), kind }
     }
 }
 
@@ -180,8 +153,8 @@ pub struct Listening<A> {
     bound: Option<Bound>,
     threads: usize,
     metrics: Arc<Metrics>,
-    /// Whether those that connect here are clients, and not operators.
-    of_clients: bool,
+    /// Who connects here.
+    kind: Kind,
 }
 
 #[async_trait]
@@ -201,14 +174,14 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
         let mut turns = threads.iter().cycle();
         let (told, full) = (Throttle::default(), Throttle::default());
         loop {
-            if self.of_clients && CLIENTS.load(Ordering::Relaxed) >= *MOST_CLIENTS {
+            if self.kind.is_full() {
                 self.metrics.refusals.with_label_values(&["accept"]).inc();
                 if full.is_due(TELL_AGAIN) {
-                    let clients = *MOST_CLIENTS;
+                    let most = self.kind.most();
                     tracing::warn!(
                         address = url,
-                        clients,
-                        "no further client is accepted: there are no more file descriptors for them (ulimit -n)"
+                        most,
+                        "no further connection is accepted: there are no more file descriptors for them (ulimit -n)"
                     );
                 }
                 tokio::select! {
@@ -237,7 +210,7 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
                 }
             };
             let (app, shutdown) = (app.clone(), shutdown.clone());
-            let counted = self.of_clients.then(Counted::new);
+            let counted = Counted::new(self.kind);
             thread.spawn(async move {
                 let _counted = counted;
                 let mut next = match accepted.here() {

@@ -6,6 +6,7 @@ pub mod backend;
 pub mod cache;
 pub mod config_store;
 pub mod data;
+pub mod descriptors;
 pub mod device;
 pub mod erl;
 pub mod geo;

@@ -365,23 +365,6 @@ fn no_file_descriptors() {
     rustix::process::prlimit(Some(pid), rustix::process::Resource::Nofile, before).expect("a limit");
 }
 
-/// Clients do not have all file descriptors: backends are reached, and operators are answered.
-#[test]
-fn as_many_clients_as_there_may_be() {
-    let origin = Origin::fixed("here");
-    let setup = Setup::behaviours("rust").backend("origin", origin.url());
-    let sidelight = setup.within(&["sh", "-c", "ulimit -n 200 && exec \"$@\"", "sh"]).start();
-    let mut early = Connection::open(sidelight.addr);
-    let held: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(sidelight.addr).expect("the kernel takes it")).collect();
-    sidelight.log.wait_for(&["no further client is accepted", "clients=100"]);
-    assert_eq!((sidelight.operate("GET", "/livez").status, sidelight.operate("GET", "/readyz").status), (200, 200));
-    early.write(b"GET /pass/x HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert_eq!(early.answer().text(), "here");
-    drop(held);
-    assert_eq!(sidelight.get("/pass/x").text(), "here");
-    assert!(sidelight.metric("sidelight_refusals_total{reason=\"accept\"}") >= 1.0);
-}
-
 /// Stopped and woken: what was under way goes on.
 #[test]
 fn stopped_and_continued() {

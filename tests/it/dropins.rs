@@ -6,9 +6,11 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
+use sha2::Digest as _;
 
 use crate::client;
 use crate::harness::{Setup, Sidelight, guest};
+use crate::origin::{Origin, text};
 use crate::reload::saying;
 
 /// A host with a folder `services`, and one service of its own.
@@ -61,11 +63,13 @@ fn with_a_manifest_and_nothing_else() {
     let sidelight = Setup::host("services_dir = \"services\"\n").start();
     assert_eq!(sidelight.get_of("a.test", "/").status, 404);
     sidelight.write("services/.hidden/service.toml", "nonsense");
+    sidelight.write("services/b\n2026-01-01T00:00:00Z  INFO nothing/service.toml", "nonsense");
     sidelight.write("services/a/bin/main.wasm", &saying("a"));
     sidelight.write("services/a/fastly.toml", "name = \"shop\"\nmanifest_version = 3\n");
     sidelight.write("services/a/service.toml", &hosts("a"));
     wait_for(&sidelight, "a.test", "a");
     assert_eq!(status(&sidelight)["faulty"], Value::Null);
+    assert!(!sidelight.log.text().lines().any(|line| line.starts_with("2026-01-01")));
 }
 
 fn number(mut number: u32) -> Vec<u8> {
@@ -190,6 +194,90 @@ fn one_that_is_asked_for_much() {
     assert_eq!(sidelight.get_of("own.test", "/").text(), "own");
 }
 
+/// One that is taken away and comes back has the sandboxes that its guests of before still have.
+#[test]
+fn one_that_goes_and_comes_back_while_it_is_asked_for_much() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let sidelight = host("").arg("--max-sandboxes 8 --queue-timeout 100ms --no-watch").start();
+    let put = || {
+        fs::create_dir_all(sidelight.path("services/busy")).expect("a folder");
+        fs::copy(guest("rust", "passthrough"), sidelight.path("services/busy/app.wasm")).expect("copies");
+        let backend = format!("[backends.origin]\nurl = \"http://{}\"", silent.local_addr().expect("an address"));
+        sidelight.write("services/busy/service.toml", &format!("module = \"app.wasm\"\n{}\n{backend}\n", hosts("busy")));
+        assert_eq!(sidelight.reload()["changed"], serde_json::json!(["busy"]));
+    };
+    put();
+    let ask = || {
+        let mut busy = client::Connection::open(sidelight.addr);
+        busy.write(b"GET / HTTP/1.1\r\nHost: busy.test\r\n\r\n");
+        busy
+    };
+    let _waiting = [ask(), ask()];
+    sidelight.wait_metric("sidelight_sandboxes", 2.0);
+    fs::remove_dir_all(sidelight.path("services/busy")).expect("removes");
+    assert_eq!(sidelight.reload()["removed"], serde_json::json!(["busy"]));
+    put();
+    assert_eq!(ask().head().status, 503);
+    assert_eq!((sidelight.metric("sidelight_sandboxes"), sidelight.get_of("own.test", "/").status), (2.0, 200));
+}
+
+/// A program that does not answer the request it is tried with: when that is over, so is its guest.
+#[test]
+fn one_that_does_not_answer_its_first_request() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let sidelight = host("").start();
+    fs::create_dir_all(sidelight.path("services/a")).expect("a folder");
+    fs::copy(guest("rust", "passthrough"), sidelight.path("services/a/app.wasm")).expect("copies");
+    let backend = format!(
+        "rollout.smoke = {{ path = \"/\" }}\n[backends.origin]\nurl = \"http://{}\"\nfirst_byte_timeout_ms = 1000000\n",
+        silent.local_addr().expect("an address")
+    );
+    sidelight.write("services/a/service.toml", &format!("module = \"app.wasm\"\n{}\n{backend}", hosts("a")));
+    let (_trial, _) = silent.accept().expect("the trial");
+    assert_eq!(sidelight.metric("sidelight_sandboxes"), 1.0);
+    sidelight.wait_until("its refusal", |sidelight| status(sidelight)["faulty"].to_string().contains("it must answer a.test/ first"));
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+}
+
+/// What the operators' listener answers is no program.
+#[test]
+fn one_that_is_fetched_from_operators() {
+    let sidelight = host("").arg("--no-watch").start();
+    let port = sidelight.admin.port();
+    for (name, host) in [("a", "127.0.0.1"), ("b", "localhost")] {
+        let module = format!("module = \"http://{host}:{port}/metrics#sha256={}\"", "0".repeat(64));
+        sidelight.write(&format!("services/{name}/service.toml"), &format!("{module}\n{}\n", hosts(name)));
+    }
+    let verdict = sidelight.reload();
+    for fault in verdict["faulty"].as_array().expect("a list") {
+        assert!(fault["error"].as_str().is_some_and(|error| error.contains("operators of this host")), "{fault}");
+    }
+    assert_eq!(verdict["faulty"].as_array().map(Vec::len), Some(2));
+}
+
+/// Those whose programs come slowly are behind the others after a while; one that is taken away is fetched no longer.
+#[test]
+fn ones_that_are_fetched_slowly_are_behind_the_others() {
+    let sidelight = host("").start();
+    let slow = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let program = Origin::new(|_| hyper::Response::new(text(saying("fetched"))));
+    let module = |addr, digest: &str| format!("module = \"http://{addr}/x.wat#sha256={digest}\"");
+    for index in 0..9 {
+        let module = module(slow.local_addr().expect("an address"), &"0".repeat(64));
+        sidelight.write(&format!("services/slow{index}/service.toml"), &format!("{module}\n{}\n", hosts(&format!("slow{index}"))));
+    }
+    let (mut fetching, _) = slow.accept().expect("the fetch");
+    let digest = sha2::Sha256::digest(saying("fetched")).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    sidelight.write("services/a/service.toml", &format!("{}\n{}\n", module(program.addr, &digest), hosts("a")));
+    wait_for(&sidelight, "a.test", "fetched");
+    assert_eq!(status(&sidelight)["preparing"].as_array().map(Vec::len), Some(9));
+    (0..9).for_each(|index| fs::remove_dir_all(sidelight.path(&format!("services/slow{index}"))).expect("removes"));
+    // The request, and then its end.
+    let mut rest = Vec::new();
+    fetching.read_to_end(&mut rest).expect("an end");
+    sidelight.wait_until("their end", |sidelight| status(sidelight)["preparing"].is_null());
+}
+
 /// Programs from a server that takes the request and does not answer, more than are fetched at once.
 #[test]
 fn one_that_is_fetched_slowly() {
@@ -267,6 +355,12 @@ fn what_is_too_much_for_one() {
     service("program", "");
     sparse("services/program/app.wat");
     service("loud", "[limits]\ncpu = \"100h\"\nwall = \"100h\"\nsandboxes = 10000");
+    let logs = |count: usize, more: &str| {
+        let log = |n| format!("sidelight.logs.l{n} = {{ kind = \"file\", path = \"l{n}\"{more} }}\n");
+        (0..count).map(log).collect::<String>()
+    };
+    service("logs", &logs(65, ""));
+    service("log", &logs(3, ", max_mib = 1000, keep_files = 1"));
     service("quiet", "[limits]\ncpu = \"1s\"\nsandboxes = 5");
     let verdict = sidelight.reload();
     let told = |name: &str| {
@@ -277,6 +371,7 @@ fn what_is_too_much_for_one() {
     assert!(told("store").contains("more than 64 MiB") && told("values").contains("more than 64 MiB"), "{verdict:#}");
     assert!(told("program").contains("larger than 256 MiB"), "{verdict:#}");
     assert!(["limits.cpu", "limits.wall", "limits.sandboxes"].iter().all(|limit| told("loud").contains(limit)), "{verdict:#}");
+    assert!(told("logs").contains("more than 64 log endpoints") && told("log").contains("more than 4096 MiB"), "{verdict:#}");
     assert_eq!(sidelight.get_of("quiet.test", "/").text(), "quiet");
     assert!(crate::memory::status(sidelight.pid(), "VmHWM") < before + (64 << 20), "{verdict:#}");
 }

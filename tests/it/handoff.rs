@@ -45,7 +45,7 @@ async fn take_over(
 
 /// A WebSocket server that sends back what it gets. It greets with the request's target and fields, so that
 /// its first bytes come right behind its head.
-fn echo() -> SocketAddr {
+pub fn echo() -> SocketAddr {
     serving(|stream| async move {
         let mut greeting = String::new();
         let mut socket = take_over(stream, |request| {
@@ -64,9 +64,14 @@ fn echo() -> SocketAddr {
 
 /// The client's end, after the handshake.
 async fn open(addr: SocketAddr, path: &str) -> Result<WebSocket<TcpStream>, String> {
+    open_of(addr, "edge.test", path).await
+}
+
+/// The same of a host.
+pub async fn open_of(addr: SocketAddr, host: &str, path: &str) -> Result<WebSocket<TcpStream>, String> {
     let mut stream = TcpStream::connect(addr).await.expect("connects");
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: edge.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: chat\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).await.expect("writes");
@@ -242,8 +247,15 @@ fn when_the_service_goes() {
     });
     let without = of(11);
     sidelight.write("sidelight.toml", without.split("[services.ws]").next().expect("a part"));
+    let mut busy = RUNTIME.block_on(open(sidelight.addr, "/ws/ws")).expect("a WebSocket").into_inner();
     assert_eq!(sidelight.reload()["removed"], serde_json::json!(["ws"]));
     assert!(RUNTIME.block_on(ends(socket)));
+    // One that is used all the time goes on for a moment, and not for ever.
+    RUNTIME.block_on(async {
+        let ping = [0x89, 0x80, 0, 0, 0, 0];
+        let talking = async { while busy.write_all(&ping).await.is_ok() && busy.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {} };
+        tokio::time::timeout(PATIENCE, talking).await.expect("an end");
+    });
 }
 
 /// What is no WebSocket is passed on all the same, its body too, unless the guest has begun to read it.

@@ -17,6 +17,7 @@ mod bad_input;
 mod caching;
 mod checks;
 mod client;
+mod descriptors;
 mod drop_in;
 mod dropins;
 mod echo;

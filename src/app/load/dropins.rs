@@ -47,6 +47,14 @@ pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>
     let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     folders.retain(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) && path.is_dir());
     folders.sort();
+    // What is in logs, metrics and answers is one line, and text.
+    folders.retain(|path| {
+        let is_name = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| !name.chars().any(char::is_control));
+        if !is_name {
+            tracing::warn!("the folder {path:?} is no service: its name has characters that are none of a name");
+        }
+        is_name
+    });
     let service = |folder: PathBuf| {
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let mut reader = Reader::default();

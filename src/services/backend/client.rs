@@ -29,6 +29,7 @@ use super::h2::Shared;
 use super::operators::Operators;
 use super::pool::Life;
 use super::room::Place;
+use super::slots::Slots;
 use super::{Backend, NotAllowed, tls};
 use crate::config::HttpVersions;
 use crate::http::framing::{self, BodyFraming};
@@ -45,6 +46,9 @@ use crate::telemetry::trace::{Attempt, Origin, Outgoing};
 /// Interim responses (RFC 9110 §15.2) in front of one that is final.
 const MAX_INTERIM: u32 = 64;
 
+/// How often it is looked whether there is a place for one more connection.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// How long a backend may refuse to take request bytes.
 pub(super) const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -52,6 +56,7 @@ pub(super) const UPLOAD_PATIENCE: Duration = Duration::from_secs(60);
 pub struct Connector {
     transport: TransportConnector,
     system_roots: Arc<RootCertStore>,
+    slots: Arc<Slots>,
     /// Where nobody is connected to.
     operators: Arc<Operators>,
 }
@@ -65,12 +70,22 @@ impl Default for Connector {
 impl Connector {
     /// A connector with the machine's roots.
     pub fn new() -> Self {
-        Self { transport: TransportConnector::new(None), system_roots: Arc::new(tls::system_roots()), operators: Arc::default() }
+        Self {
+            transport: TransportConnector::new(None),
+            system_roots: Arc::new(tls::system_roots()),
+            slots: Arc::default(),
+            operators: Arc::default(),
+        }
     }
 
     /// The operators' listeners of this process: nobody is connected to them.
     pub fn operators(&self) -> &Arc<Operators> {
         &self.operators
+    }
+
+    /// How many connections there may be, of all services.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
     }
 
     /// The machine's root certificates, read once.
@@ -114,7 +129,7 @@ pub struct Switched {
     pub io: SharedIo,
     /// What came on it behind the response's head.
     pub read: Bytes,
-    /// Its place among the backend's connections.
+    /// Its place among connections.
     pub place: Option<Place>,
 }
 
@@ -232,48 +247,88 @@ impl Backend {
         if let Some(shared) = self.multiplexed.take(self) {
             return Ok((Road::Two(shared), true));
         }
-        let mut place = None;
-        if let Some(room) = &self.room {
-            place = room.enter();
-            if place.is_none() {
-                // More wait on the connections there are than these carry at once.
-                return self.multiplexed.any().map(|shared| (Road::Two(shared), true)).ok_or_else(|| self.is_full());
-            }
-        }
+        let place = match self.enter() {
+            Some(place) => place,
+            // More wait on the connections there are than these carry at once.
+            None => match self.multiplexed.any() {
+                Some(shared) => return Ok((Road::Two(shared), true)),
+                None if self.room.as_ref().is_some_and(|room| room.is_full()) => return Err(self.is_full()),
+                None => match self.wait().await? {
+                    Ok(place) => place,
+                    Err(kept) => return Ok((kept, true)),
+                },
+            },
+        };
         let stream = self.connect(attempt).await?;
         let is_two = stream.selected_alpn_proto() == Some(ALPN::H2);
         match (self.config.http, &self.tls) {
             (HttpVersions::Two, None) => {}
             (HttpVersions::Two, Some(_)) if !is_two => return Err(SendError::Protocol("the backend does not speak HTTP/2".to_owned())),
             _ if is_two => {}
-            _ => return Ok((Road::One(stream, Life::new(place)), false)),
+            _ => return Ok((Road::One(stream, Life::new(Some(place))), false)),
         }
         Ok((Road::Two(self.multiplex(stream, place).await?), false))
     }
 
-    /// The same for HTTP/1.1. Where connections are bounded, one waits for a place as long as for a connection.
+    /// The same for HTTP/1.1.
     async fn road_one(self: &Arc<Self>, attempt: Option<&Attempt>) -> Result<(Road, bool), SendError> {
-        let Some(room) = &self.room else { return Ok((Road::One(self.connect(attempt).await?, Life::default()), false)) };
+        let place = match self.enter() {
+            Some(place) => place,
+            None => match self.wait().await? {
+                Ok(place) => place,
+                Err(kept) => return Ok((kept, true)),
+            },
+        };
+        Ok((Road::One(self.connect(attempt).await?, Life::new(Some(place))), false))
+    }
+
+    /// A place for a connection, if there is one: among the backend's, where they are bounded, and among those of all.
+    fn enter(&self) -> Option<Place> {
+        let slot = self.share.enter()?;
+        match &self.room {
+            None => Some(Place::new(slot, None)),
+            Some(room) => match room.enter() {
+                Some(bounded) => Some(Place::new(slot, Some(bounded))),
+                None => {
+                    slot.unused();
+                    None
+                }
+            },
+        }
+    }
+
+    /// Waits for one, as long as for a connection, or for a connection that others leave.
+    async fn wait(&self) -> Result<Result<Place, Road>, SendError> {
         let waiting = async {
             loop {
-                if let Some(place) = room.enter() {
+                if let Some(place) = self.enter() {
                     return Ok(place);
                 }
                 if let Some(kept) = self.kept() {
                     return Err(kept);
                 }
-                room.freed().await;
+                let of_room = async {
+                    match &self.room {
+                        Some(room) => room.freed().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = of_room => {}
+                    () = self.share.freed() => {}
+                    // What has gone may be for others than whoever was told.
+                    () = tokio::time::sleep(LOOK) => {}
+                }
             }
         };
-        match timeout(self.config.connect_timeout, waiting).await {
-            Ok(Ok(place)) => Ok((Road::One(self.connect(attempt).await?, Life::new(Some(place))), false)),
-            Ok(Err(kept)) => Ok((kept, true)),
-            Err(_) => Err(self.is_full()),
-        }
+        timeout(self.config.connect_timeout, waiting).await.map_err(|_| self.is_full())
     }
 
     fn is_full(&self) -> SendError {
-        SendError::LimitReached(self.config.pool.connections)
+        match &self.room {
+            Some(room) if room.is_full() => SendError::LimitReached(self.config.pool.connections),
+            Some(_) | None => SendError::NoDescriptors,
+        }
     }
 
     /// Whether a connection has reached a limit of the pool.

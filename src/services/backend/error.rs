@@ -29,6 +29,9 @@ pub enum SendError {
     /// It has as many connections as it may.
     #[error("all {0} connections that the backend may have are in use")]
     LimitReached(u32),
+    /// All services together have as many connections as they may.
+    #[error("there are no more file descriptors for connections to backends (ulimit -n)")]
+    NoDescriptors,
     /// No route to the address.
     #[error("{0}")]
     Unroutable(String),
@@ -110,7 +113,7 @@ impl SendError {
             Self::Dns { .. } => "dns_error",
             Self::DestinationNotFound(_) => "destination_not_found",
             Self::Unavailable(_) => "destination_unavailable",
-            Self::LimitReached(_) => "connection_limit_reached",
+            Self::LimitReached(_) | Self::NoDescriptors => "connection_limit_reached",
             Self::Unroutable(_) => "destination_ip_unroutable",
             Self::Refused(_) => "connection_refused",
             Self::Terminated(_) => "connection_terminated",

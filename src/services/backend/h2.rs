@@ -69,8 +69,8 @@ pub struct Shared {
     end: Arc<End>,
     /// Its copies count the exchanges.
     busy: Arc<()>,
-    /// Its place, where connections are bounded.
-    _place: Option<Place>,
+    /// Its place among connections.
+    _place: Place,
 }
 
 /// How a connection ended, once it has.
@@ -159,7 +159,7 @@ impl Multiplexed {
 
 impl Backend {
     /// Makes a fresh connection one for many exchanges.
-    pub(super) async fn multiplex(self: &Arc<Self>, stream: Stream, place: Option<Place>) -> Result<Arc<Shared>, SendError> {
+    pub(super) async fn multiplex(self: &Arc<Self>, stream: Stream, place: Place) -> Result<Arc<Shared>, SendError> {
         let peer = super::client::peer_of(&stream);
         let mut builder = h2::client::Builder::new();
         builder

@@ -12,6 +12,7 @@ pub mod health;
 pub mod operators;
 pub mod pool;
 pub mod room;
+pub mod slots;
 pub mod tls;
 
 use std::collections::HashMap;
@@ -77,6 +78,8 @@ pub struct Backend {
     multiplexed: h2::Multiplexed,
     /// Bounds the connections there are at once.
     room: Option<Arc<room::Room>>,
+    /// The service's part of all connections there may be.
+    share: Arc<slots::Share>,
     /// Requests so far, when only some of them reach it.
     tried: AtomicU64,
     /// What it does to requests on purpose.
@@ -252,6 +255,7 @@ impl Backend {
             idle,
             multiplexed: h2::Multiplexed::default(),
             room,
+            share: connector.slots().of(service),
             tried: AtomicU64::new(0),
             faults: faults::Injector::new(config.faults.as_ref(), None),
             checked,

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::room::{Place, Room};
+use crate::services::descriptors;
 use crate::telemetry::clock;
 
 /// How often idle connections are looked at.
@@ -31,12 +32,6 @@ const LOANS_IN: Duration = Duration::from_millis(100);
 
 /// Idle connections of all pools, as far as they have told.
 static IDLE: AtomicUsize = AtomicUsize::new(0);
-
-/// How many of them are kept: file descriptors are for connections that are used, too.
-static MAX_IDLE: LazyLock<usize> = LazyLock::new(|| {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    files.map_or(usize::MAX, |files| usize::try_from(files / 4).unwrap_or(usize::MAX)).max(64)
-});
 
 /// Counts connections that are lent to other threads than their own.
 #[derive(Debug, Default)]
@@ -66,7 +61,7 @@ pub struct Life {
     pub since: Instant,
     /// Requests it has carried.
     pub uses: u32,
-    /// Its place, where connections are bounded.
+    /// Its place among connections; it has none only in tests.
     pub place: Option<Place>,
 }
 
@@ -151,7 +146,9 @@ impl Pool {
     pub fn put(self: &Arc<Self>, stream: Stream, life: Life) {
         let swept = {
             let mut state = self.state.lock();
-            if state.idle.len() >= self.capacity || IDLE.load(Ordering::Relaxed) >= *MAX_IDLE && state.idle.len() >= state.told {
+            if state.idle.len() >= self.capacity
+                || IDLE.load(Ordering::Relaxed) >= descriptors::most_idle() && state.idle.len() >= state.told
+            {
                 // With none of its own to give up, this one is.
                 if state.idle.pop_front().is_none() {
                     return;

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+use super::slots::Slot;
+
 /// A bound on connections.
 #[derive(Debug)]
 pub struct Room {
@@ -14,11 +16,25 @@ pub struct Room {
     freed: Notify,
 }
 
-/// One connection's place; free again when it is dropped.
+/// One connection's place among those of all services, and among those of its backend where they are bounded.
 #[derive(Debug)]
-pub struct Place(Arc<Room>);
+pub struct Place {
+    _slot: Slot,
+    _bounded: Option<Bounded>,
+}
 
-impl Drop for Place {
+impl Place {
+    /// Of these.
+    pub fn new(slot: Slot, bounded: Option<Bounded>) -> Self {
+        Self { _slot: slot, _bounded: bounded }
+    }
+}
+
+/// One connection's part of a [`Room`]; free again when it is dropped.
+#[derive(Debug)]
+pub struct Bounded(Arc<Room>);
+
+impl Drop for Bounded {
     fn drop(&mut self) {
         self.0.used.fetch_sub(1, Ordering::AcqRel);
         self.0.freed.notify_one();
@@ -32,9 +48,14 @@ impl Room {
     }
 
     /// A place, if there is one.
-    pub fn enter(self: &Arc<Self>) -> Option<Place> {
+    pub fn enter(self: &Arc<Self>) -> Option<Bounded> {
         let more = |used| (used < self.most).then_some(used + 1);
-        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Place(self.clone()))
+        self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Bounded(self.clone()))
+    }
+
+    /// Whether there is no place.
+    pub fn is_full(&self) -> bool {
+        self.used.load(Ordering::Acquire) >= self.most
     }
 
     /// A connection with a place is free for somebody else.
@@ -56,7 +77,7 @@ mod tests {
     async fn places_are_given_back() {
         let room = Room::new(2);
         let (one, two) = (room.enter(), room.enter());
-        assert!(one.is_some() && two.is_some() && room.enter().is_none());
+        assert!(one.is_some() && two.is_some() && room.is_full() && room.enter().is_none());
         drop(one);
         room.freed().await;
         assert!(room.enter().is_some());
