@@ -587,7 +587,7 @@ impl Reloader {
                 let different = |message| format!("{message}\n  hint: {DIFFERENT}");
                 let wants = plan.descriptors();
                 let refused = part_of_anothers(&others, plan).or_else(|| taken.take(plan)).map(different);
-                let refused = refused.or_else(|| (wants > left).then(|| descriptors_of(name, wants, left)));
+                let refused = refused.or_else(|| (wants > left).then(|| descriptors_of(&format!("service `{name}`"), wants, left)));
                 let built = match refused {
                     None => self.dropin(state, plan, looks(cause, plan).then_some(begun)),
                     Some(message) => Err((message, Vec::new())),

@@ -56,14 +56,16 @@ fn operators(all: usize) -> usize {
 }
 
 /// What is there for services, clients and backends.
+static FREE: LazyLock<usize> = LazyLock::new(|| free(*ALL));
+
 fn free(all: usize) -> usize {
-    static PROCESSORS: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
-    all.saturating_sub(BASE + OF_A_PROCESSOR * *PROCESSORS + operators(all))
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    all.saturating_sub(BASE + OF_A_PROCESSOR * processors + operators(all))
 }
 
 /// How many services may have open.
 pub fn most_files() -> usize {
-    free(all()) / 3
+    *FREE / 3
 }
 
 /// Takes note of how many they have open.
@@ -72,7 +74,7 @@ pub fn services_have(files: usize) {
 }
 
 fn for_connections() -> usize {
-    free(all()).saturating_sub(FILES.load(Ordering::Relaxed))
+    FREE.saturating_sub(FILES.load(Ordering::Relaxed))
 }
 
 /// Who connects. Each kind may have so many connections: whoever has many leaves the others theirs.
