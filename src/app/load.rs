@@ -235,7 +235,17 @@ impl Reader {
         };
         let services = plans.into_iter().collect::<Option<Vec<_>>>()?;
         self.collisions(&services);
-        let dropins = decided.dropins.as_ref().map(|from| dropins::read(from, &decided, &mut self.documents)).unwrap_or_default();
+        let dropins = match &decided.dropins {
+            None => Vec::new(),
+            Some(from) => match dropins::read(from, &decided, &mut self.documents) {
+                Ok(dropins) => dropins,
+                Err(error) => {
+                    let message = format!("the folder of services, {}, cannot be read: {error}", from.folder.display());
+                    self.fault(message, "it has to be a folder that this process may read (services_dir)");
+                    return None;
+                }
+            },
+        };
         Some(Plan { host: decided, services, dropins, documents: BTreeSet::new() })
     }
 

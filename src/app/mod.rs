@@ -5,7 +5,7 @@
 
 pub mod cache;
 #[cfg(target_os = "linux")]
-mod confine;
+pub mod confine;
 pub mod drain;
 pub mod expire;
 mod faults;

@@ -5,7 +5,6 @@
 //! one step; a program that takes more than a little to compile goes behind those that do not.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +23,8 @@ use crate::config::{Config, HostConfig, ModuleSource, Smoke};
 use crate::runtime::compiler::Effort;
 use crate::runtime::source::{MAX_SIZE, SourceError, Store};
 use crate::runtime::{Guest, LoadError, Runtime, Snapshot};
+use crate::services::backend::operators::Operators;
+use crate::services::cache::Purge;
 use crate::services::{Platform, Services};
 use crate::telemetry::clock;
 use crate::telemetry::trace::spans::TARGET;
@@ -198,7 +199,7 @@ fn loaded(
     match read {
         Ok(wasm) => runtime.load_within(&wasm, &name, config, effort),
         // The file's own errors have hints of their own.
-        Err(SourceError::File { .. }) => runtime.load(&name, config),
+        Err(SourceError::File { error }) if module.file().is_some() => Err(LoadError::unread(&name, error)),
         Err(error) => Err(LoadError::Source { path: name, error }),
     }
 }
@@ -209,7 +210,7 @@ impl Preparer {
         let store = Store::of(host);
         let largest = usize::try_from(runtime.memory().most() / SHARE).unwrap_or(usize::MAX).min(MAX_SIZE);
         let shared = Shared {
-            store: store.clone().bounded(largest, FETCH, runtime.memory().clone()),
+            store: store.clone().bounded(largest, FETCH, runtime.memory().clone(), platform.connector.operators().clone()),
             runtime,
             platform,
             bench: Mutex::default(),
@@ -406,7 +407,12 @@ impl Shared {
             Stage::Fetch | Stage::FetchLong => match self.fetch(stage, &work) {
                 Ok(bytes) => {
                     // Many may wait; what is kept on disk is read again.
-                    work.bytes = self.store.read_kept(&wanted.module).is_none().then(|| Arc::new(bytes));
+                    let is_kept = self.store.has(&wanted.module);
+                    if !is_kept && !self.runtime.memory().keeps(bytes.len()) {
+                        let error = SourceError::short_of_memory();
+                        return Step::Done(Err(fault(LoadError::Source { path: wanted.module.to_string().into(), error })));
+                    }
+                    work.bytes = (!is_kept).then(|| Arc::new(bytes));
                     Step::Next(Stage::Compile, work)
                 }
                 Err(SourceError::Late(_)) if stage == Stage::Fetch => Step::Next(Stage::FetchLong, work),
@@ -419,8 +425,15 @@ impl Shared {
                     Stage::CompileLong => (Effort::Some, Some(Stage::Thorough)),
                     _ => (Effort::Most, None),
                 };
-                let kept = || self.store.read_kept(&wanted.module).unwrap_or_else(|| self.store.read(&wanted.module));
-                let read = work.bytes.as_ref().map_or_else(kept, |bytes| Ok(bytes.to_vec()));
+                let read = match (&work.bytes, wanted.module.file()) {
+                    (Some(bytes), _) => Ok(bytes.to_vec()),
+                    (None, Some(_)) => self.store.read(&wanted.module),
+                    (None, None) => match self.store.read_kept(&wanted.module) {
+                        Some(read) => read,
+                        // It has gone to make room for others.
+                        None => return Step::Next(Stage::Fetch, work),
+                    },
+                };
                 match loaded(&self.runtime, &wanted.config, &wanted.module, read, effort) {
                     Ok(guest) if wanted.smoke.is_some() && work.running.as_ref().is_none_or(|now| now.guest.digest() != guest.digest()) => {
                         Step::Next(Stage::Smoke, Work { guest: Some(guest), bytes: None, ..work })
@@ -447,24 +460,20 @@ impl Shared {
 
     /// What the source has, unless nobody wants it any more.
     fn fetch(&self, stage: Stage, work: &Work) -> Result<Vec<u8>, SourceError> {
-        let url = match &work.wanted.module {
-            ModuleSource::Url { url, .. } => url.parse::<http::Uri>().ok(),
+        let place = match &work.wanted.module {
+            // A name is looked at when it is looked up.
+            ModuleSource::Url { url, .. } => url.parse::<http::Uri>().ok().filter(|url| url.scheme_str() == Some("http")),
             _ => None,
         };
-        let address = url.and_then(|url| Some(SocketAddr::new(url.host()?.trim_matches(['[', ']']).parse().ok()?, url.port_u16()?)));
-        let named_so = matches!(&work.wanted.module, ModuleSource::Url { url, .. } if self.leads_to_operators(url));
-        if named_so || address.is_some_and(|address| self.platform.connector.operators().has(address)) {
-            let what = "that is where operators of this host are answered".to_owned();
-            return Err(SourceError::Content { what, hint: "a program is a file beside its settings, or on a server" });
+        let place = place.and_then(|url| Some(format!("{}:{}", url.host()?, url.port_u16().unwrap_or(80))));
+        if let Some(address) = place.and_then(|place| self.platform.connector.operators().among(&place)) {
+            return Err(SourceError::Content {
+                what: Operators::refusal(address),
+                hint: "a program is a file beside its settings, or on a server",
+            });
         }
         let time = if stage == Stage::Fetch { FETCH } else { FETCH_LONG };
         self.store.clone().within_time(time, work.gone.clone()).read(&work.wanted.module)
-    }
-
-    /// Whether `http://localhost:PORT` does, the one name without TLS.
-    fn leads_to_operators(&self, url: &str) -> bool {
-        let port = url.parse::<http::Uri>().ok().filter(|url| url.host() == Some("localhost")).and_then(|url| url.port_u16());
-        port.is_some_and(|port| self.platform.connector.operators().has(SocketAddr::from(([127, 0, 0, 1], port))))
     }
 
     fn smoke(&self, wanted: &Wanted, guest: &Guest, running: Option<&Snapshot>) -> Result<(), Refusal> {
@@ -475,6 +484,10 @@ impl Shared {
         let config = Arc::new(config);
         let services = Services::build(&config, running.map(|running| &*running.services), &self.platform)?;
         let services = Arc::new(services);
+        // One of the same name was before it, and what that has cached is not its.
+        if running.is_none() && config.dropin.is_some() {
+            services.cache.apply(&Purge::All);
+        }
         services.seed(&self.platform);
         let generation = running.map_or(0, |running| running.generation) + 1;
         let snapshot = Arc::new(Snapshot::new(generation, config, services, guest.clone()));
@@ -505,7 +518,12 @@ impl Shared {
 fn fault(error: LoadError) -> Fault {
     let dear = matches!(error, LoadError::TooMuch { .. });
     let passing = dear
-        || matches!(&error, LoadError::Source { error: SourceError::Fetch { .. } | SourceError::Late(_), .. } | LoadError::Read { .. });
+        || matches!(
+            &error,
+            LoadError::Source { error: SourceError::Fetch { .. } | SourceError::Late(_) | SourceError::File { .. }, .. }
+                | LoadError::Read { .. }
+                | LoadError::Unable { .. }
+        );
     let refusal = Refusal::from((error,));
     Fault { error: refusal.error, problems: refusal.problems, passing, dear }
 }

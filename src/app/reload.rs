@@ -45,6 +45,10 @@ const PREPARED: &str = "prepared";
 /// How often a set of files that changes while it is read is read again.
 const TRIES: usize = 6;
 
+/// Of a service that comes and goes, how many secrets are redacted in what is shown, and bytes of them.
+const SECRETS: usize = 250;
+const SECRET_BYTES: usize = 256 << 10;
+
 /// No digest of files.
 const UNSEEN: [u8; 32] = [0; 32];
 
@@ -309,9 +313,24 @@ impl Reloader {
         let host = &self.host;
         let headers = host.traces.export.iter().flat_map(|export| export.headers.iter().map(|(_, secret)| secret));
         let mut all: Vec<Secret> = host.admin_token.iter().chain(&host.traces.force).chain(headers).cloned().collect();
-        for service in self.current.routes().services() {
+        let routes = self.current.routes();
+        let mut services: Vec<_> = routes.services().iter().collect();
+        // Where there are too many, those of services that come and go are behind the others.
+        services.sort_by_key(|service| service.config.dropin.is_some());
+        for service in services {
             all.extend(service.config.facts.fastly_keys.iter().cloned());
-            all.extend(service.services.secret_stores.values().flat_map(|store| store.values()));
+            let values = service.services.secret_stores.values().flat_map(|store| store.values());
+            if service.config.dropin.is_none() {
+                all.extend(values);
+                continue;
+            }
+            // No one of them has all that can be looked for.
+            let mut bytes = 0;
+            let within = |secret: &Secret| {
+                bytes += secret.as_ref().len();
+                bytes <= SECRET_BYTES
+            };
+            all.extend(values.take(SECRETS).take_while(within));
         }
         secrets::know(all.iter());
     }
@@ -453,7 +472,7 @@ impl Reloader {
         let _turn = self.turn.lock();
         let mut state = self.state.lock();
         let now = clock::now();
-        let mut ended = Vec::new();
+        let (mut ended, mut verdicts) = (Vec::new(), Vec::new());
         for (name, loaded) in &mut state.loaded {
             let Some(trial) = &loaded.trial else { continue };
             let over = now >= trial.until;
@@ -473,9 +492,11 @@ impl Reloader {
             self.publish(&mut state);
             let result = if error.is_some() { Outcome::Failed } else { Outcome::Ok };
             let verdict = Verdict { generation: state.generation, changed: vec![name], error, ..self.verdict("trial", result) };
-            self.tell(&verdict);
-            remember(&mut state, verdict);
+            remember(&mut state, verdict.clone());
+            verdicts.push(verdict);
         }
+        drop(state);
+        verdicts.iter().for_each(|verdict| self.tell(verdict));
     }
 
     /// Ends the services whose time is over.
@@ -489,8 +510,9 @@ impl Reloader {
         state.loaded.retain(|name, _| !over.contains(name));
         self.publish(&mut state);
         let verdict = Verdict { generation: state.generation, removed: over, ..self.verdict("expiry", Outcome::Ok) };
+        remember(&mut state, verdict.clone());
+        drop(state);
         self.tell(&verdict);
-        remember(&mut state, verdict);
     }
 
     /// Removes what services that come and go have left behind when they are gone.
@@ -640,7 +662,9 @@ impl Reloader {
             }
             return Ok((as_it_was(), false));
         }
-        match self.preparer.wanted(wanted.clone(), anew, before.map(|before| &before.snapshot)) {
+        // Another service of the same name is nothing to this one.
+        let running = before.filter(|before| before.plan.config.dropin == plan.config.dropin).map(|before| &before.snapshot);
+        match self.preparer.wanted(wanted.clone(), anew, running) {
             Readiness::Ready(guest) => {
                 let loaded = match self.kept(before, plan, &wanted, &guest) {
                     Some(kept) => kept,

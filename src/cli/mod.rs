@@ -19,6 +19,8 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
+#[cfg(target_os = "linux")]
+use crate::app::confine;
 use crate::app::load::Launch;
 use crate::app::verdict::{ServiceStatus, Status};
 use crate::app::{self, Exit};
@@ -26,7 +28,6 @@ use crate::config::host::Profile;
 use crate::config::settings::{LimitSettings, Settings};
 use crate::config::{ModuleSource, Targets, host_file, manifest};
 use crate::hostcalls;
-#[cfg(target_os = "linux")]
 use crate::runtime::compiler;
 use crate::telemetry::{exposition, logs};
 
@@ -212,7 +213,11 @@ pub fn run() -> ExitCode {
         #[cfg(target_os = "linux")]
         Some(Command::Compiler) => compiler::help(),
         #[cfg(target_os = "linux")]
-        Some(Command::Compile { job }) => compiler::compile(&job),
+        Some(Command::Compile { job }) => {
+            // Where the kernel has no such thing, a process of its own is what there is.
+            drop(confine::confine());
+            compiler::compile(&job)
+        }
         Some(Command::Purge(asked)) => purge::run(&asked),
         Some(Command::Run(run)) => once(run),
         Some(Command::Serve(asked)) => serve(&asked),

@@ -41,7 +41,11 @@ impl ModuleSource {
             }
             return Ok(Self::Oci(reference.to_owned()));
         }
-        let is_loopback = ["http://127.0.0.1", "http://localhost", "http://[::1]"].iter().any(|start| text.starts_with(start));
+        let is_loopback = text.strip_prefix("http://").is_some_and(|rest| {
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let port = |host: &str| authority.strip_prefix(host).is_some_and(|behind| behind.is_empty() || behind.starts_with(':'));
+            ["127.0.0.1", "localhost", "[::1]"].into_iter().any(port) && !authority.contains('@')
+        });
         if text.starts_with("https://") || is_loopback {
             let (url, fragment) = text.split_once('#').unwrap_or((text, ""));
             let sha256 = fragment.strip_prefix("sha256=").unwrap_or_default().to_ascii_lowercase();
@@ -88,6 +92,9 @@ mod tests {
         {
             assert!(parse(bad).is_err(), "{bad}");
         }
+        let at = |place: &str| parse(&format!("http://{place}/a.wasm#sha256={}", "ab".repeat(32))).is_ok();
+        assert!(at("127.0.0.1") && at("localhost:80") && at("[::1]:80"));
+        assert!(!["127.0.0.1.h.test", "localhost.h.test:80", "localhost.", "localhost:80@h.test", "h.test"].into_iter().any(at));
         assert!(parse("oci://r/a").is_ok_and(|source| source.may_move()));
         assert!(parse("oci://r/a@sha256:00").is_ok_and(|source| !source.may_move()));
     }

@@ -126,7 +126,7 @@ impl CodeCache {
 
     fn store(&self, key: &str, code: &[u8]) -> io::Result<PathBuf> {
         let path = self.folder.join(format!("{key}-{}.cwasm", digest(code)));
-        let aside = self.folder.join(format!("{key}.{}.tmp", std::process::id()));
+        let aside = self.folder.join(tidy::aside(key));
         let written = (|| {
             let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
             file.write_all(code)?;

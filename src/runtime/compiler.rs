@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::engine::{self, Compiled};
+use crate::services::memory;
 use crate::telemetry::clock;
 
 /// How long a program may take to be compiled.
@@ -32,6 +33,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Memory that it may have at least, in bytes, and at most.
 const LEAST: u64 = 256 << 20;
 const MOST: u64 = 4 << 30;
+
+/// How much more, or less, it has when that is told again, in bytes.
+const MUCH: u64 = 16 << 20;
 
 /// Most bytes of what it says.
 const TEXT: u64 = 8 << 10;
@@ -77,6 +81,11 @@ impl Effort {
 #[error("{0}")]
 pub struct TooMuch(String);
 
+/// Compiling a program could not be tried.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unable(String);
+
 /// The helper, as this process has it.
 #[derive(Debug)]
 pub struct Compiler {
@@ -84,6 +93,20 @@ pub struct Compiler {
     _process: Child,
     to: Mutex<ChildStdin>,
     waiting: Arc<Mutex<Waiting>>,
+    /// Bytes that all who compile now may have together.
+    promised: Mutex<u64>,
+}
+
+/// What one that compiles may have.
+struct Promise<'a> {
+    all: &'a Mutex<u64>,
+    bytes: u64,
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        *self.all.lock() -= self.bytes;
+    }
 }
 
 /// Who waits for which job; `None`: the helper is gone.
@@ -112,6 +135,8 @@ enum Done {
     Refused(String),
     TooMuch(String),
     Broken(String),
+    /// So many bytes of memory are used by now; it goes on.
+    Has(u64),
 }
 
 /// A file in memory, and the path by which another process of this user opens it.
@@ -129,6 +154,7 @@ impl Compiler {
         let mut process = Command::new("/proc/self/exe")
             .arg0("sidelight")
             .arg("compiler")
+            .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -139,16 +165,26 @@ impl Compiler {
         let waiting: Arc<Mutex<Waiting>> = Arc::new(Mutex::new(Some(HashMap::new())));
         let answered = waiting.clone();
         std::thread::Builder::new().name("compiler".to_owned()).spawn(move || {
+            let mut used = HashMap::new();
             for line in BufReader::new(from).lines().map_while(Result::ok) {
-                let Ok((id, done)) = serde_json::from_str(&line) else { break };
+                let Ok((id, done)) = serde_json::from_str::<(u64, Done)>(&line) else { break };
+                match done {
+                    Done::Has(bytes) => drop(used.insert(id, bytes)),
+                    _ => drop(used.remove(&id)),
+                }
+                memory::compilers_have(used.values().sum());
+                if matches!(done, Done::Has(_)) {
+                    continue;
+                }
                 if let Some(waits) = answered.lock().as_mut().and_then(|waiting| waiting.remove(&id)) {
                     // Whoever waits does so to the end.
                     drop(waits.send(done));
                 }
             }
             *answered.lock() = None;
+            memory::compilers_have(0);
         })?;
-        Ok(Self { _process: process, to: Mutex::new(to), waiting })
+        Ok(Self { _process: process, to: Mutex::new(to), waiting, promised: Mutex::default() })
     }
 
     /// Compiles a program, with so many bytes of memory to spare.
@@ -159,12 +195,14 @@ impl Compiler {
         let (mut code, code_at) = in_memory("code")?;
         program.write_all(wasm)?;
         let id = COUNT.fetch_add(1, Ordering::Relaxed);
-        let job = Job { id, wasm: wasm_at, code: code_at, how, memory: effort.memory(spare), time: effort.time() };
+        let promise = self.promise(spare, effort);
+        let job = Job { id, wasm: wasm_at, code: code_at, how, memory: promise.bytes, time: effort.time() };
         let mut line = serde_json::to_string(&job)?;
         line.push('\n');
         let (sender, answer) = mpsc::channel();
-        if let Some(waiting) = self.waiting.lock().as_mut() {
-            waiting.insert(id, sender);
+        match self.waiting.lock().as_mut() {
+            Some(waiting) => drop(waiting.insert(id, sender)),
+            None => return Err(Unable(GONE.to_owned()).into()),
         }
         self.to.lock().write_all(line.as_bytes())?;
         match answer.recv() {
@@ -175,11 +213,24 @@ impl Compiler {
                 Ok(all)
             }
             Ok(Done::TooMuch(text)) => Err(TooMuch(text).into()),
-            Ok(Done::Refused(text) | Done::Broken(text)) => Err(wasmtime::Error::msg(text)),
-            Err(_) => Err(wasmtime::Error::msg("the helper that compiles is gone: restart this process")),
+            Ok(Done::Refused(text)) => Err(wasmtime::Error::msg(text)),
+            Ok(Done::Broken(text)) => Err(Unable(text).into()),
+            Ok(Done::Has(_)) | Err(_) => Err(Unable(GONE.to_owned()).into()),
         }
     }
+
+    /// A part of the memory there is to spare, without what others may have that compile now.
+    fn promise(&self, spare: u64, effort: Effort) -> Promise<'_> {
+        let mut all = self.promised.lock();
+        // What they have of it by now is not to spare, and is theirs.
+        let bytes = effort.memory((spare + memory::of_compilers()).saturating_sub(*all));
+        *all += bytes;
+        Promise { all: &self.promised, bytes }
+    }
 }
+
+/// Why nothing can be compiled any more.
+const GONE: &str = "the helper that compiles is gone: restart this process";
 
 /// The helper: takes jobs until there is nobody to give them.
 pub fn help() -> ExitCode {
@@ -190,11 +241,13 @@ pub fn help() -> ExitCode {
         let alone = alone.clone();
         works.retain(|work: &JoinHandle<()>| !work.is_finished());
         works.push(std::thread::spawn(move || {
-            let done = watch(&line, &job, &alone);
-            if let Ok(text) = serde_json::to_string(&(job.id, done)) {
-                // Nobody reads it: the end of the input comes, too.
-                drop(writeln!(io::stdout().lock(), "{text}"));
-            }
+            let tell = |done: Done| {
+                if let Ok(text) = serde_json::to_string(&(job.id, done)) {
+                    // Nobody reads it: the end of the input comes, too.
+                    drop(writeln!(io::stdout().lock(), "{text}"));
+                }
+            };
+            tell(watch(&line, &job, &alone, tell));
         }));
     }
     alone.store(true, Ordering::Relaxed);
@@ -204,11 +257,12 @@ pub fn help() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Has a program compiled. `alone`: whoever wanted that is gone.
-fn watch(line: &str, job: &Job, alone: &AtomicBool) -> Done {
+/// Has a program compiled. `alone`: whoever wanted that is gone. `tell` hears how much memory that takes.
+fn watch(line: &str, job: &Job, alone: &AtomicBool, tell: impl Fn(Done)) -> Done {
     let started = Command::new("/proc/self/exe")
         .arg0("sidelight")
         .args(["compile", line])
+        .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -217,14 +271,19 @@ fn watch(line: &str, job: &Job, alone: &AtomicBool) -> Done {
         Ok(child) => child,
         Err(error) => return Done::Broken(format!("nothing can be started to compile it: {error}")),
     };
-    let begun = clock::now();
+    let (begun, mut told) = (clock::now(), 0);
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
             Ok(None) => {}
             Err(error) => return Done::Broken(format!("whoever compiles it is lost: {error}")),
         }
-        let over = match resident(child.id()) {
+        let resident = resident(child.id());
+        if let Some(bytes) = resident.filter(|bytes| bytes.abs_diff(told) >= MUCH) {
+            told = bytes;
+            tell(Done::Has(bytes));
+        }
+        let over = match resident {
             Some(bytes) if bytes > job.memory => Some(format!("compiling it takes more than {} MiB of memory", job.memory >> 20)),
             _ if clock::now().duration_since(begun) > job.time => Some(format!("compiling it takes more than {} s", job.time.as_secs())),
             _ => None,
@@ -259,6 +318,11 @@ fn resident(process: u32) -> Option<u64> {
 /// One program: what the helper starts.
 pub fn compile(job: &str) -> ExitCode {
     super::stand_back();
+    // Nobody looks after it without whoever started it.
+    #[cfg(target_os = "linux")]
+    if rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).is_err() {
+        return ExitCode::FAILURE;
+    }
     // Should the kernel have to end somebody.
     drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
     let compiled = || -> wasmtime::Result<()> {

@@ -11,7 +11,7 @@ use wasmtime::{ExternType, InstancePre, Module, ModuleExport, UnknownImportError
 
 use super::Runtime;
 use super::code_cache;
-use super::compiler::{Effort, TooMuch};
+use super::compiler::{Effort, TooMuch, Unable};
 use super::wasi;
 use crate::abi::GuestState;
 use crate::config::Config;
@@ -103,6 +103,14 @@ pub enum LoadError {
         /// Which bound it was.
         reason: String,
     },
+    /// It is not the program: something to compile it with is missing.
+    #[error("{}: it cannot be compiled now: {reason}\n  hint: that is no fault of the program; reload when it is mended (memory, processes, file descriptors)", path.display())]
+    Unable {
+        /// Which file.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
     /// It needs more memory at its start than sandboxes have.
     #[error("{}: {reason}\n  hint: it needs more memory than sandboxes have; raise --memory-limit", path.display())]
     Memory {
@@ -137,20 +145,24 @@ pub enum LoadError {
     },
 }
 
+impl LoadError {
+    /// A file that cannot be read.
+    pub fn unread(path: &Path, error: std::io::Error) -> Self {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "build the program first (`fastly compute build`), or say where it is: sidelight serve fastly.toml PATH"
+            }
+            _ => "it must be a wasm file this user may read",
+        };
+        Self::Read { path: path.to_owned(), error, hint }
+    }
+}
+
 impl Runtime {
     /// Reads, checks and compiles a program. Takes as long as compiling takes: not for a thread that
     /// serves requests.
     pub fn load(&self, path: &Path, config: &Config) -> Result<Guest, LoadError> {
-        let wasm = std::fs::read(path).map_err(|error| LoadError::Read {
-            path: path.to_owned(),
-            hint: match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "build the program first (`fastly compute build`), or say where it is: sidelight serve fastly.toml PATH"
-                }
-                _ => "it must be a wasm file this user may read",
-            },
-            error,
-        })?;
+        let wasm = std::fs::read(path).map_err(|error| LoadError::unread(path, error))?;
         self.load_bytes(&wasm, path, config)
     }
 
@@ -184,6 +196,7 @@ impl Runtime {
     fn compiled(&self, wasm: &[u8], effort: Effort) -> wasmtime::Result<Vec<u8>> {
         #[cfg(target_os = "linux")]
         if let Some(compiler) = &self.compiler {
+            self.memory.read();
             let spare = (self.memory.most() / 10 * 9).saturating_sub(self.memory.used());
             return compiler.compile(wasm, self.compiled, spare, effort);
         }
@@ -197,6 +210,7 @@ impl Runtime {
             // wasmtime tells these by their texts only.
             match () {
                 () if error.is::<TooMuch>() => LoadError::TooMuch { path, reason },
+                () if error.is::<Unable>() || error.is::<std::io::Error>() => LoadError::Unable { path, reason },
                 () if reason.contains("memory") && reason.contains("exceeds the limit") => LoadError::Memory { path, reason },
                 () if reason.contains("incompatible import type") => LoadError::ImportType { path, reason },
                 () => LoadError::Invalid { path, reason },

@@ -14,11 +14,13 @@ use oci_client::client::{ClientConfig, ClientProtocol};
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
+use parking_lot::Mutex;
 use serde_json::Value as Json;
 
 use super::code_cache::digest;
 use super::tidy;
 use crate::config::{HostConfig, ModuleSource};
+use crate::services::backend::operators::{Elsewhere, Operators};
 use crate::services::memory::{HostMemory, Shortage};
 
 /// Largest program, and largest package, in bytes.
@@ -37,6 +39,10 @@ const WASM_LAYERS: [&str; 4] = [
     "application/vnd.module.wasm.content.layer.v1+wasm",
     "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
 ];
+
+/// Why nothing is fetched and unpacked.
+const SHORT: &str = "this process is short of memory";
+const TRY_AGAIN: &str = "what is there may have no end; else, try again when there is memory (--total-memory)";
 
 /// Why a program cannot be got.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +74,13 @@ pub enum SourceError {
     },
 }
 
+impl SourceError {
+    /// There is no memory for it.
+    pub fn short_of_memory() -> Self {
+        Self::Fetch { reason: SHORT.to_owned(), hint: TRY_AGAIN }
+    }
+}
+
 /// A folder of what was fetched.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -86,8 +99,8 @@ pub struct Store {
     memory: Option<Arc<HostMemory>>,
     /// Set when nobody wants any more what is fetched.
     gone: Arc<AtomicBool>,
-    /// Whether it is for a service that comes and goes.
-    careful: bool,
+    /// Whom nothing is fetched from, for services that come and go.
+    careful: Option<Arc<Operators>>,
 }
 
 impl Store {
@@ -102,7 +115,7 @@ impl Store {
             time: None,
             memory: None,
             gone: Arc::default(),
-            careful: false,
+            careful: None,
         }
     }
 
@@ -119,8 +132,8 @@ impl Store {
 
     /// The same, with programs of so many bytes at most, fetched within that time and as long as there is memory. (The library that
     /// speaks to registries reads manifests to their ends, and there are registries that have none.)
-    pub fn bounded(self, largest: usize, time: Duration, memory: Arc<HostMemory>) -> Self {
-        Self { largest, time: Some(time), memory: Some(memory), careful: true, ..self }
+    pub fn bounded(self, largest: usize, time: Duration, memory: Arc<HostMemory>, operators: Arc<Operators>) -> Self {
+        Self { largest, time: Some(time), memory: Some(memory), careful: Some(operators), ..self }
     }
 
     /// The same, within that time, and until `gone` is set.
@@ -135,7 +148,7 @@ impl Store {
             ModuleSource::Url { sha256, .. } => self.kept(sha256),
             ModuleSource::Oci(reference) => self.layer_of(reference).and_then(|layer| self.kept(&layer)),
         };
-        kept.map(|bytes| unpack(bytes, self.largest))
+        kept.map(|bytes| self.unpack(bytes))
     }
 
     /// The bytes of a program. Blocks: not for a thread that serves requests, and not for one that runs futures.
@@ -154,31 +167,42 @@ impl Store {
                     Ok(Some(bytes).filter(|bytes| bytes.len() <= self.largest))
                 };
                 match read().map_err(|error| SourceError::File { error })? {
-                    Some(bytes) => unpack(bytes, self.largest),
+                    Some(bytes) => self.unpack(bytes),
                     None => Err(too_large(self.largest)),
                 }
             }
             ModuleSource::Url { url, sha256 } => {
                 if let Some(kept) = self.kept(sha256) {
-                    return unpack(kept, self.largest);
+                    return self.unpack(kept);
                 }
                 tracing::info!(url, "fetching a program");
-                let fetched = block_on(self.within(fetch(url, self.largest, self.careful)))?;
+                let fetched = block_on(self.within(fetch(url, self.largest, self.careful.as_ref())))?;
                 let actual = digest(&fetched);
                 if actual != *sha256 {
                     let what = format!("what is there has the SHA-256 {actual}, not {sha256}");
                     return Err(SourceError::Content { what, hint: "if that is what it should be now, change the digest" });
                 }
                 self.keep(sha256, &fetched);
-                unpack(fetched, self.largest)
+                self.unpack(fetched)
             }
-            ModuleSource::Oci(reference) => unpack(self.pull(reference)?, self.largest),
+            ModuleSource::Oci(reference) => self.unpack(self.pull(reference)?),
         }
+    }
+
+    /// As [`unpack`]; of services that come and go one at a time, and as long as there is memory.
+    fn unpack(&self, bytes: Vec<u8>) -> Result<Vec<u8>, SourceError> {
+        static ONE: Mutex<()> = Mutex::new(());
+        let Some(memory) = &self.memory else { return unpack(bytes, self.largest) };
+        let _one = ONE.lock();
+        memory.read();
+        if memory.shortage() != Shortage::None {
+            return Err(SourceError::short_of_memory());
+        }
+        unpack(bytes, self.largest)
     }
 
     /// Fetches within the time there is for it.
     async fn within<T>(&self, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
-        let failed = |reason: String, hint| Err(SourceError::Fetch { reason, hint });
         let late = async {
             match self.time {
                 Some(time) => tokio::time::sleep(time).await,
@@ -198,7 +222,7 @@ impl Store {
         tokio::select! {
             biased;
             () = late => Err(SourceError::Late(self.time.unwrap_or_default())),
-            () = short => failed("this process is short of memory".to_owned(), "what is there may have no end; else, try again when there is memory (--total-memory)"),
+            () = short => Err(SourceError::short_of_memory()),
             done = work => done,
         }
     }
@@ -211,12 +235,23 @@ impl Store {
         {
             return Ok(kept);
         }
+        if let Some(operators) = &self.careful
+            // What has TLS is not theirs.
+            && self.is_plain(reference.registry())
+            && let Some(address) = operators.among(reference.registry())
+        {
+            return Err(SourceError::Content { what: Operators::refusal(address), hint: "a registry is somewhere else" });
+        }
         let auth = self.credentials(reference.registry());
         let found = block_on(self.within(async {
             let client = Client::new(self.client_config(reference.registry()));
             let (manifest, digest) = client.pull_image_manifest(&reference, &auth).await.map_err(|error| failed(&error))?;
             let layer = choose(&manifest.layers)?;
             let name = layer.digest.trim_start_matches("sha256:").to_owned();
+            if !is_digest(&name) {
+                let what = format!("the registry says that its layer is `{}`, which is no SHA-256", layer.digest.escape_debug());
+                return Err(SourceError::Content { what, hint: "sha256:DIGEST is what this host takes" });
+            }
             if let Some(kept) = self.kept(&name) {
                 return Ok((digest, name, kept));
             }
@@ -259,11 +294,27 @@ impl Store {
 
     /// What was kept under a digest, if it is still what it was.
     fn kept(&self, sha256: &str) -> Option<Vec<u8>> {
-        let mut file = fs::File::open(self.folder.as_ref()?.join(sha256)).ok()?;
+        let mut file = fs::File::open(self.place_of(sha256)?).ok()?;
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).ok()?;
+        (&mut file).take(self.largest as u64 + 1).read_to_end(&mut bytes).ok()?;
         tidy::used(&file);
         (digest(&bytes) == sha256).then_some(bytes)
+    }
+
+    /// Where what has that digest is kept, if it is one, and no larger than it may be: registries say what they like.
+    fn place_of(&self, sha256: &str) -> Option<PathBuf> {
+        let path = self.folder.as_ref()?.join(Some(sha256).filter(|name| is_digest(name))?);
+        fs::symlink_metadata(&path).is_ok_and(|what| what.is_file() && what.len() <= self.largest as u64).then_some(path)
+    }
+
+    /// Whether a program need not be fetched. (Whether it is still what it was is found out when it is read.)
+    pub fn has(&self, source: &ModuleSource) -> bool {
+        let place = match source {
+            ModuleSource::File(_) => None,
+            ModuleSource::Url { sha256, .. } => self.place_of(sha256),
+            ModuleSource::Oci(reference) => self.layer_of(reference).and_then(|layer| self.place_of(&layer)),
+        };
+        place.is_some()
     }
 
     fn keep(&self, sha256: &str, bytes: &[u8]) {
@@ -273,7 +324,7 @@ impl Store {
     /// Which layer a reference or a manifest's digest led to.
     fn layer_of(&self, reference: &str) -> Option<String> {
         let name = fs::read_to_string(self.folder.as_ref()?.join(note(reference))).ok()?;
-        Some(name.trim().to_owned())
+        Some(name.trim().to_owned()).filter(|name| is_digest(name))
     }
 
     fn remember(&self, reference: &str, layer: &str) {
@@ -283,14 +334,13 @@ impl Store {
     /// Writes aside and renames. What cannot be kept is fetched again next time.
     fn write(&self, name: &str, bytes: &[u8]) {
         let Some(folder) = &self.folder else { return };
-        let aside = folder.join(format!("{name}.{}.tmp", std::process::id()));
+        let aside = folder.join(tidy::aside(name));
         let written = fs::create_dir_all(folder)
             .and_then(|()| fs::File::create(&aside))
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
             .and_then(|()| fs::rename(&aside, folder.join(name)));
         match written {
-            // References are small, and lead nowhere when what they led to is gone.
-            Ok(()) => tidy::tidy(folder, self.most, &folder.join(name), |name| !name.ends_with(".ref")),
+            Ok(()) => tidy::tidy(folder, self.most, &folder.join(name), |_| true),
             Err(error) => tracing::warn!(folder = %folder.display(), %error, "what was fetched could not be kept"),
         }
     }
@@ -305,11 +355,14 @@ impl Store {
         entry.and_then(basic).unwrap_or(RegistryAuth::Anonymous)
     }
 
-    pub(super) fn client_config(&self, registry: &str) -> ClientConfig {
+    fn is_plain(&self, registry: &str) -> bool {
         let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
-        let plain = matches!(host, "localhost" | "127.0.0.1" | "[::1]") || self.insecure.iter().any(|known| known == registry);
+        matches!(host, "localhost" | "127.0.0.1" | "[::1]") || self.insecure.iter().any(|known| known == registry)
+    }
+
+    pub(super) fn client_config(&self, registry: &str) -> ClientConfig {
         ClientConfig {
-            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
+            protocol: if self.is_plain(registry) { ClientProtocol::Http } else { ClientProtocol::Https },
             // An index for several platforms: wasm's if it says so, else the first.
             platform_resolver: Some(Box::new(|entries| {
                 let wasm = entries
@@ -342,6 +395,11 @@ fn basic(entry: &Json) -> Option<RegistryAuth> {
     let text = String::from_utf8(decoded).ok()?;
     let (user, password) = text.split_once(':')?;
     Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()))
+}
+
+/// Whether it is a SHA-256 in lower-case hexadecimal.
+fn is_digest(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 /// The name of the note about a reference.
@@ -395,10 +453,13 @@ fn too_large(largest: usize) -> SourceError {
     SourceError::Content { what, hint }
 }
 
-async fn fetch(url: &str, largest: usize, careful: bool) -> Result<Vec<u8>, SourceError> {
+async fn fetch(url: &str, largest: usize, careful: Option<&Arc<Operators>>) -> Result<Vec<u8>, SourceError> {
     let failed = |error: reqwest::Error| SourceError::Fetch { reason: chained(&error), hint: "is the server reachable from here?" };
     let mut client = reqwest::Client::builder().connect_timeout(PATIENCE).read_timeout(PATIENCE);
-    if careful {
+    if let Some(operators) = careful {
+        // Not from operators, whatever the name.
+        let port = reqwest::Url::parse(url).ok().and_then(|url| url.port_or_known_default()).unwrap_or_default();
+        client = client.dns_resolver(Elsewhere { operators: operators.clone(), port });
         // Nowhere but where it says: what is on this machine is not for everybody.
         client = if url.starts_with("https:") { client.https_only(true) } else { client.redirect(reqwest::redirect::Policy::none()) };
     }
@@ -417,7 +478,10 @@ async fn fetch(url: &str, largest: usize, careful: bool) -> Result<Vec<u8>, Sour
 /// Runs `work` to its end on this thread.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| SourceError::File { error })?;
-    runtime.block_on(work)
+    let done = runtime.block_on(work);
+    // A name that is being looked up holds up nobody.
+    runtime.shutdown_background();
+    done
 }
 
 /// A module as it is, or the one in a package or an image's layer, of so many bytes at most.
@@ -429,6 +493,7 @@ pub fn unpack(bytes: Vec<u8>, largest: usize) -> Result<Vec<u8>, SourceError> {
         path if path.ends_with(".wasm") => 1,
         _ => 0,
     })? {
+        None if bytes.len() > largest => Err(too_large(largest)),
         None => Ok(bytes),
         Some(Some(module)) => Ok(module),
         Some(None) => Err(SourceError::Content {
@@ -451,31 +516,36 @@ fn find(bytes: &[u8], largest: usize, rank: impl Fn(&str) -> u8) -> Result<Optio
         what: format!("an archive that is damaged: {error}"),
         hint: "the download or the build may have broken off; make it again",
     };
-    let tar = if bytes.starts_with(&[0x1f, 0x8b]) {
-        let mut tar = Vec::new();
-        // One byte more than there may be shows that there is more.
-        GzDecoder::new(bytes).take(largest as u64 + 1).read_to_end(&mut tar).map_err(broken)?;
-        tar
+    let tar: Box<dyn io::Read> = if bytes.starts_with(&[0x1f, 0x8b]) {
+        Box::new(GzDecoder::new(bytes))
     } else if bytes.get(TAR_MAGIC).is_some_and(|magic| magic == b"ustar") {
-        bytes.to_vec()
+        Box::new(bytes)
     } else {
         return Ok(None);
     };
-    if tar.len() > largest {
+    // One byte more than there may be shows that there is more. It is never there as a whole: what is not wanted is passed over.
+    let mut left = tar.take(largest as u64 + 1);
+    let mut best: (u8, Option<Vec<u8>>) = (0, None);
+    let mut read = || -> io::Result<()> {
+        for entry in tar::Archive::new(&mut left).entries()? {
+            let mut entry = entry?;
+            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let rank = rank(&path);
+            if rank > best.0 && entry.header().entry_type().is_file() {
+                // The one before is of no more use.
+                best = (rank, None);
+                let mut content = Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(usize::MAX).min(largest));
+                entry.read_to_end(&mut content)?;
+                best = (rank, Some(content));
+            }
+        }
+        Ok(())
+    };
+    let read = read();
+    if left.limit() == 0 {
         return Err(too_large(largest));
     }
-    let mut best: (u8, Option<Vec<u8>>) = (0, None);
-    let mut archive = tar::Archive::new(tar.as_slice());
-    for entry in archive.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?;
-        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let rank = rank(&path);
-        if rank > best.0 && entry.header().entry_type().is_file() {
-            let mut content = Vec::new();
-            entry.read_to_end(&mut content).map_err(broken)?;
-            best = (rank, Some(content));
-        }
-    }
+    read.map_err(broken)?;
     Ok(Some(best.1))
 }
 
@@ -528,6 +598,35 @@ mod tests {
         fs::write(folder.path().join("fetched").join(&name), "other").expect("a file");
         assert_eq!(store.kept(&name), None);
         store.remember("r/a:1", &name);
-        assert_eq!(store.layer_of("r/a:1"), Some(name));
+        assert_eq!(store.layer_of("r/a:1"), Some(name.clone()));
+        // Whatever a registry calls its layers.
+        fs::write(folder.path().join("outside"), b"module").expect("a file");
+        for bad in ["../outside", "/dev/zero", "", &name.to_uppercase(), &format!("./{name}")] {
+            assert_eq!(store.kept(bad), None);
+            store.remember("r/b:1", bad);
+            assert_eq!(store.layer_of("r/b:1"), None);
+        }
+        // Nor what others may have, and this one may not.
+        let small = Store { largest: 3, ..store.clone() };
+        fs::write(folder.path().join("fetched").join(&name), "module").expect("a file");
+        assert_eq!((store.kept(&name).is_some(), small.kept(&name)), (true, None));
+        let url = ModuleSource::Url { url: "https://h.test/a".to_owned(), sha256: name };
+        assert!(store.has(&url) && !small.has(&url));
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused_packed_or_not() {
+        let large = "x".repeat(3 << 20);
+        for bytes in [large.clone().into_bytes(), package(&[("app.wasm", &large)]), package(&[("other", &large), ("app.wasm", "module")])] {
+            assert!(unpack(bytes, 2 << 20).is_err_and(|error| error.to_string().contains("larger than 2 MiB")));
+        }
+        // A header that says more than there is.
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_path("app.wasm").expect("a path");
+        header.set_size(1 << 50);
+        header.set_cksum();
+        builder.append(&header, &b"module"[..]).expect("appends");
+        assert!(unpack(builder.into_inner().expect("ends"), 2 << 20).is_err());
     }
 }

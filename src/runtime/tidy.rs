@@ -2,7 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
+
+/// Bytes that a file has on a disk at least.
+const BLOCK: u64 = 4 << 10;
 
 /// A file that is being written is not older than this.
 const WRITING: Duration = Duration::from_secs(3600);
@@ -11,6 +15,13 @@ const WRITING: Duration = Duration::from_secs(3600);
 pub fn used(file: &fs::File) {
     // Where that cannot be noted, what was made first goes first.
     drop(file.set_modified(crate::telemetry::clock::wall()));
+}
+
+/// A name for what is written aside, as `NAME`: no other thread or process has it.
+pub fn aside(name: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{name}.{count}.{}.tmp", std::process::id())
 }
 
 /// Removes files of a folder until there are no more than `most` bytes: those that were not used for longest, and never `kept`. What was
@@ -30,7 +41,8 @@ pub fn tidy(folder: &Path, most: u64, kept: &Path, is_ours: impl Fn(&str) -> boo
                 drop(fs::remove_file(&path));
             }
         } else if is_ours(name) {
-            found.push((modified, what.len(), path));
+            // However small, it takes a place on the disk.
+            found.push((modified, what.len().max(BLOCK), path));
         }
     }
     let mut bytes: u64 = found.iter().map(|(_, length, _)| length).sum();
@@ -91,7 +103,7 @@ mod tests {
             put(name, age);
         }
         used(&fs::File::open(at("a")).expect("opens"));
-        tidy(folder.path(), 250, &at("b"), |name| name.len() == 1);
+        tidy(folder.path(), 5 * BLOCK / 2, &at("b"), |name| name.len() == 1);
         let left: Vec<bool> = ["a", "b", "c", "d", "other", "x.tmp", "y.tmp"].map(|name| at(name).exists()).into();
         assert_eq!(left, [true, true, false, false, true, false, true]);
     }

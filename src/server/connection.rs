@@ -27,7 +27,7 @@ use crate::http::io::SharedIo;
 use crate::http::request::{ReadError, RequestLine, RequestReader};
 use crate::http::{Body, RequestHead, wire};
 use crate::sandbox::{Client, ClientTls, DownstreamRequest, DownstreamResponse, HandOff, Received};
-use crate::services::descriptors::Kind;
+use crate::services::descriptors;
 use crate::telemetry::access::Entry;
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Held;
@@ -220,7 +220,7 @@ impl Exchange<'_> {
 
     /// Checks a head and makes it what the guest sees.
     fn head(&self, line: RequestLine, asked: &mut Asked) -> Result<(RequestHead, Received), Failure> {
-        *asked.keep.get_mut() = line.persistent && !self.stopping && !Kind::Clients.is_crowded();
+        *asked.keep.get_mut() = line.persistent && !self.stopping && !descriptors::is_crowded();
         asked.method = line.method.clone();
         asked.version = line.version;
         let client = hops::client_of(&self.edge.hops, self.client, &line.headers);
@@ -317,6 +317,7 @@ impl Exchange<'_> {
     ) -> Next {
         let (upload, body) = self.upload(reader, expects_continue);
         let backend = handed.backend.config().name.clone();
+        let its = handed.backend.clone();
         let mut switched = None;
         let respond = async {
             let response = match handoff::send(received, asked.trace.as_ref(), handed, body).await {
@@ -347,10 +348,7 @@ impl Exchange<'_> {
         // Whoever stops or removes a service means what goes on, too. (What takes a service's place leaves it alone.)
         let over = || {
             let now = self.edge.current.routes();
-            let gone = !Arc::ptr_eq(&now, &known) && {
-                let (label, metrics) = (&asked.service(self.edge).name, &self.edge.telemetry.metrics);
-                !now.services().iter().any(|service| metrics.label(&service.config.name) == label)
-            };
+            let gone = !Arc::ptr_eq(&now, &known) && !now.services().iter().any(|service| its.is_of(&service.services.backends));
             if !gone {
                 known = now;
             }

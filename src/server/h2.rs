@@ -31,6 +31,7 @@ use crate::http::request::RequestLine;
 use crate::http::rewind::{Recorded, Rewound};
 use crate::http::{Body, BodyError, BodyStream, h2_fingerprint, wire};
 use crate::sandbox::{Client, DownstreamRequest, DownstreamResponse, Received};
+use crate::services::descriptors;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::Entry;
 use crate::telemetry::clock;
@@ -124,6 +125,9 @@ where
         };
         let shared = shared.get_or_insert_with(|| begin(edge, &client, &recorded));
         accept(shared, request, respond, streams as usize * WORKED_ON);
+        if !leaving && descriptors::is_crowded() {
+            leave(&mut connection, &mut leaving);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use ::http::HeaderMap;
 use ::http::header::{self, HeaderName, HeaderValue};
 use ::http::uri::PathAndQuery;
 use bytes::Bytes;
+use pingora::prelude::timeout;
 use tokio::io::AsyncWriteExt;
 
 use super::Edge;
@@ -106,12 +107,18 @@ pub async fn splice(
     let (mut client, mut backend) = (client.clone(), switched.io);
     let mut head = wire::response_head(response.head.status, &response.head.headers);
     head.extend_from_slice(&switched.read);
-    client.write_all(&head).await?;
-    client.flush().await?;
-    if !rest.is_empty() {
-        backend.write_all(&rest).await?;
+    let first = async {
+        client.write_all(&head).await?;
+        client.flush().await?;
+        if !rest.is_empty() {
+            backend.write_all(&rest).await?;
+        }
+        backend.flush().await
+    };
+    match timeout(edge.limits.client_timeout, first).await {
+        Ok(written) => written?,
+        Err(_) => return Err(std::io::ErrorKind::TimedOut.into()),
     }
-    backend.flush().await?;
     let bounds = Bounds { idle: edge.limits.tunnel_idle, half: edge.limits.client_timeout };
     let end = tunnel::carry(client, backend, bounds, carried, over).await?;
     if let Some(reason) = end.reason() {

@@ -1,6 +1,7 @@
 //! Sockets that are bound before anything else starts, so that an address in use is an error with
 //! a name, and so that port 0 works; and the acceptance of connections on them.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -20,10 +21,11 @@ use pingora::services::Service as PingoraService;
 use pingora_runtime::current_handle;
 use rustix::net::sockopt;
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 
 use super::connection::stopping;
 use crate::config::host::Listen;
-use crate::services::descriptors::{Counted, Kind};
+use crate::services::descriptors;
 use crate::telemetry::Metrics;
 use crate::telemetry::throttle::Throttle;
 
@@ -94,8 +96,8 @@ impl Bound {
 
     /// A pingora service that accepts here and serves on `threads` threads.
     pub fn serve<A: ServerApp + Send + Sync + 'static>(self, name: &str, app: A, threads: usize, metrics: &Arc<Metrics>) -> Listening<A> {
-        let kind = if matches!(name, "http" | "https") { Kind::Clients } else { Kind::Operators };
-        Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads, metrics: metrics.clone(), kind }
+        let of_clients = matches!(name, "http" | "https");
+        Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads, metrics: metrics.clone(), of_clients }
     }
 }
 
@@ -153,8 +155,8 @@ pub struct Listening<A> {
     bound: Option<Bound>,
     threads: usize,
     metrics: Arc<Metrics>,
-    /// Who connects here.
-    kind: Kind,
+    /// Whether those that connect here are clients, and not operators.
+    of_clients: bool,
 }
 
 #[async_trait]
@@ -173,11 +175,12 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
         let threads = threads(self.threads);
         let mut turns = threads.iter().cycle();
         let (told, full) = (Throttle::default(), Throttle::default());
+        let mut operators = Operators::default();
         loop {
-            if self.kind.is_full() {
+            if self.of_clients && descriptors::is_full() {
                 self.metrics.refusals.with_label_values(&["accept"]).inc();
                 if full.is_due(TELL_AGAIN) {
-                    let most = self.kind.most();
+                    let most = descriptors::most_clients();
                     tracing::warn!(
                         address = url,
                         most,
@@ -210,8 +213,23 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
                 }
             };
             let (app, shutdown) = (app.clone(), shutdown.clone());
-            let counted = Counted::new(self.kind);
-            thread.spawn(async move {
+            // Who looks whether this process is alive has an answer, whoever else is connected.
+            if !self.of_clients
+                && let Some(oldest) = operators.make_room()
+            {
+                oldest.abort();
+                self.metrics.refusals.with_label_values(&["accept"]).inc();
+                if full.is_due(TELL_AGAIN) {
+                    let most = descriptors::most_operators();
+                    tracing::warn!(
+                        address = url,
+                        most,
+                        "there are as many connections as there may be: the oldest one ends for each that comes"
+                    );
+                }
+            }
+            let counted = self.of_clients.then(descriptors::Client::new);
+            let serving = thread.spawn(async move {
                 let _counted = counted;
                 let mut next = match accepted.here() {
                     Ok(stream) => Some(Box::new(stream) as Stream),
@@ -224,6 +242,9 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
                     next = app.process_new(stream, &shutdown).await;
                 }
             });
+            if !self.of_clients {
+                operators.0.push_back(serving.abort_handle());
+            }
         }
         drop(listener);
         app.cleanup().await;
@@ -235,6 +256,22 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
 
     fn threads(&self) -> Option<usize> {
         Some(self.threads)
+    }
+}
+
+/// Connections of operators, the oldest first.
+#[derive(Default)]
+struct Operators(VecDeque<AbortHandle>);
+
+impl Operators {
+    /// Forgets those that have ended; the oldest of the others, if there are as many as there may be.
+    fn make_room(&mut self) -> Option<AbortHandle> {
+        let most = descriptors::most_operators();
+        if self.0.len() < most {
+            return None;
+        }
+        self.0.retain(|connection| !connection.is_finished());
+        if self.0.len() < most { None } else { self.0.pop_front() }
     }
 }
 

@@ -15,11 +15,11 @@ const BASE: usize = 64;
 /// The same for each processor: its threads' timers and queues of events.
 const OF_A_PROCESSOR: usize = 8;
 
-/// Connections of operators: of all descriptors one in so many, and no more than this.
-const OPERATORS: usize = 8;
-const MOST_OPERATORS: usize = 256;
+/// Connections of each of the operators' two listeners: of all descriptors one in so many, and no more than this.
+const OPERATORS: usize = 16;
+const MOST_OPERATORS: usize = 128;
 
-/// What is left when there are many connections of a kind: one in so many.
+/// What is left when there are many clients: one in so many.
 const CROWDED: usize = 8;
 
 /// Each share has some, however few there are.
@@ -60,12 +60,14 @@ static FREE: LazyLock<usize> = LazyLock::new(|| free(*ALL));
 
 fn free(all: usize) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    all.saturating_sub(BASE + OF_A_PROCESSOR * processors + operators(all))
+    // With very many processors, there are fewer threads than that.
+    let of_processors = (OF_A_PROCESSOR * processors).min(all / 8);
+    all.saturating_sub(BASE + of_processors + 2 * operators(all))
 }
 
 /// How many services may have open.
 pub fn most_files() -> usize {
-    *FREE / 3
+    (*FREE / 3).max(2 * LEAST)
 }
 
 /// Takes note of how many they have open.
@@ -77,61 +79,47 @@ fn for_connections() -> usize {
     FREE.saturating_sub(FILES.load(Ordering::Relaxed))
 }
 
-/// Who connects. Each kind may have so many connections: whoever has many leaves the others theirs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Of the services.
-    Clients,
-    /// Whoever looks after the process.
-    Operators,
-}
+/// How many clients there are.
+static CLIENTS: AtomicUsize = AtomicUsize::new(0);
 
-impl Kind {
-    fn count(self) -> &'static AtomicUsize {
-        static CLIENTS: AtomicUsize = AtomicUsize::new(0);
-        static OPERATORS: AtomicUsize = AtomicUsize::new(0);
-        match self {
-            Self::Clients => &CLIENTS,
-            Self::Operators => &OPERATORS,
-        }
-    }
-
-    /// How many there may be.
-    pub fn most(self) -> usize {
-        match self {
-            Self::Clients => most_clients(),
-            Self::Operators => operators(all()),
-        }
-    }
-
-    /// Whether there are as many.
-    pub fn is_full(self) -> bool {
-        self.count().load(Ordering::Relaxed) >= self.most()
-    }
-
-    /// Whether there soon will be: connections that are idle had better go.
-    pub fn is_crowded(self) -> bool {
-        let most = self.most();
-        self.count().load(Ordering::Relaxed) >= most - most / CROWDED
-    }
-}
-
-/// One connection, counted as long as it is here.
+/// One of them, counted as long as this is there.
 #[derive(Debug)]
-pub struct Counted(Kind);
+pub struct Client(());
 
-impl Counted {
+impl Client {
     /// One more.
-    pub fn new(kind: Kind) -> Self {
-        kind.count().fetch_add(1, Ordering::Relaxed);
-        Self(kind)
+    pub fn new() -> Self {
+        CLIENTS.fetch_add(1, Ordering::Relaxed);
+        Self(())
     }
 }
 
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.count().fetch_sub(1, Ordering::Relaxed);
+impl Default for Client {
+    fn default() -> Self {
+        Self::new()
     }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        CLIENTS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether there are as many clients as there may be.
+pub fn is_full() -> bool {
+    CLIENTS.load(Ordering::Relaxed) >= most_clients()
+}
+
+/// Whether there soon will be: connections that are idle had better go.
+pub fn is_crowded() -> bool {
+    let most = most_clients();
+    CLIENTS.load(Ordering::Relaxed) >= most - most / CROWDED
+}
+
+/// How many connections each of the operators' listeners may have.
+pub fn most_operators() -> usize {
+    operators(*ALL)
 }
 
 /// How many clients there may be: more than connections to backends, of which a client that waits for one has one.
@@ -157,7 +145,7 @@ mod tests {
     fn shares_leave_something_to_others() {
         for most in [0, 64, 256, 1024, 20_000, 1 << 20, 1 << 24] {
             let (operators, free) = (operators(most), free(most));
-            assert!(free + operators <= most.max(LEAST) && (LEAST..=MOST_OPERATORS).contains(&operators));
+            assert!(free + 2 * operators <= most.max(2 * LEAST) && (LEAST..=MOST_OPERATORS).contains(&operators));
             assert!(most < 1024 || free > most / 2, "{most}: {free}");
         }
         assert!(most_clients() + most_connections() <= all().max(2 * LEAST));

@@ -88,6 +88,19 @@ pub enum Shortage {
     All,
 }
 
+/// What processes have that compile for this one, in bytes.
+static COMPILERS: AtomicU64 = AtomicU64::new(0);
+
+/// What they had when that was told last.
+pub fn of_compilers() -> u64 {
+    COMPILERS.load(Ordering::Relaxed)
+}
+
+/// Takes note of what they have.
+pub fn compilers_have(bytes: u64) {
+    COMPILERS.store(bytes, Ordering::Relaxed);
+}
+
 impl HostMemory {
     /// `most`: bytes the process may have; by default what its control group or the machine has.
     pub fn new(most: Option<u64>) -> Self {
@@ -105,7 +118,7 @@ impl HostMemory {
         self.most
     }
 
-    /// Bytes it had at the last reading.
+    /// Bytes it had at the last reading, with what processes have that compile for it.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
@@ -113,7 +126,7 @@ impl HostMemory {
     /// Looks how much is used now.
     pub fn read(&self) {
         if let Some(used) = process::memory_used() {
-            self.used.store(used, Ordering::Relaxed);
+            self.used.store(used + COMPILERS.load(Ordering::Relaxed), Ordering::Relaxed);
             self.granted.store(0, Ordering::Relaxed);
         }
     }

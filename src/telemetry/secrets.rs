@@ -1,10 +1,11 @@
 //! Values that nobody is to see, wherever they turn up in what is shown: traces, the access log, the inspector.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use arc_swap::ArcSwapOption;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -17,22 +18,96 @@ pub const REDACTED: &str = "‹redacted›";
 /// Bytes below which a secret is not looked for: a short one would be found everywhere.
 const SHORT: usize = 6;
 
-/// What is looked for, if anything is.
-static KNOWN: LazyLock<ArcSwapOption<AhoCorasick>> = LazyLock::new(ArcSwapOption::default);
+/// Bytes of a secret by which it is found; whether the rest follows is seen then.
+const BEGINNING: usize = 32;
 
-/// These are all there are.
-pub fn know<'a>(secrets: impl Iterator<Item = &'a Secret>) {
-    let texts = secrets.filter_map(|secret| std::str::from_utf8(secret.as_ref()).ok()).filter(|text| text.len() >= SHORT);
-    KNOWN.store(searched(texts).map(Arc::new));
+/// How many forms of secrets are looked for: some hundred bytes of memory each.
+const MOST: usize = 100_000;
+
+/// Bytes of all of them.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Bytes of them that are compared with one text. One that is made to be slow is not shown at all.
+const MOST_COMPARED: usize = 16 << 20;
+
+/// What is looked for, if anything is.
+static KNOWN: LazyLock<ArcSwapOption<Known>> = LazyLock::new(ArcSwapOption::default);
+
+/// Finds secrets.
+struct Known {
+    beginnings: AhoCorasick,
+    /// What may follow each of them.
+    rests: Vec<Vec<Box<str>>>,
+    /// What it was made of.
+    texts: Vec<Box<str>>,
 }
 
-fn searched<'a>(secrets: impl Iterator<Item = &'a str>) -> Option<AhoCorasick> {
-    let forms: BTreeSet<String> = secrets.flat_map(forms).collect();
-    if forms.is_empty() {
-        return None;
+/// These are all there are; those that come first go before others where there are too many.
+pub fn know<'a>(secrets: impl Iterator<Item = &'a Secret>) {
+    let mut seen = BTreeSet::new();
+    let texts = secrets.filter_map(|secret| std::str::from_utf8(secret.as_ref()).ok()).filter(|text| text.len() >= SHORT);
+    let texts: Vec<Box<str>> = texts.filter(|text| seen.insert(*text)).map(Box::from).collect();
+    if KNOWN.load().as_ref().map_or(texts.is_empty(), |known| known.texts == texts) {
+        return;
     }
-    // The longest of what begins at one place. It fails for patterns of GiB.
-    AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(forms).ok()
+    KNOWN.store(Known::of(texts).map(Arc::new));
+}
+
+impl Known {
+    fn of(texts: Vec<Box<str>>) -> Option<Self> {
+        let mut beginnings: BTreeMap<Box<[u8]>, BTreeSet<Box<str>>> = BTreeMap::new();
+        let (mut count, mut bytes) = (0, 0);
+        for text in &texts {
+            // All forms of one, or none.
+            let forms = forms(text);
+            count += forms.len();
+            bytes += forms.iter().map(String::len).sum::<usize>();
+            if count > MOST || bytes > MOST_BYTES {
+                tracing::warn!(
+                    "there are more secrets than are looked for in what is shown (traces, the access log, the inspector): not all of them are redacted"
+                );
+                break;
+            }
+            for form in forms {
+                let (beginning, _) = form.as_bytes().split_at(form.len().min(BEGINNING));
+                beginnings.entry(beginning.into()).or_default().insert(form.into());
+            }
+        }
+        if beginnings.is_empty() {
+            return None;
+        }
+        let rests = beginnings.values().map(|forms| forms.iter().rev().cloned().collect()).collect();
+        // Slower than the others, and some ten times smaller.
+        let kind = Some(AhoCorasickKind::ContiguousNFA);
+        let beginnings = AhoCorasick::builder().kind(kind).match_kind(MatchKind::Standard).build(beginnings.keys()).ok()?;
+        Some(Self { beginnings, rests, texts })
+    }
+
+    /// Where they are in a text, one behind another.
+    fn found(&self, text: &str) -> Vec<Range<usize>> {
+        let (mut found, mut compared): (Vec<Range<usize>>, usize) = (Vec::new(), 0);
+        for begun in self.beginnings.find_overlapping_iter(text) {
+            let rest = &text.as_bytes()[begun.start()..];
+            compared += self.rests[begun.pattern().as_usize()].iter().map(|form| form.len().min(rest.len())).sum::<usize>();
+            if compared > MOST_COMPARED {
+                return vec![Range { start: 0, end: text.len() }];
+            }
+            let whole =
+                self.rests[begun.pattern().as_usize()].iter().filter(|form| rest.starts_with(form.as_bytes())).map(|form| form.len()).max();
+            if let Some(length) = whole {
+                found.push(begun.start()..begun.start() + length);
+            }
+        }
+        found.sort_by_key(|range| range.start);
+        found.dedup_by(|next, last| {
+            let within = next.start < last.end;
+            if within {
+                last.end = last.end.max(next.end);
+            }
+            within
+        });
+        found
+    }
 }
 
 /// A secret as it turns up: as it is, as a part of a URL or a form, in JSON, and within base64 (as in `Authorization: Basic`), wherever it begins there.
@@ -111,15 +186,18 @@ pub fn hidden(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn without<'t>(known: &AhoCorasick, text: &'t str) -> Cow<'t, str> {
-    if !known.is_match(text) {
+fn without<'t>(known: &Known, text: &'t str) -> Cow<'t, str> {
+    let found = known.found(text);
+    if found.is_empty() {
         return text.into();
     }
-    let mut shown = String::with_capacity(text.len());
-    known.replace_all_with(text, &mut shown, |_, _, shown| {
+    let (mut shown, mut from) = (String::with_capacity(text.len()), 0);
+    for range in found {
+        shown.push_str(&text[from..range.start]);
         shown.push_str(REDACTED);
-        true
-    });
+        from = range.end;
+    }
+    shown.push_str(&text[from..]);
     shown.into()
 }
 
@@ -132,7 +210,8 @@ mod tests {
     #[test]
     fn whatever_they_look_like() {
         let secret = "s3cr\u{e9}t/+\"key with*all";
-        let known = searched([secret, "other-secret"].into_iter()).expect("some");
+        let searched = |texts: &[&str]| Known::of(texts.iter().map(|text| Box::from(*text)).collect());
+        let known = searched(&[secret, "other-secret"]).expect("some");
         let shown = |text: &str| without(&known, text).into_owned();
         assert_eq!(shown(&format!("a {secret} b other-secret")), format!("a {REDACTED} b {REDACTED}"));
         assert_eq!(shown("/?token=s3cr%C3%A9t%2F%2B%22key%20with%2Aall&x"), format!("/?token={REDACTED}&x"));
@@ -151,7 +230,7 @@ mod tests {
                 }
             }
         }
-        let lines = searched(["token-in-a-file/a&b<c~\u{e9}\n"].into_iter()).expect("some");
+        let lines = searched(&["token-in-a-file/a&b<c~\u{e9}\n"]).expect("some");
         for text in [
             "token-in-a-file/a&b<c~\u{e9}",
             "token-in-a-file/a&b<c~\\u00e9",
@@ -164,6 +243,23 @@ mod tests {
             assert_eq!(without(&lines, text), REDACTED, "{text}");
         }
         assert_eq!(shown("nothing of that"), "nothing of that");
-        assert!(searched([].into_iter()).is_none());
+        assert!(searched(&[]).is_none());
+        // Long ones that begin alike, one in another, one behind another.
+        let (one, two) = (format!("{}one{}", "-".repeat(60), "x".repeat(70_000)), format!("{}two", "-".repeat(60)));
+        let known = searched(&[&one, &two, "xxxxxx-two"]).expect("some");
+        assert_eq!(
+            without(&known, &format!("a{one}b{two}c{}three", "-".repeat(60))),
+            format!("a{REDACTED}b{REDACTED}c{}three", "-".repeat(60))
+        );
+        assert_eq!(without(&known, &format!("{one}-two!{}", &one[..100])), format!("{REDACTED}!{}", &one[..100]));
+        assert!(known.beginnings.memory_usage() < 1 << 20);
+    }
+
+    #[test]
+    fn many_take_little_memory() {
+        let many: Vec<Box<str>> = (0..10_000).map(|n| format!("a-secret-of-many-{n:08}-and-more-of-it").into()).collect();
+        let known = Known::of(many).expect("some");
+        assert!(known.beginnings.memory_usage() < 64 << 20, "{}", known.beginnings.memory_usage());
+        assert_eq!(without(&known, "x a-secret-of-many-00000001-and-more-of-it y"), format!("x {REDACTED} y"));
     }
 }

@@ -334,6 +334,32 @@ fn one_whose_registry_has_no_end() {
     wait_for(&sidelight, "a.test", "a1");
 }
 
+/// A registry that calls its layers what it likes: no file of this machine is read or written for that.
+#[test]
+fn one_whose_registry_names_files() {
+    let sidelight = host("").start();
+    for (index, layer) in ["/dev/zero", "sha256:/dev/zero", "sha256:../../evil", "sha512:ab"].into_iter().enumerate() {
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": format!("sha256:{}", "0".repeat(64)), "size": 2 },
+            "layers": [{ "mediaType": "application/wasm", "digest": layer, "size": 2 }],
+        });
+        let registry = Origin::new(move |_| {
+            let answer = hyper::Response::builder().header("content-type", "application/vnd.oci.image.manifest.v1+json");
+            answer.body(text(manifest.to_string())).expect("an answer")
+        });
+        let name = format!("evil{index}");
+        sidelight
+            .write(&format!("services/{name}/service.toml"), &format!("module = \"oci://{}/shop:1\"\n{}\n", registry.addr, hosts(&name)));
+        sidelight.wait_until("its refusal", |sidelight| status(sidelight)["faulty"].to_string().contains(&format!("\"{name}\"")));
+        let told = status(&sidelight)["faulty"].to_string();
+        assert!(told.contains("no SHA-256"), "{told}");
+    }
+    assert!(crate::memory::status(sidelight.pid(), "VmHWM") < 200 << 20);
+    assert_eq!(sidelight.get_of("own.test", "/").text(), "own");
+}
+
 /// Files without end, and limits that are more than others have.
 #[test]
 fn what_is_too_much_for_one() {

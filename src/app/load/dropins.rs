@@ -32,21 +32,9 @@ pub const EXPIRES: &str = ".expires";
 pub const SINCE: &str = ".since";
 
 /// Reads every service of a folder. `documents` gets what it was read from.
-pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>) -> Vec<DropIn> {
+pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>) -> std::io::Result<Vec<DropIn>> {
     documents.insert(from.folder.clone());
-    let entries = match std::fs::read_dir(&from.folder) {
-        Ok(entries) => entries,
-        // It may come later.
-        Err(error) => {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                tracing::warn!(folder = %from.folder.display(), %error, "the folder of services cannot be read");
-            }
-            return Vec::new();
-        }
-    };
-    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    folders.retain(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) && path.is_dir());
-    folders.sort();
+    let mut folders = folders(&from.folder)?;
     // What is in logs, metrics and answers is one line, and text.
     folders.retain(|path| {
         let is_name = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| !name.chars().any(char::is_control));
@@ -71,7 +59,33 @@ pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>
         };
         DropIn { name, since, plan }
     };
-    folders.into_iter().map(service).collect()
+    Ok(folders.into_iter().map(service).collect())
+}
+
+/// The folders in it, in the order of their names; none if it is not there: it may come later. What cannot be read is not gone.
+fn folders(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let is_gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+            continue;
+        }
+        match std::fs::metadata(&path) {
+            Err(error) if is_gone(&error) => {}
+            what => {
+                if what?.is_dir() {
+                    found.push(path);
+                }
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Of the host's sandboxes, what one has: a quarter.

@@ -243,7 +243,13 @@ impl Backend {
         if self.config.http == HttpVersions::One {
             return self.road_one(attempt).await;
         }
-        let _connecting = self.multiplexed.connecting.lock().await;
+        let begun = clock::now();
+        // Whoever holds it waits for a place, or connects.
+        let connecting = timeout(self.config.connect_timeout, self.multiplexed.connecting.lock()).await;
+        let _connecting = connecting.map_err(|_| match self.share.is_full() {
+            true => self.is_full(),
+            false => SendError::ConnectTimeout(format!("{}:{}", self.config.host, self.config.port)),
+        })?;
         if let Some(shared) = self.multiplexed.take(self) {
             return Ok((Road::Two(shared), true));
         }
@@ -253,7 +259,7 @@ impl Backend {
             None => match self.multiplexed.any() {
                 Some(shared) => return Ok((Road::Two(shared), true)),
                 None if self.room.as_ref().is_some_and(|room| room.is_full()) => return Err(self.is_full()),
-                None => match self.wait().await? {
+                None => match self.wait(begun).await? {
                     Ok(place) => place,
                     Err(kept) => return Ok((kept, true)),
                 },
@@ -274,7 +280,7 @@ impl Backend {
     async fn road_one(self: &Arc<Self>, attempt: Option<&Attempt>) -> Result<(Road, bool), SendError> {
         let place = match self.enter() {
             Some(place) => place,
-            None => match self.wait().await? {
+            None => match self.wait(clock::now()).await? {
                 Ok(place) => place,
                 Err(kept) => return Ok((kept, true)),
             },
@@ -297,8 +303,8 @@ impl Backend {
         }
     }
 
-    /// Waits for one, as long as for a connection, or for a connection that others leave.
-    async fn wait(&self) -> Result<Result<Place, Road>, SendError> {
+    /// Waits for one, or for a connection that others leave: as long as for a connection, since then.
+    async fn wait(&self, since: Instant) -> Result<Result<Place, Road>, SendError> {
         let waiting = async {
             loop {
                 if let Some(place) = self.enter() {
@@ -321,7 +327,8 @@ impl Backend {
                 }
             }
         };
-        timeout(self.config.connect_timeout, waiting).await.map_err(|_| self.is_full())
+        let time = self.config.connect_timeout.saturating_sub(clock::now().duration_since(since));
+        timeout(time, waiting).await.map_err(|_| self.is_full())
     }
 
     fn is_full(&self) -> SendError {

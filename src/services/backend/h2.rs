@@ -45,6 +45,9 @@ const SMALL: u64 = 16 << 10;
 /// How long a failed exchange waits to learn how its connection ended.
 const EXPLAIN: Duration = Duration::from_millis(100);
 
+/// How long a connection may go on that nobody wants any more.
+const AT_LAST: Duration = Duration::from_secs(10);
+
 /// How often a connection is looked at while nothing happens.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -69,8 +72,6 @@ pub struct Shared {
     end: Arc<End>,
     /// Its copies count the exchanges.
     busy: Arc<()>,
-    /// Its place among connections.
-    _place: Place,
 }
 
 /// How a connection ended, once it has.
@@ -179,10 +180,9 @@ impl Backend {
             uses: AtomicU32::new(0),
             end: end.clone(),
             busy: Arc::default(),
-            _place: place,
         });
         self.multiplexed.open.lock().push(shared.clone());
-        tokio::spawn(drive(connection, end, Arc::downgrade(self)));
+        tokio::spawn(drive(connection, place, (end, Arc::downgrade(&shared)), Arc::downgrade(self)));
         Ok(shared)
     }
 
@@ -266,8 +266,11 @@ impl Backend {
 }
 
 /// Keeps a connection going until it ends or nobody wants it.
-async fn drive(connection: Connection<Stream, Bytes>, end: Arc<End>, backend: Weak<Backend>) {
+async fn drive(connection: Connection<Stream, Bytes>, place: Place, (end, shared): (Arc<End>, Weak<Shared>), backend: Weak<Backend>) {
+    // Behind the place, which it has as long as it is there.
+    let _place = place;
     let mut connection = std::pin::pin!(connection);
+    let mut unused = Duration::ZERO;
     loop {
         tokio::select! {
             ended = &mut connection => {
@@ -280,6 +283,11 @@ async fn drive(connection: Connection<Stream, Bytes>, end: Arc<End>, backend: We
                 break;
             }
             () = tokio::time::sleep(SWEEP) => {
+                // What is still to be written when nobody wants it any more, the backend may not take.
+                unused = if shared.strong_count() > 0 { Duration::ZERO } else { unused + SWEEP };
+                if unused > AT_LAST {
+                    break;
+                }
                 // Without its backend it ends when its last exchange does.
                 if let Some(backend) = backend.upgrade() {
                     backend.multiplexed.clean(&backend, backend.config().keepalive_time);

@@ -56,6 +56,8 @@ pub struct Backends {
     /// The service, as metrics name it.
     service: String,
     telemetry: Telemetry,
+    /// Of all connections that there may be, the service's.
+    share: Arc<slots::Share>,
     /// Speaks GRIP for the service, if there is one.
     grip_proxy: Option<Arc<Backend>>,
 }
@@ -113,6 +115,7 @@ impl Backends {
         let mut by_name = HashMap::new();
         let service = telemetry.metrics.label(&config.name).to_owned();
         let mut errors = Vec::new();
+        let share = connector.slots().of(&config.name);
         for (name, settings) in &config.backends {
             let tls = settings.tls.as_ref().map(|tls| tls::Client::build(tls, settings.http, connector.system_roots())).transpose();
             match tls {
@@ -122,7 +125,8 @@ impl Backends {
                     let backend = match before {
                         Some(before) => before.clone(),
                         None => {
-                            let mut backend = Backend::new(settings.clone(), (&service, name), tls.map(Ok), None, connector, telemetry);
+                            let mut backend =
+                                Backend::new(settings.clone(), (&service, name), tls.map(Ok), None, (connector, &share), telemetry);
                             if let Some(before) = previous.and_then(|previous| previous.by_name.get(name)) {
                                 backend.faults = faults::Injector::new(settings.faults.as_ref(), Some(&before.faults));
                             }
@@ -144,14 +148,14 @@ impl Backends {
             // It holds clients for as long as they stay, mostly in silence.
             let settings =
                 config::Backend { first_byte_timeout: HELD, between_bytes_timeout: HELD, ..config::Backend::plain("grip-proxy", address) };
-            Arc::new(Backend::new(settings, (&service, "grip-proxy"), None, None, connector, telemetry))
+            Arc::new(Backend::new(settings, (&service, "grip-proxy"), None, None, (connector, &share), telemetry))
         });
         let grip_proxy = match (grip_proxy, previous.and_then(|previous| previous.grip_proxy.as_ref())) {
             (Some(proxy), Some(before)) if before.config == proxy.config => Some(before.clone()),
             (proxy, _) => proxy,
         };
         let shared = shared.unwrap_or_default();
-        Ok(Self { grip_proxy, by_name, shared, targets, connector: connector.clone(), service, telemetry: telemetry.clone() })
+        Ok(Self { share, grip_proxy, by_name, shared, targets, connector: connector.clone(), service, telemetry: telemetry.clone() })
     }
 
     /// A dynamic backend: one that was made before with the same name and settings, or a new one.
@@ -168,7 +172,14 @@ impl Backends {
         let make = |settings: &config::Backend| {
             let tls = settings.tls.as_ref().map(|tls| tls::Client::build(tls, settings.http, self.connector.system_roots()));
             let tls = tls.map(|built| built.map_err(|error| error.to_string()));
-            Arc::new(Backend::new(settings.clone(), (&self.service, DYNAMIC), tls, targets, &self.connector, &self.telemetry))
+            Arc::new(Backend::new(
+                settings.clone(),
+                (&self.service, DYNAMIC),
+                tls,
+                targets,
+                (&self.connector, &self.share),
+                &self.telemetry,
+            ))
         };
         if !pooled {
             let backend = make(&settings);
@@ -229,7 +240,7 @@ impl Backend {
         (service, label): (&str, &str),
         tls: Option<Result<tls::Client, String>>,
         targets: Option<Arc<Targets>>,
-        connector: &Arc<Connector>,
+        (connector, share): (&Arc<Connector>, &Arc<slots::Share>),
         telemetry: &Telemetry,
     ) -> Self {
         let metrics = &telemetry.metrics;
@@ -255,7 +266,7 @@ impl Backend {
             idle,
             multiplexed: h2::Multiplexed::default(),
             room,
-            share: connector.slots().of(service),
+            share: share.clone(),
             tried: AtomicU64::new(0),
             faults: faults::Injector::new(config.faults.as_ref(), None),
             checked,
@@ -305,6 +316,11 @@ impl Backend {
             "idle": self.idle.idle(),
             "open": self.multiplexed.count(),
         })
+    }
+
+    /// Whether it is one of that service's, of whatever generation.
+    pub fn is_of(&self, service: &Backends) -> bool {
+        Arc::ptr_eq(&self.share, &service.share)
     }
 
     /// Its settings.

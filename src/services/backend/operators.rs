@@ -22,6 +22,14 @@ impl Operators {
         ours && is_local(address.ip())
     }
 
+    /// One of them that a registry or server leads to: `HOST:PORT`, the name of a machine looked up.
+    pub fn among(&self, place: &str) -> Option<SocketAddr> {
+        use std::net::ToSocketAddrs as _;
+        // Without a port it is one of the usual ones.
+        let found = place.to_socket_addrs().or_else(|_| (place, 443).to_socket_addrs()).ok()?;
+        found.into_iter().find(|address| self.has(*address))
+    }
+
     /// What is said to who would go there.
     pub fn refusal(address: SocketAddr) -> String {
         format!("{address} is where operators of this host are answered")
@@ -31,7 +39,12 @@ impl Operators {
 /// Whether an address is one of this machine's: something can listen there.
 fn is_local(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
-    ip.is_loopback() || ip.is_unspecified() || std::net::UdpSocket::bind((ip, 0)).is_ok()
+    let elsewhere = || {
+        let bound = std::net::UdpSocket::bind((ip, 0));
+        // Whatever else stands in the way, it may be ours.
+        bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable)
+    };
+    ip.is_loopback() || ip.is_unspecified() || !elsewhere()
 }
 
 /// Resolves names for requests to a port, without addresses of operators.

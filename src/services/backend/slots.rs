@@ -67,6 +67,12 @@ impl Share {
         None
     }
 
+    /// Whether there is no room.
+    pub fn is_full(&self) -> bool {
+        let (all, mine) = (self.slots.used.load(Ordering::Acquire), self.used.load(Ordering::Acquire));
+        !may_have(descriptors::most_connections(), all, mine)
+    }
+
     /// Waits until a connection has gone, of any service.
     pub async fn freed(&self) {
         self.slots.freed.notified().await;

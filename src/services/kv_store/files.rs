@@ -52,6 +52,8 @@ impl Owner {
 #[derive(Default)]
 pub struct Files {
     open: Mutex<HashMap<PathBuf, Weak<File>>>,
+    /// Held by whoever opens or removes one, however long that takes: a file that was not closed well is read as a whole.
+    turn: Mutex<()>,
     /// Files of services that are not there, and since when that is known.
     orphans: Mutex<HashMap<PathBuf, Instant>>,
 }
@@ -60,8 +62,12 @@ impl Files {
     /// The file of a service, opened now or before.
     pub fn open(&self, folder: &Path, owner: &Owner, readers: &Handle) -> Result<Arc<File>, OpenError> {
         let path = owner.path(folder);
-        let mut open = self.open.lock();
-        if let Some(file) = open.get(&path).and_then(Weak::upgrade) {
+        let _turn = self.turn.lock();
+        let (known, file) = {
+            let open = self.open.lock();
+            (open.contains_key(&path), open.get(&path).and_then(Weak::upgrade))
+        };
+        if let Some(file) = file {
             if file.is_of(owner) {
                 file.may_have(owner.most);
                 return Ok(file);
@@ -72,7 +78,7 @@ impl Files {
         let above = path.parent().unwrap_or(folder);
         data::own_folder(above).map_err(|error| OpenError::Folder { path: folder.to_owned(), error })?;
         // One that was ours until a moment ago is let go of by the thread of its writes, at its own time.
-        let mut tries = if open.contains_key(&path) { 100 } else { 0 };
+        let mut tries = if known { 100 } else { 0 };
         let file = loop {
             match File::open(&path, owner, readers) {
                 Err(OpenError::InUse(_)) if tries > 0 => {
@@ -87,6 +93,7 @@ impl Files {
                 result => break result?,
             }
         };
+        let mut open = self.open.lock();
         open.retain(|_, file| file.strong_count() > 0);
         open.insert(path, Arc::downgrade(&file));
         Ok(file)
@@ -97,11 +104,14 @@ impl Files {
         let expected: BTreeSet<String> = names.iter().map(|name| file_name(name)).collect();
         let Ok(entries) = std::fs::read_dir(folder.join(DROPINS)) else { return };
         let now = clock::now();
+        let _turn = self.turn.lock();
         let mut orphans = self.orphans.lock();
         let mut found = HashMap::new();
         for path in entries.flatten().map(|entry| entry.path()) {
             if path.extension().is_none_or(|kind| kind != "redb")
                 || path.file_name().and_then(|name| name.to_str()).is_none_or(|name| expected.contains(name))
+                // One that has come since the names were taken.
+                || self.open.lock().get(&path).is_some_and(|file| file.strong_count() > 0)
             {
                 continue;
             }
