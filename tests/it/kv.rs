@@ -536,6 +536,35 @@ fn of_services_that_come_and_go() {
     assert!(Command::new("umount").arg(folder.path()).status().expect("umount").success());
 }
 
+/// The request that a program is tried with finds nothing of an earlier service of the same name, which is still served then.
+#[test]
+fn the_trial_of_a_service_that_takes_a_name() {
+    let program = guest("rust", "stores");
+    let sidelight = Setup::host("services_dir = \"services\"\n").arg("--no-watch").start();
+    let drop_in = |more: &str| {
+        std::fs::create_dir_all(sidelight.path("services/pr")).expect("a folder");
+        // Another program each time: with a section of its own, which has a name and nothing else.
+        let section = [0, 2, 1, if more.is_empty() { b'a' } else { b'b' }];
+        let bytes = [std::fs::read(&program).expect("the program"), section.to_vec()].concat();
+        std::fs::write(sidelight.path("services/pr/app.wasm"), bytes).expect("writes");
+        let settings = format!("hosts = [\"pr.test\"]\nmodule = \"app.wasm\"\nkv_stores.empty = []\n{more}");
+        sidelight.write("services/pr/service.toml", &settings);
+        sidelight.reload()
+    };
+    assert_eq!(drop_in("")["changed"], serde_json::json!(["pr"]));
+    let put = "PUT /kv?store=empty&key=k HTTP/1.1\r\nHost: pr.test\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecret";
+    assert_eq!(client::send_as(sidelight.addr, put, "PUT").status, 200);
+    // Of the same service, it would find it.
+    let trial =
+        |status: u16| format!("rollout.smoke = {{ path = \"/kv?store=empty&key=k\", status = {status} }}\nenvironment.pop = \"ABC\"\n");
+    let missing = sidelight.get_of("pr.test", "/kv?store=empty&key=other").status;
+    assert_ne!(missing, 200);
+    std::fs::remove_dir_all(sidelight.path("services/pr")).expect("removes");
+    std::fs::write(sidelight.path("another"), "so that its place on the disk is not the same").expect("a file");
+    let verdict = drop_in(&trial(missing));
+    assert_eq!((&verdict["changed"], &verdict["faulty"]), (&serde_json::json!(["pr"]), &serde_json::Value::Null), "{verdict:#}");
+}
+
 fn kv(args: &[&str], input: &[u8]) -> (bool, String) {
     use std::io::Write as _;
     use std::process::Stdio;
