@@ -131,28 +131,35 @@ impl Launch {
 /// Most bytes of a document.
 const MOST_TEXT: u64 = 32 << 20;
 
-/// A document's text.
-fn read_bounded(path: &Path) -> std::io::Result<String> {
+/// A document's text, of no more than `most` bytes.
+fn read_bounded(path: &Path, most: u64) -> std::io::Result<String> {
     let what = std::fs::metadata(path)?;
-    if what.is_file() && what.len() > MOST_TEXT {
-        return Err(std::io::Error::other(format!("it has more than {} MiB", MOST_TEXT >> 20)));
+    if what.is_file() && what.len() > most {
+        return Err(std::io::Error::other(format!("it has more than {} MiB", most >> 20)));
     }
     std::fs::read_to_string(path)
 }
 
 /// Reads documents, and keeps what is wrong with them.
-#[derive(Default)]
 struct Reader {
     sources: Sources,
     problems: Vec<Problem>,
     documents: BTreeSet<PathBuf>,
+    /// Most bytes of a document.
+    most_text: u64,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self { sources: Sources::default(), problems: Vec::new(), documents: BTreeSet::new(), most_text: MOST_TEXT }
+    }
 }
 
 impl Reader {
     /// A document; `from` is where it is asked for.
     fn read(&mut self, path: &Path, from: Option<&Spanned<String>>) -> Option<Node> {
         self.documents.insert(path.to_owned());
-        let text = match read_bounded(path) {
+        let text = match read_bounded(path, self.most_text) {
             Ok(text) => text,
             Err(error) => {
                 let problem = match from {

@@ -40,6 +40,10 @@ const FETCH_LONG: Duration = Duration::from_secs(120);
 const FETCHERS: usize = 4;
 const SMOKERS: usize = 8;
 
+/// A second behind smaller ones for so many bytes, and no longer than this.
+const BEHIND: u64 = 64 << 10;
+const MOST_BEHIND: Duration = Duration::from_secs(60);
+
 /// A program that took too much to compile is compiled again when somebody asks for it after this time.
 const AGAIN: Duration = Duration::from_secs(600);
 
@@ -157,6 +161,8 @@ struct Work {
     /// What was fetched and is kept nowhere.
     bytes: Option<Arc<Vec<u8>>>,
     guest: Option<Guest>,
+    /// How long it stays behind smaller ones that come later.
+    behind: Duration,
     /// Set when it is wanted no more.
     gone: Arc<AtomicBool>,
 }
@@ -255,6 +261,8 @@ impl Preparer {
         }
         bench.count += 1;
         let stage = if wanted.module.file().is_some() { Stage::Compile } else { Stage::Fetch };
+        let size = wanted.module.file().and_then(|file| file.metadata().ok()).map_or(0, |what| what.len());
+        let behind = behind(size);
         let work = Work {
             id: bench.count,
             wanted: Arc::new(wanted),
@@ -262,6 +270,7 @@ impl Preparer {
             threads: Handle::try_current().ok(),
             bytes: None,
             guest: None,
+            behind,
             gone: Arc::default(),
         };
         bench.entries.insert(name, Entry { work, since: clock::now(), stage, taken: false, done: None });
@@ -369,7 +378,7 @@ impl Shared {
                         return;
                     }
                     let open = bench.entries.iter_mut().filter(|(_, entry)| entry.stage == stage && !entry.taken);
-                    if let Some((name, entry)) = open.min_by_key(|(_, entry)| entry.since) {
+                    if let Some((name, entry)) = open.min_by_key(|(_, entry)| entry.since + entry.work.behind) {
                         entry.taken = true;
                         break (name.clone(), entry.work.clone());
                     }
@@ -412,6 +421,7 @@ impl Shared {
                         let error = SourceError::short_of_memory();
                         return Step::Done(Err(fault(LoadError::Source { path: wanted.module.to_string().into(), error })));
                     }
+                    work.behind = behind(bytes.len() as u64);
                     work.bytes = (!is_kept).then(|| Arc::new(bytes));
                     Step::Next(Stage::Compile, work)
                 }
@@ -513,6 +523,11 @@ impl Shared {
             (LoadError::Smoke { path, request: format!("{}{}", smoke.host, smoke.path), told },).into()
         })
     }
+}
+
+/// How long a program of so many bytes stays behind smaller ones: what takes little does not wait for what takes much.
+fn behind(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / BEHIND).min(MOST_BEHIND)
 }
 
 fn fault(error: LoadError) -> Fault {

@@ -5,6 +5,7 @@
 //! the others alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -280,7 +281,13 @@ impl Reloader {
         let mut state = self.state.lock().clone();
         let begun = clock::now();
         let mut verdict = self.verdict(cause, Outcome::Ok);
-        let result = self.build(&mut state, &mut verdict);
+        // What breaks off changes nothing, and is no end of reloading.
+        let built = catch_unwind(AssertUnwindSafe(|| self.build(&mut state, &mut verdict)));
+        let result = built.unwrap_or_else(|_| {
+            state = self.state.lock().clone();
+            (verdict.changed, verdict.removed) = (Vec::new(), Vec::new());
+            Err((Exit::Internal("reading and building it broke off: a fault of this host; the log has more".to_owned()),).into())
+        });
         verdict.generation = state.generation;
         let rejected = state.loaded.iter().filter(|(_, loaded)| loaded.rejected.is_some());
         verdict.rejected = rejected.map(|(name, _)| name.clone()).collect();

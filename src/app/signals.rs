@@ -52,6 +52,10 @@ impl Shutdown {
     pub fn listen(background: &Handle) -> Self {
         let _within = background.enter();
         drop(listen(SignalKind::hangup()));
+        // What others take for a wish to open logs anew, or to count, is none to end.
+        for kind in [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm(), SignalKind::io()] {
+            drop(listen(kind));
+        }
         let mut stops = Stops::listen();
         let (sender, receiver) = watch::channel(false);
         background.spawn(async move {

@@ -64,6 +64,11 @@ impl Sources {
     }
 }
 
+/// How many faults are told, bytes of what is said of one, and characters of a line that are shown.
+const MOST: usize = 100;
+const LONGEST_MESSAGE: usize = 4 << 10;
+const LONGEST: usize = 200;
+
 /// Documents that cannot be used, with every fault found in them.
 #[derive(Debug, Clone)]
 pub struct ConfigError {
@@ -92,10 +97,19 @@ impl ConfigError {
     /// Faults of documents; `problems` must not be empty. They are told in the order of their places.
     pub fn new(sources: Sources, mut problems: Vec<Problem>) -> Self {
         debug_assert!(!problems.is_empty());
+        problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
+        if problems.len() > MOST {
+            let more = problems.len() - MOST;
+            problems.truncate(MOST);
+            problems.push(Problem { span: None, message: format!("and {more} more faults"), hint: None });
+        }
         for problem in &mut problems {
             problem.message = without_passwords(&problem.message);
+            if problem.message.len() > LONGEST_MESSAGE {
+                problem.message.truncate(problem.message.floor_char_boundary(LONGEST_MESSAGE));
+                problem.message.push('…');
+            }
         }
-        problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
         Self { sources, problems }
     }
 
@@ -164,20 +178,35 @@ impl fmt::Display for ConfigError {
             let (line, column) = place(text, span.start);
             let source = text.lines().nth(line - 1).unwrap_or_default();
             let source = if is_private(text, line - 1) { mask(source) } else { source.to_owned() };
+            let (source, skip) = part(&source, column - 1);
             let margin = line.to_string().len();
             // The mark stays on the first line of what it marks.
             let length = text.get(span.clone()).map_or(1, |s| s.lines().next().unwrap_or_default().chars().count());
-            let room = source.chars().count().saturating_sub(column - 1).max(1);
+            let room = source.chars().count().saturating_sub(skip).max(1);
             writeln!(f, "{file}:{line}:{column}: {}", problem.message)?;
             writeln!(f, "{:margin$} |", "")?;
             writeln!(f, "{line} | {source}")?;
-            write!(f, "{:margin$} | {:skip$}{}", "", "", "^".repeat(length.clamp(1, room)), skip = column - 1)?;
+            write!(f, "{:margin$} | {}{}", "", " ".repeat(skip), "^".repeat(length.clamp(1, room)))?;
             if let Some(hint) = &problem.hint {
                 write!(f, "\n{:margin$} = hint: {hint}", "")?;
             }
         }
         Ok(())
     }
+}
+
+/// What is shown of a line: all of it, or so much of a long one around a place; and where the place is in that.
+fn part(line: &str, at: usize) -> (String, usize) {
+    let length = line.chars().count();
+    if length <= LONGEST {
+        return (line.to_owned(), at);
+    }
+    let from = at.min(length).saturating_sub(LONGEST / 2);
+    let mut shown: String = line.chars().skip(from).take(LONGEST).collect();
+    if from + LONGEST < length {
+        shown.push('…');
+    }
+    if from == 0 { (shown, at) } else { (format!("…{shown}"), at - from + 1) }
 }
 
 /// Words near which values are nobody's business.
@@ -271,6 +300,20 @@ mod tests {
         }
         assert!(!shown("[local_server.secret_stores]\nx = 1234567\n", "x").contains("1234567"));
         assert!(shown("[local_server.secret_stores]\n[other]\nx = 1234567\n", "x =").contains("1234567"));
+    }
+
+    #[test]
+    fn of_long_lines_and_many_faults_some_is_shown() {
+        let text = format!("{}bad{}", " ".repeat(70_000), "x".repeat(100_000));
+        let error = ConfigError::of(Path::new("f.toml"), &text, vec![Problem::at(70_000..70_003, "it is bad")]).to_string();
+        assert!(error.len() < 600 && error.contains("f.toml:1:70001: it is bad"), "{error}");
+        let lines: Vec<&str> = error.lines().collect();
+        let column = |line: &str, what: char| line.chars().position(|c| c == what);
+        assert_eq!(column(lines[2], 'b'), column(lines[3], '^'));
+        let many = (0..200_000).map(|at| Problem::at(at % 1000..at % 1000 + 1, "it is bad")).collect();
+        let error = ConfigError::of(Path::new("f.toml"), &text, many);
+        assert_eq!(error.problems().len(), MOST + 1);
+        assert!(error.to_string().contains("199900 more faults") && error.reports().len() == MOST + 1);
     }
 
     #[test]

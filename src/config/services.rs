@@ -15,6 +15,9 @@ use super::host_file::{Decide, HostLimits, Surroundings, environment};
 use super::settings::{EnvironmentSettings, LimitSettings};
 use super::{ModuleSource, Targets};
 
+/// Nobody is asked more often than this whether a program has moved.
+const LEAST_POLL: Duration = Duration::from_secs(1);
+
 /// `[services.NAME]`. Beside these it may have every key of a manifest's `[local_server]`, `sidelight`, `name` and
 /// `service_id`: they are put over the manifest, key by key.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -233,7 +236,7 @@ impl Decide<'_> {
             paths: from.paths.iter().map(|path| path.get_ref().clone()).collect(),
             manifest: from.manifest.as_ref().map(|file| (file.clone(), self.path(file))),
             module: from.module.as_ref().and_then(|text| self.module(text)),
-            poll: self.some_time(from.poll.as_ref()),
+            poll: self.some_time(from.poll.as_ref()).map(|time| time.max(LEAST_POLL)),
             use_setup: from.use_setup,
             limits: self.limits(&from.limits),
             environment: environment(&from.environment),

@@ -52,7 +52,7 @@ fn lookup(sandbox: &mut Sandbox, name: Str, options: LookupOptions) -> HostResul
     let cache = cache(sandbox, options.service.as_ref())?;
     let headers = headers(sandbox, options.request)?;
     let key = key(&cache, &name)?;
-    let charge = sandbox.charge_lookup(headers.len())?;
+    let charge = sandbox.charge_lookup(headers.len(), 0)?;
     let found = cache.lookup(&key, &headers);
     cache.count("core", found.as_ref().map_or("miss", |found| if found.phase == Phase::Fresh { "hit" } else { "stale" }));
     let lookup = Outcome { found, ..Outcome::default() }.into();
@@ -65,7 +65,7 @@ fn begin(sandbox: &mut Sandbox, name: &Str, options: &LookupOptions, kind: Cache
     let headers = headers(sandbox, options.request)?;
     let key = key(&cache, name)?;
     sandbox.items.has_room()?;
-    let charge = sandbox.charge_lookup(headers.len())?;
+    let charge = sandbox.charge_lookup(headers.len(), 0)?;
     let lookup = cache.transaction(key, &headers, false, &|| about(name));
     let always_range = options.always_range;
     Ok(sandbox.add_cache(CacheEntry { kind, cache, key, lookup, headers, always_range, body: None, charge })?)
@@ -91,8 +91,9 @@ fn insert(sandbox: &mut Sandbox, name: Str, write: CacheWrite) -> HostResult<Bod
     let headers = headers(sandbox, write.request)?;
     let key = key(&cache, &name)?;
     sandbox.items.has_room()?;
+    let charge = sandbox.charge_object(&write.options)?;
     let (writer, _) = cache.insert(key, &headers, about(&name), write.options)?;
-    Ok(sandbox.add_writer(writer)?)
+    Ok(sandbox.add_writer(writer, charge)?)
 }
 
 /// In a transaction, the fields that choose the variant came with the lookup.
@@ -110,9 +111,10 @@ async fn outcome(sandbox: &mut Sandbox, entry: Entry, kind: CacheUse) -> HostRes
 async fn begun(sandbox: &mut Sandbox, entry: Entry, write: CacheWrite) -> HostResult<(BodyHandle, Found)> {
     let options = in_transaction(write)?;
     sandbox.items.has_room()?;
+    let charge = sandbox.charge_object(&options)?;
     let obligation = outcome(sandbox, entry, CacheUse::Entry).await?.obligation.take().ok_or(Error::NotAsked)?;
     let (writer, found) = obligation.insert(options)?;
-    Ok((sandbox.add_writer(writer)?, found))
+    Ok((sandbox.add_writer(writer, charge)?, found))
 }
 
 async fn transaction_insert(sandbox: &mut Sandbox, entry: Entry, write: CacheWrite) -> HostResult<BodyHandle> {
@@ -120,7 +122,7 @@ async fn transaction_insert(sandbox: &mut Sandbox, entry: Entry, write: CacheWri
 }
 
 async fn transaction_insert_and_stream_back(sandbox: &mut Sandbox, entry: Entry, write: CacheWrite) -> HostResult<(BodyHandle, Entry)> {
-    let charge = sandbox.charge_lookup(0)?;
+    let charge = sandbox.charge_lookup(0, 0)?;
     let (body, found) = begun(sandbox, entry, write).await?;
     let of = sandbox.cache(entry, CacheUse::Entry)?;
     let back = CacheEntry {
@@ -280,7 +282,7 @@ fn replace(sandbox: &mut Sandbox, name: Str, options: ReplaceOptions) -> HostRes
     let headers = headers(sandbox, options.request)?;
     let key = key(&cache, &name)?;
     sandbox.items.has_room()?;
-    let charge = sandbox.charge_lookup(headers.len())?;
+    let charge = sandbox.charge_lookup(headers.len(), 0)?;
     let lookup = cache.replace(key, &headers, strategy, about(&name));
     let always_range = options.always_range;
     Ok(sandbox.add_cache(CacheEntry { kind: CacheUse::Replace, cache, key, lookup, headers, always_range, body: None, charge })?)
@@ -293,6 +295,7 @@ async fn replace_get_state(sandbox: &mut Sandbox, entry: Entry) -> HostResult<u3
 /// The handle is dead from here on.
 async fn replace_insert(sandbox: &mut Sandbox, entry: Entry, write: CacheWrite) -> HostResult<BodyHandle> {
     let options = write.options;
+    let charge = sandbox.charge_object(&options)?;
     outcome(sandbox, entry, CacheUse::Replace).await?;
     let mut replaced = sandbox.take_cache(entry, &[CacheUse::Replace])?;
     let about: Arc<str> = "replaced".into();
@@ -301,7 +304,7 @@ async fn replace_insert(sandbox: &mut Sandbox, entry: Entry, write: CacheWrite) 
         // It waits for nobody.
         None => replaced.cache.insert(replaced.key, &replaced.headers, about, options)?,
     };
-    match sandbox.add_writer(writer) {
+    match sandbox.add_writer(writer, charge) {
         Ok(body) => Ok(body),
         Err(full) => Err(HostError::Status(Status::LimitExceeded, full.to_string().into())),
     }

@@ -48,8 +48,8 @@ async fn write(sandbox: &mut Sandbox, body: BodyHandle, data: Bytes64K, end: u32
                 body.push_back(bytes);
             }
         }
-        AsyncItem::Streaming(_) if front => return Err(BadHandle.into()),
-        AsyncItem::Streaming(writer) => writer.write(data.0).await?,
+        AsyncItem::Streaming(..) if front => return Err(BadHandle.into()),
+        AsyncItem::Streaming(writer, _) => writer.write(data.0).await?,
         AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
             return Err(BadHandle.into());
         }
@@ -63,7 +63,7 @@ async fn append(sandbox: &mut Sandbox, to: BodyHandle, from: BodyHandle) -> Host
         return Err(HostError::inval("a body cannot be appended to itself"));
     }
     match sandbox.items.get(to)? {
-        AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
+        AsyncItem::Body(_) | AsyncItem::Streaming(..) => {}
         AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
             return Err(BadHandle.into());
         }
@@ -71,7 +71,7 @@ async fn append(sandbox: &mut Sandbox, to: BodyHandle, from: BodyHandle) -> Host
     let moved = sandbox.take_body(from)?;
     match sandbox.items.get_mut(to)? {
         AsyncItem::Body(body) => body.append(moved),
-        AsyncItem::Streaming(writer) => writer.append(moved).await?,
+        AsyncItem::Streaming(writer, _) => writer.append(moved).await?,
         AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
             return Err(BadHandle.into());
         }
@@ -82,14 +82,14 @@ async fn append(sandbox: &mut Sandbox, to: BodyHandle, from: BodyHandle) -> Host
 /// Ends a body that is being sent, or drops one that is not.
 async fn close(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
     match sandbox.items.get(body)? {
-        AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
+        AsyncItem::Body(_) | AsyncItem::Streaming(..) => {}
         AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
             return Err(BadHandle.into());
         }
     }
     match sandbox.items.take(body)? {
         // Whether anybody still reads it is not this call's business.
-        AsyncItem::Streaming(writer) => drop(writer.finish().await),
+        AsyncItem::Streaming(writer, _) => drop(writer.finish().await),
         AsyncItem::Body(_)
         | AsyncItem::Pending(_)
         | AsyncItem::Promise(_)
@@ -103,7 +103,7 @@ async fn close(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
 /// Gives a body up: whoever receives it sees it truncated.
 fn abandon(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
     match sandbox.items.get(body)? {
-        AsyncItem::Body(_) | AsyncItem::Streaming(_) => {}
+        AsyncItem::Body(_) | AsyncItem::Streaming(..) => {}
         AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
             return Err(BadHandle.into());
         }
@@ -115,7 +115,7 @@ fn abandon(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<()> {
 fn known_length(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<u64> {
     match sandbox.items.get(body)? {
         AsyncItem::Body(body) => body.known_length().ok_or_else(HostError::none),
-        AsyncItem::Streaming(_) => Err(HostError::Status(Status::None, "a body that is being sent".into())),
+        AsyncItem::Streaming(..) => Err(HostError::Status(Status::None, "a body that is being sent".into())),
         AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
             Err(BadHandle.into())
         }
@@ -126,7 +126,7 @@ fn known_length(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<u64> {
 fn trailer_append(sandbox: &mut Sandbox, body: BodyHandle, name: Str, value: Str) -> HostResult<()> {
     let trailers = match sandbox.items.get_mut(body)? {
         AsyncItem::Body(body) => body.trailers_mut(),
-        AsyncItem::Streaming(writer) => writer.trailers_mut(),
+        AsyncItem::Streaming(writer, _) => writer.trailers_mut(),
         AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
             return Err(BadHandle.into());
         }
@@ -140,7 +140,7 @@ fn trailers(sandbox: &mut Sandbox, body: BodyHandle) -> HostResult<&HeaderMap> {
     match sandbox.items.get(body)? {
         AsyncItem::Body(body) if body.is_read() => Ok(body.trailers().unwrap_or(&NONE)),
         AsyncItem::Body(_) => Err(HostError::Status(Status::Again, "the body has not been read to its end".into())),
-        AsyncItem::Streaming(_) => Err(HostError::inval("a body that is being sent")),
+        AsyncItem::Streaming(..) => Err(HostError::inval("a body that is being sent")),
         AsyncItem::Pending(_) | AsyncItem::Promise(_) | AsyncItem::Kv(_) | AsyncItem::Cache(_) | AsyncItem::HttpCache(_) => {
             Err(BadHandle.into())
         }

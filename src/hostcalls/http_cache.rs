@@ -33,9 +33,9 @@ fn begin(sandbox: &mut Sandbox, request: Request, options: &HttpLookup, waits: b
     }
     sandbox.items.has_room()?;
     let about = format!("{} {}", head.method, http_cache::about(&head));
+    let charge = sandbox.charge_lookup(head.headers.len(), 2 * about.len() + head.method.as_str().len())?;
     let decision = Decision::new(&sandbox.asker(), about.into(), true);
     let cache = &sandbox.services.cache;
-    let charge = sandbox.charge_lookup(head.headers.len())?;
     let transaction = match waits {
         true => Transaction::begin(cache, head, options.key, decision),
         false => Transaction::peek(cache, head, options.key, decision),
@@ -60,8 +60,9 @@ fn response(sandbox: &mut Sandbox, entry: Entry, response: Response) -> HostResu
 async fn transaction_insert(sandbox: &mut Sandbox, entry: Entry, given: Response, options: HttpWrite) -> HostResult<BodyHandle> {
     let response = response(sandbox, entry, given)?;
     sandbox.items.has_room()?;
+    let object = sandbox.charge_object(&options.0)?;
     let (writer, _) = sandbox.http_cache(entry)?.insert(&response.head, options.0).await?;
-    Ok(sandbox.add_writer(writer)?)
+    Ok(sandbox.add_writer(writer, object)?)
 }
 
 /// The response stays the guest's: the JavaScript SDK goes on to set fields of it, though the ABI calls it consumed.
@@ -73,9 +74,10 @@ async fn transaction_insert_and_stream_back(
 ) -> HostResult<(BodyHandle, Entry)> {
     let head = sandbox.responses.get(given)?.head.clone();
     sandbox.items.has_room()?;
-    let charge = sandbox.charge_lookup(0)?;
+    let charge = sandbox.charge_lookup(0, 0)?;
+    let object = sandbox.charge_object(&options.0)?;
     let (writer, back) = sandbox.http_cache(entry)?.insert(&head, options.0).await?;
-    Ok((sandbox.add_writer(writer)?, sandbox.add_http_cache(back, charge)?))
+    Ok((sandbox.add_writer(writer, object)?, sandbox.add_http_cache(back, charge)?))
 }
 
 async fn transaction_update(sandbox: &mut Sandbox, entry: Entry, given: Response, options: HttpWrite) -> HostResult<()> {
@@ -92,7 +94,7 @@ async fn transaction_update_and_return_fresh(
 ) -> HostResult<Entry> {
     let response = response(sandbox, entry, given)?;
     sandbox.items.has_room()?;
-    let charge = sandbox.charge_lookup(0)?;
+    let charge = sandbox.charge_lookup(0, 0)?;
     let fresh = sandbox.http_cache(entry)?.update(&response.head, options.0).await?;
     Ok(sandbox.add_http_cache(fresh, charge)?)
 }
@@ -116,7 +118,8 @@ fn close(sandbox: &mut Sandbox, entry: Entry) -> HostResult<()> {
 
 async fn get_suggested_backend_request(sandbox: &mut Sandbox, entry: Entry) -> HostResult<Request> {
     let head = sandbox.http_cache(entry)?.backend_request().await;
-    Ok(sandbox.requests.insert(GuestRequest { head, ..GuestRequest::default() })?)
+    let charge = sandbox.charge_method(&head.method)?;
+    Ok(sandbox.requests.insert(GuestRequest { head, charge, ..GuestRequest::default() })?)
 }
 
 fn get_suggested_cache_options(sandbox: &mut Sandbox, entry: Entry, given: Response, wanted: Wanted) -> HostResult<Suggested> {

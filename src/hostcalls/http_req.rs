@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ::http::uri::Authority;
 use ::http::{HeaderValue, Method, Uri};
+use bytes::Bytes;
 
 use super::{client, heads};
 use crate::abi::backend::BackendRecord;
@@ -20,6 +21,7 @@ use crate::sandbox::{
     BadHandle, Edit, EditTarget, GuestRequest, GuestResponse, HandOff, Handle, PendingRequest, Reply, Sandbox, TooMuchHeld,
 };
 use crate::services::backend::{self, Backend, SendError};
+use crate::services::cache::MAX_SURROGATE_KEYS;
 use crate::services::http_cache::readthrough::{self, Override, Sender};
 
 type Request = Handle<GuestRequest>;
@@ -34,6 +36,9 @@ const FEW_SENDS: u32 = 32;
 
 /// Longest URI, in bytes (production's limit).
 const MAX_URI: usize = 8192;
+
+/// Bytes of one that is not as usual.
+const LONG_URI: usize = 256;
 
 /// Longest method, in bytes, as in production.
 const MAX_METHOD: usize = 8192;
@@ -51,11 +56,14 @@ fn method_get(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>
 }
 
 fn method_set(sandbox: &mut Sandbox, request: Request, method: Str) -> HostResult<()> {
-    let head = &mut sandbox.requests.get_mut(request)?.head;
+    sandbox.requests.get(request)?;
     if method.len() > MAX_METHOD {
         return Err(HostError::inval("a method longer than 8192 bytes"));
     }
-    head.method = Method::from_bytes(&method).map_err(|_| HostError::inval("not a method"))?;
+    let method = Method::from_bytes(&method).map_err(|_| HostError::inval("not a method"))?;
+    let charge = sandbox.charge_method(&method)?;
+    let request = sandbox.requests.get_mut(request)?;
+    (request.head.method, request.charge) = (method, charge);
     Ok(())
 }
 
@@ -64,11 +72,17 @@ fn uri_get(sandbox: &mut Sandbox, request: Request) -> HostResult<Buf<String>> {
 }
 
 fn uri_set(sandbox: &mut Sandbox, request: Request, uri: Str) -> HostResult<()> {
-    let head = &mut sandbox.requests.get_mut(request)?.head;
+    sandbox.requests.get(request)?;
     if uri.len() > MAX_URI {
         return Err(HostError::inval("a URI longer than 8192 bytes"));
     }
-    head.uri = Uri::try_from(&*uri).map_err(|_| HostError::inval("not a URI"))?;
+    let uri = match uri.len() {
+        // Charged for as long as a request has it.
+        LONG_URI.. => Uri::from_maybe_shared(sandbox.account.keep(Bytes::copy_from_slice(&uri))?),
+        _ => Uri::try_from(&*uri),
+    };
+    let uri = uri.map_err(|_| HostError::inval("not a URI"))?;
+    sandbox.requests.get_mut(request)?.head.uri = uri;
     Ok(())
 }
 
@@ -95,7 +109,8 @@ fn cache_override(mask: u32, record: CacheOverrideRecord) -> HostResult<Override
         stale_while_revalidate: given(4, Duration::from_secs(record.stale_while_revalidate.into())),
         sensitive: mask & 8 != 0,
         lookup_timeout: given(16, Duration::from_millis(record.lookup_timeout.into())),
-        surrogate_keys: record.surrogate_keys,
+        // What is behind is never used.
+        surrogate_keys: Bytes::copy_from_slice(&record.surrogate_keys[..record.surrogate_keys.len().min(MAX_SURROGATE_KEYS)]),
     })
 }
 
@@ -117,7 +132,10 @@ fn cache_override_v2_set(
 }
 
 fn cache_override_v3_set(sandbox: &mut Sandbox, request: Request, mask: u32, record: CacheOverrideRecord) -> HostResult<()> {
-    sandbox.requests.get_mut(request)?.cache = cache_override(mask, record)?;
+    sandbox.requests.get(request)?;
+    let mut given = cache_override(mask, record)?;
+    given.surrogate_keys = sandbox.account.keep(given.surrogate_keys)?;
+    sandbox.requests.get_mut(request)?.cache = given;
     Ok(())
 }
 
@@ -507,7 +525,7 @@ fn downstream_tls_protocol(sandbox: &mut Sandbox) -> HostResult<Buf<&'static str
     client::protocol(&sandbox.received)
 }
 
-fn downstream_tls_client_hello(sandbox: &mut Sandbox) -> HostResult<Buf<bytes::Bytes>> {
+fn downstream_tls_client_hello(sandbox: &mut Sandbox) -> HostResult<Buf<Bytes>> {
     client::hello(&sandbox.received)
 }
 

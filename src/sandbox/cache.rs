@@ -5,7 +5,7 @@ use ::http::HeaderMap;
 use super::handles::{BadHandle, Handle, TableFull};
 use super::{AsyncItem, Charge, Sandbox, TooMuchHeld};
 use crate::http::body::BodyWriter;
-use crate::services::cache::{Cache, Key, Lookup};
+use crate::services::cache::{Cache, Key, Lookup, WriteOptions};
 use crate::services::http_cache::Transaction;
 
 /// What a lookup of the core cache was begun as.
@@ -45,9 +45,14 @@ const LOOKUP: usize = 1024;
 const FIELD: usize = 128;
 
 impl Sandbox {
-    /// Charges for a lookup that is for so many fields.
-    pub fn charge_lookup(&self, fields: usize) -> Result<Charge, TooMuchHeld> {
-        self.account.charge(LOOKUP + fields * FIELD)
+    /// Charges for a lookup that is for so many fields, and for so many bytes of a method and an address.
+    pub fn charge_lookup(&self, fields: usize, bytes: usize) -> Result<Charge, TooMuchHeld> {
+        self.account.charge(LOOKUP + fields * FIELD + bytes)
+    }
+
+    /// Charges for an object that is being written.
+    pub fn charge_object(&self, options: &WriteOptions) -> Result<Charge, TooMuchHeld> {
+        self.account.charge(LOOKUP + options.bytes())
     }
 
     /// Keeps a lookup of the core cache.
@@ -95,7 +100,7 @@ impl Sandbox {
     }
 
     /// Keeps the write end of an object that others read as it is written.
-    pub fn add_writer(&mut self, writer: BodyWriter) -> Result<Handle<crate::http::Body>, TableFull> {
-        Ok(Handle::from_raw(self.items.insert(AsyncItem::Streaming(writer))?.raw()))
+    pub fn add_writer(&mut self, writer: BodyWriter, charge: Charge) -> Result<Handle<crate::http::Body>, TableFull> {
+        Ok(Handle::from_raw(self.items.insert(AsyncItem::Streaming(writer, Some(charge)))?.raw()))
     }
 }

@@ -21,8 +21,8 @@ use crate::services::http_cache::Transaction;
 pub enum AsyncItem {
     /// A body that is read, or not yet sent.
     Body(Body),
-    /// The write end of a body that is being sent.
-    Streaming(BodyWriter),
+    /// The write end of a body that is being sent, and what is charged for the object of the cache that it is of.
+    Streaming(BodyWriter, Option<Charge>),
     /// A request on its way.
     Pending(PendingRequest),
     /// A further request from a client.
@@ -162,7 +162,7 @@ impl AsyncItem {
     async fn ready(&mut self, free: bool) {
         match self {
             Self::Body(body) => body.ready().await,
-            Self::Streaming(writer) => writer.ready().await,
+            Self::Streaming(writer, _) => writer.ready().await,
             Self::Pending(pending) => pending.ready().await,
             Self::Promise(promise) => promise.ready(free).await,
             Self::Kv(pending) => pending.ready().await,
@@ -216,7 +216,7 @@ impl Sandbox {
         let body = self.body(handle)?;
         let writer = body.open();
         let body = std::mem::take(body);
-        *self.items.get_mut(handle)? = AsyncItem::Streaming(writer);
+        *self.items.get_mut(handle)? = AsyncItem::Streaming(writer, None);
         Ok(body)
     }
 

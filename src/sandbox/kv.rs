@@ -169,7 +169,7 @@ impl Sandbox {
             | AsyncItem::Cache(_)
             | AsyncItem::HttpCache(_)
             | AsyncItem::Body(_)
-            | AsyncItem::Streaming(_)
+            | AsyncItem::Streaming(..)
             | AsyncItem::Pending(_)
             | AsyncItem::Promise(_) => Err(BadHandle),
         }

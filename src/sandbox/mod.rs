@@ -16,6 +16,8 @@ pub mod next;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use ::http::Method;
+
 use tokio::sync::Semaphore;
 
 use crate::config::{Config, Secret};
@@ -66,7 +68,12 @@ pub struct GuestRequest {
     pub decompress: bool,
     /// For a request from a client: where it came from.
     pub received: Option<Arc<Received>>,
+    /// For a method that is long.
+    pub charge: Option<Charge>,
 }
+
+/// Bytes of a method that are charged for with its request's handle.
+const USUAL_METHOD: usize = 64;
 
 /// A secret that a guest has.
 #[derive(Debug)]
@@ -195,6 +202,12 @@ impl Sandbox {
             bounds: Bounds::default(),
             account,
         }
+    }
+
+    /// Charges for a method that a request has, unless it is as usual.
+    pub fn charge_method(&self, method: &Method) -> Result<Option<Charge>, TooMuchHeld> {
+        let length = method.as_str().len();
+        (length > USUAL_METHOD).then(|| self.account.charge(length)).transpose()
     }
 
     /// Names the current request in logs and traces.

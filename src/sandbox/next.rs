@@ -118,7 +118,7 @@ impl Sandbox {
         match self.items.get_mut(handle)? {
             AsyncItem::Promise(promise) => Ok(promise),
             AsyncItem::Body(_)
-            | AsyncItem::Streaming(_)
+            | AsyncItem::Streaming(..)
             | AsyncItem::Pending(_)
             | AsyncItem::Kv(_)
             | AsyncItem::Cache(_)

@@ -53,7 +53,7 @@ pub fn start(verbosity: u8, format: Format, filter: Option<&str>) {
     let (filter, handle) = reload::Layer::new(EnvFilter::new(without_own_echo(&text)));
     let colours = io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(|| Lossy)
+        .with_writer(|| Records)
         // Those would go where the line could not go.
         .log_internal_errors(false)
         .with_ansi(colours)
@@ -128,6 +128,23 @@ pub fn lost() -> u64 {
 /// Says something on standard error, if that can be.
 pub fn say(text: &str) {
     drop(Lossy.write_all(text.as_bytes()));
+}
+
+/// What is logged, one record at a time. Lines of one that has several are indented, but for the first: no text that is told looks like a record
+/// of its own.
+struct Records;
+
+impl Write for Records {
+    fn write(&mut self, record: &[u8]) -> io::Result<usize> {
+        let Some((b'\n', text)) = record.split_last().filter(|(_, text)| text.contains(&b'\n')) else { return Lossy.write(record) };
+        let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+        Lossy.write_all(&[&lines.join(&b"\n  "[..]), &b"\n"[..]].concat())?;
+        Ok(record.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Standard error, whether or not it takes anything.

@@ -132,10 +132,14 @@ fn forms_of(secret: &str) -> Vec<String> {
     };
     let mut forms = vec![secret.to_owned()];
     // Component by component, with slashes, and as a whole address.
-    for left in ["", "!*'()", "/", "!*'();/?:@&=+$,#"] {
+    for left in ["", "*", "!*'()", "/", "!*'();/?:@&=+$,#"] {
         let text = percent(left);
-        forms.extend([lower_hex(&text), text.replace("%20", "+"), text.replace('~', "%7E"), text]);
+        let of_a_form = text.replace("%20", "+");
+        forms.extend([lower_hex(&text), of_a_form.replace('~', "%7E"), of_a_form, text.replace('~', "%7E"), text]);
     }
+    // Byte by byte.
+    let all: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    forms.extend([all.to_ascii_lowercase(), all]);
     // As serializers write it: as little escaped as may be, slashes, too, and what is no ASCII or means something in HTML.
     if let Ok(json) = serde_json::to_string(secret) {
         let json = json[1..json.len() - 1].to_owned();
@@ -148,7 +152,7 @@ fn forms_of(secret: &str) -> Vec<String> {
             };
             json.chars().map(escape).collect()
         };
-        forms.extend([escaped(""), escaped("<>&"), escaped("").replace('/', "\\/"), json.replace('/', "\\/"), json]);
+        forms.extend([escaped(""), escaped("<>&"), escaped("<>&='"), escaped("").replace('/', "\\/"), json.replace('/', "\\/"), json]);
     }
     for before in 0..3 {
         let bytes = [&[0; 2][..before], secret.as_bytes()].concat();
@@ -239,6 +243,7 @@ mod tests {
             "token-in-a-file/a%26b%3Cc~%C3%A9",
             "token-in-a-file/a&b%3Cc~%C3%A9",
             "token-in-a-file%2Fa%26b%3Cc%7E%C3%A9",
+            "%74%6f%6b%65%6e%2d%69%6e%2d%61%2d%66%69%6c%65%2f%61%26%62%3c%63%7e%c3%a9",
         ] {
             assert_eq!(without(&lines, text), REDACTED, "{text}");
         }

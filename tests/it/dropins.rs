@@ -334,6 +334,24 @@ fn one_whose_registry_has_no_end() {
     wait_for(&sidelight, "a.test", "a1");
 }
 
+/// Settings of one line, with faults far behind, or very many: told within bounds, and nobody else's trouble.
+#[test]
+fn one_whose_settings_are_one_long_line() {
+    let sidelight = host("").start();
+    put(&sidelight, "long", &format!("{}\nlimits = {{{}sandboxes = 0 }}", hosts("long"), " ".repeat(70_000)), "x");
+    let many: String = (0..20_000).map(|n| format!("a{n} = 1, ")).collect();
+    put(&sidelight, "many", &format!("{}\nlimits = {{ {many}cpu = \"1s\" }}", hosts("many")), "x");
+    put(&sidelight, "forged", &format!("{}\n\"x\\n2026-01-01T00:00:00Z  WARN sidelight: forged\" = 1", hosts("forged")), "x");
+    put(&sidelight, "a", &hosts("a"), "a1");
+    wait_for(&sidelight, "a.test", "a1");
+    let verdict = sidelight.reload();
+    let faulty: Vec<&str> = verdict["faulty"].as_array().expect("a list").iter().filter_map(|fault| fault["service"].as_str()).collect();
+    assert_eq!(faulty, ["forged", "long", "many"]);
+    assert!(verdict.to_string().len() < 400_000);
+    assert!(sidelight.log.text().lines().all(|line| !line.starts_with("2026-01-01")), "a line of somebody else's making");
+    assert!(crate::memory::status(sidelight.pid(), "VmHWM") < 200 << 20);
+}
+
 /// A registry that calls its layers what it likes: no file of this machine is read or written for that.
 #[test]
 fn one_whose_registry_names_files() {
@@ -387,13 +405,18 @@ fn what_is_too_much_for_one() {
     };
     service("logs", &logs(65, ""));
     service("log", &logs(3, ", max_mib = 1000, keep_files = 1"));
+    let backends: String = (0..1001).map(|n| format!("b{n} = {{ url = \"http://h\" }}\n")).collect();
+    service("backends", &format!("[backends]\n{backends}"));
+    sidelight.write("services/agents/rules.yaml", "user_agent_parsers: []\nos_parsers: []\ndevice_parsers: []\n");
+    service("agents", "[sidelight]\nuser_agents = \"rules.yaml\"");
     service("quiet", "[limits]\ncpu = \"1s\"\nsandboxes = 5");
     let verdict = sidelight.reload();
     let told = |name: &str| {
         let faulty = verdict["faulty"].as_array().expect("a list");
         faulty.iter().find(|fault| fault["service"] == name).unwrap_or_else(|| panic!("{name}: {verdict:#}")).to_string()
     };
-    assert!(told("settings").contains("more than 32 MiB") && told("manifest").contains("more than 32 MiB"), "{verdict:#}");
+    assert!(told("settings").contains("more than 1 MiB") && told("manifest").contains("more than 1 MiB"), "{verdict:#}");
+    assert!(told("backends").contains("more than 1000 backends") && told("agents").contains("rules for user agents"), "{verdict:#}");
     assert!(told("store").contains("more than 64 MiB") && told("values").contains("more than 64 MiB"), "{verdict:#}");
     assert!(told("program").contains("larger than 256 MiB"), "{verdict:#}");
     assert!(["limits.cpu", "limits.wall", "limits.sandboxes"].iter().all(|limit| told("loud").contains(limit)), "{verdict:#}");

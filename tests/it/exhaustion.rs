@@ -295,6 +295,94 @@ fn what_a_sandbox_may_have_of_the_hosts_memory() {
     others_are_served(&sidelight);
 }
 
+/// A program that makes a hostcall 8,000 times, each with as much as it takes, and then waits for a moment.
+fn filling(import: &str, call: &str) -> String {
+    format!(
+        r#"(module
+            (import "fastly_http_req" "new" (func $request (param i32) (result i32)))
+            (import "fastly_http_body" "new" (func $body (param i32) (result i32)))
+            (import "fastly_http_resp" "new" (func $response (param i32) (result i32)))
+            (import "fastly_http_resp" "send_downstream" (func $send (param i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            {import}
+            (memory (export "memory") 4)
+            (data (i32.const 1000) "http://a.test/")
+            (func (export "_start") (local $i i32)
+                (memory.fill (i32.const 1014) (i32.const 97) (i32.const 100000))
+                (drop (call $body (i32.const 4)))
+                (drop (call $response (i32.const 8)))
+                (loop $again
+                    ;; Another one each time.
+                    (i32.store8 (i32.const 1020) (i32.add (i32.const 97) (i32.and (local.get $i) (i32.const 15))))
+                    (i32.store8 (i32.const 1021) (i32.add (i32.const 97) (i32.and (i32.shr_u (local.get $i) (i32.const 4)) (i32.const 15))))
+                    (i32.store8 (i32.const 1022) (i32.add (i32.const 97) (i32.and (i32.shr_u (local.get $i) (i32.const 8)) (i32.const 15))))
+                    (i32.store8 (i32.const 1023) (i32.add (i32.const 97) (i32.shr_u (local.get $i) (i32.const 12))))
+                    (drop (call $request (i32.const 0)))
+                    {call}
+                    (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                    (br_if $again (i32.lt_u (local.get $i) (i32.const 8000))))
+                (i32.store (i32.const 200016) (i32.const 1))
+                (i64.store (i32.const 200024) (i64.const 1000000000))
+                (drop (call $poll (i32.const 200000) (i32.const 200200) (i32.const 1) (i32.const 200280)))
+                (drop (call $send (i32.load (i32.const 8)) (i32.load (i32.const 4)) (i32.const 0)))))"#
+    )
+}
+
+/// A core cache object, begun with these options.
+fn begun(mask: u32, options: &[(u32, u32)]) -> String {
+    let mut call = String::from("(i64.store (i32.const 150000) (i64.const 60000000000))");
+    options.iter().for_each(|(at, value)| call.push_str(&format!("(i32.store (i32.const {}) (i32.const {value}))", 150_000 + at)));
+    call.push_str(&format!("(drop (call $it (i32.const 1014) (i32.const 100) (i32.const {mask}) (i32.const 150000) (i32.const 12)))"));
+    filling("(import \"fastly_cache\" \"insert\" (func $it (param i32 i32 i32 i32 i32) (result i32)))", &call)
+}
+
+/// Whatever a hostcall is given and keeps is counted, four requests of it at once.
+#[test]
+fn what_each_hostcall_keeps() {
+    let request = "(import \"fastly_http_req\" \"uri_set\" (func $uri (param i32 i32 i32) (result i32)))";
+    let programs = [
+        ("vary", begun(1 << 2, &[(12, 1014), (16, 60_000)])),
+        ("keys", begun(1 << 5, &[(40, 1014), (44, 60_000)])),
+        ("metadata", begun(1 << 7, &[(56, 1014), (60, 60_000)])),
+        (
+            "override",
+            filling(
+                "(import \"fastly_http_req\" \"cache_override_v2_set\" (func $it (param i32 i32 i32 i32 i32 i32) (result i32)))",
+                "(drop (call $it (i32.load (i32.const 0)) (i32.const 2) (i32.const 60) (i32.const 60) (i32.const 1014) (i32.const 60000)))",
+            ),
+        ),
+        ("uri", filling(request, "(drop (call $uri (i32.load (i32.const 0)) (i32.const 1000) (i32.const 8000)))")),
+        (
+            "method",
+            filling(
+                "(import \"fastly_http_req\" \"method_set\" (func $it (param i32 i32 i32) (result i32)))",
+                "(drop (call $it (i32.load (i32.const 0)) (i32.const 1014) (i32.const 8000)))",
+            ),
+        ),
+        (
+            "lookup",
+            filling(
+                &format!("{request}(import \"fastly_http_cache\" \"lookup\" (func $it (param i32 i32 i32 i32) (result i32)))"),
+                "(drop (call $uri (i32.load (i32.const 0)) (i32.const 1000) (i32.const 8000)))
+                 (drop (call $it (i32.load (i32.const 0)) (i32.const 0) (i32.const 190000) (i32.const 16)))",
+            ),
+        ),
+    ];
+    for (name, program) in programs {
+        let sidelight = Setup::wat(&program).start();
+        assert_eq!(sidelight.get("/").status, 200, "{name}");
+        let ask = || {
+            std::thread::scope(|scope| {
+                let asked: Vec<_> = (0..4).map(|_| scope.spawn(|| sidelight.get("/").status)).collect();
+                asked.into_iter().for_each(|one| assert_eq!(one.join().expect("an answer"), 200, "{name}"));
+            });
+        };
+        let grown = growth(&sidelight, ask);
+        println!("{name}: {} MiB more", grown / MIB);
+        assert!(grown < 640 * MIB, "{name}: {} MiB more", grown / MIB);
+    }
+}
+
 /// A value of 20 MiB from a store on disk, asked for a hundred times at once.
 #[test]
 fn values_that_are_not_taken() {

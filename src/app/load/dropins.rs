@@ -4,6 +4,7 @@
 //! service names must be in its own folder: neither files nor variables of the process are anybody's to take.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
@@ -18,6 +19,7 @@ use crate::config::services::ServiceEntry;
 use crate::config::stores::{SecretStore, SecretText};
 use crate::config::{Config, ConfigError, DroppedIn, GuestLimits, HostConfig};
 use crate::services::data;
+use crate::telemetry::process;
 
 /// What a service's own settings are in.
 const SETTINGS: [&str; 2] = ["service.toml", "service.json"];
@@ -45,8 +47,11 @@ pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>
     });
     let service = |folder: PathBuf| {
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut reader = Reader::default();
-        let plan = reader.dropped(&name, &folder, &from.hosts, host);
+        let mut reader = Reader { most_text: MOST_TEXT, ..Reader::default() };
+        let plan = catch_unwind(AssertUnwindSafe(|| reader.dropped(&name, &folder, &from.hosts, host))).unwrap_or_else(|_| {
+            reader.fault("reading its settings broke off", "that is a fault of this host; its log has more");
+            None
+        });
         let (since, identity) = (since(&folder), identity(&folder));
         documents.extend([folder.join(EXPIRES), folder]);
         documents.append(&mut reader.documents);
@@ -91,8 +96,15 @@ fn folders(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// Of the host's sandboxes, what one has: a quarter.
 const SHARE: u32 = 4;
 
-/// Bytes of all files that the settings of one name, its program apart: they are read as a whole.
+/// Bytes of its settings, and of its manifest.
+const MOST_TEXT: u64 = 1 << 20;
+
+/// How many backends one has.
+const MOST_BACKENDS: usize = 1000;
+
+/// Bytes of all files that the settings of one name, its program apart: they are read as a whole. And of the process's memory, one in so many.
 const MOST_DATA: u64 = 64 << 20;
+const OF_MEMORY: u64 = 64;
 
 /// Bytes of all files of its log endpoints, and how many endpoints it has.
 const MOST_LOGS: u64 = 4 << 30;
@@ -203,9 +215,11 @@ impl Reader {
             ));
         }
         let size: u64 = settings_files(&plan.config).iter().filter_map(|path| path.metadata().ok()).map(|what| what.len()).sum();
-        if size > MOST_DATA {
+        let memory = host.limits.total_memory.or_else(process::memory_limit).unwrap_or(u64::MAX);
+        let most = MOST_DATA.min(memory / OF_MEMORY).max(MOST_TEXT);
+        if size > most {
             faults.push((
-                format!("the files that its settings name have more than {} MiB together", MOST_DATA >> 20),
+                format!("the files that its settings name have more than {} MiB together", most >> 20),
                 "a store with `keep` has values that are written to it",
             ));
         }
@@ -217,6 +231,15 @@ impl Reader {
             faults.push((
                 format!("the files of its log endpoints may have more than {} MiB together", MOST_LOGS >> 20),
                 "max_mib and keep_files say how much each has",
+            ));
+        }
+        if plan.config.backends.len() > MOST_BACKENDS {
+            faults.push((format!("it has more than {MOST_BACKENDS} backends"), "a program makes those that it needs (dynamic backends)"));
+        }
+        if plan.config.stores.user_agents.is_some() {
+            faults.push((
+                "it has rules for user agents of its own, which may take any amount of memory".to_owned(),
+                "`devices` has a table of them; rules are for services of the host file",
             ));
         }
         if plan.config.logs.len() > MOST_ENDPOINTS {

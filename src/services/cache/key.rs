@@ -124,6 +124,12 @@ impl Variant {
 }
 
 impl VaryRule {
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        let of = |name: &HeaderName| size_of::<HeaderName>() + name.as_str().len();
+        self.0.as_ref().map_or(0, |rule| rule.text.len() + rule.names.iter().map(of).sum::<usize>())
+    }
+
     /// Names with spaces between them, or commas, as some programs have it.
     pub fn parse(text: &[u8]) -> Result<Self, Error> {
         let names = text.split(|byte| matches!(*byte, b' ' | b',')).filter(|name| !name.is_empty());

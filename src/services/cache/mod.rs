@@ -41,7 +41,7 @@ use crate::services::redis::Unavailable;
 use crate::telemetry::clock;
 
 pub use entry::{MAX_RULES, MAX_VARIANTS};
-pub use key::{Face, Key, MAX_KEY, SurrogateKeys, VaryRule};
+pub use key::{Face, Key, MAX_KEY, MAX_SURROGATE_KEYS, SurrogateKeys, VaryRule};
 pub use lookup::{Found, Lookup, Obligation, Outcome};
 pub use object::{Object, Phase, StoredHead, WriteOptions};
 pub use space::Space;

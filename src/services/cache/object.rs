@@ -41,6 +41,14 @@ pub struct WriteOptions {
     pub head: Option<StoredHead>,
 }
 
+impl WriteOptions {
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        let head = self.head.as_ref().map_or(0, |head| head.fields.len());
+        self.vary.bytes() + self.surrogate_keys.held() as usize + self.user_metadata.len() + head
+    }
+}
+
 /// The head of a stored response, in little memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredHead {
@@ -237,10 +245,7 @@ impl Object {
 
     /// The same without its bytes.
     pub(super) fn meta_weight(&self) -> u64 {
-        let options = &self.options;
-        let head = options.head.as_ref().map_or(0, |head| head.fields.len());
-        let about = self.about.len();
-        OVERHEAD + (about + head + options.user_metadata.len()) as u64 + options.surrogate_keys.held()
+        OVERHEAD + (self.about.len() + self.options.bytes()) as u64
     }
 }
 

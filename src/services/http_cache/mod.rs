@@ -46,8 +46,13 @@ fn address(request: &RequestHead) -> (String, &str) {
 /// The address of a request, for people.
 pub fn about(request: &RequestHead) -> Arc<str> {
     let (host, path) = address(request);
-    format!("{host}{path}").into()
+    let text = format!("{host}{path}");
+    // For people.
+    text[..text.floor_char_boundary(MAX_ABOUT)].into()
 }
+
+/// Bytes of an address that people are shown.
+const MAX_ABOUT: usize = 1024;
 
 /// What a purge of one URL is of: `host/path?query`, with or without a scheme.
 pub fn key_of_url(url: &str) -> Option<[u8; 32]> {

@@ -27,7 +27,7 @@ pub struct Override {
     /// Whether it must not be stored where it outlives the process.
     pub sensitive: bool,
     /// More surrogate keys, with spaces between them.
-    pub surrogate_keys: Vec<u8>,
+    pub surrogate_keys: Bytes,
     /// Longest wait for others who ask for the same.
     pub lookup_timeout: Option<Duration>,
 }
