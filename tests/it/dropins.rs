@@ -63,6 +63,7 @@ fn with_a_manifest_and_nothing_else() {
     let sidelight = Setup::host("services_dir = \"services\"\n").start();
     assert_eq!(sidelight.get_of("a.test", "/").status, 404);
     sidelight.write("services/.hidden/service.toml", "nonsense");
+    std::os::unix::fs::symlink("circle", sidelight.path("services/circle")).expect("a link");
     sidelight.write("services/b\n2026-01-01T00:00:00Z  INFO nothing/service.toml", "nonsense");
     sidelight.write("services/a/bin/main.wasm", &saying("a"));
     sidelight.write("services/a/fastly.toml", "name = \"shop\"\nmanifest_version = 3\n");

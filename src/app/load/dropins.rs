@@ -67,6 +67,12 @@ pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>
     Ok(folders.into_iter().map(service).collect())
 }
 
+/// Whether a failure is for want of something that this process has not now. (A link that leads nowhere, or in a circle, is whoever's who made it.)
+fn is_ours(error: &std::io::Error) -> bool {
+    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOMEM | rustix::io::Errno::IO))
+}
+
 /// The folders in it, in the order of their names; none if it is not there: it may come later. What cannot be read is not gone.
 fn folders(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let is_gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
@@ -81,12 +87,10 @@ fn folders(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
             continue;
         }
         match std::fs::metadata(&path) {
-            Err(error) if is_gone(&error) => {}
-            what => {
-                if what?.is_dir() {
-                    found.push(path);
-                }
-            }
+            Ok(what) if what.is_dir() => found.push(path),
+            // Of this host, not of what is there.
+            Err(error) if is_ours(&error) => return Err(error),
+            Ok(_) | Err(_) => {}
         }
     }
     found.sort();
