@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 
-from common import GUESTS, WORK, build, free_port, need, nginx, say, start, write
+from common import GUESTS, ROOT, WORK, build, free_port, need, nginx, say, start, write
 
 # Services whose every answer must be a success, whatever else happens: name, program, path.
 CLEAN = [("hello", "rust/hello.wasm", "/"), ("reuse", "rust/hello_reuse.wasm", "/"), ("through", "rust/passthrough.wasm", "/small"), ("js", "js/hello.wasm", "/"),
@@ -251,6 +251,10 @@ def main():
         problems += [f"log: {line}" for line in unexpected[:10]]
         if "panicked" in log:
             problems.append("something panicked: " + log[log.index("panicked") - 200 :][:1000])
+        if problems:
+            kept = ROOT / "target" / "soak.log"
+            kept.write_text(log)
+            problems.append(f"what the server logged is in {kept}")
     print(f"soak: {options.minutes:g} minutes, {sum(totals.values())} requests that had to go well, {sum(done.values())} changes ({', '.join(f'{n} {w}' for w, n in sorted(done.items()))})")
     print(f"soak: before {level}")
     print(f"soak: after  {after}")
