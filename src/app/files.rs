@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use super::load::{Plan, ServicePlan};
 use crate::config::Config;
 use crate::services::data;
+use crate::telemetry::clock;
 
 impl ServicePlan {
     /// Its program and the files its settings name, those in folders that they name included.
@@ -55,6 +56,9 @@ pub fn files_of(plan: &Plan) -> BTreeSet<PathBuf> {
     plan.services.iter().chain(dropped).flat_map(ServicePlan::files).chain(plan.documents.iter().cloned()).collect()
 }
 
+/// How long ago files were written that are likely to be whole.
+const SETTLE: Duration = Duration::from_millis(100);
+
 /// In bytes, of a file whose content is looked at.
 const LARGEST: u64 = 512 << 20;
 
@@ -69,6 +73,26 @@ fn content(file: &Path) -> std::io::Result<[u8; 32]> {
             read => digest.update(&piece[..read]),
         }
     }
+}
+
+/// Waits until nobody seems to write these files, as one that is written for the second time is empty for a moment: what is
+/// written on and on is left as it is after that long.
+pub fn settle(files: &BTreeSet<PathBuf>, until: Instant) {
+    while let Some(rest) = unsettled(files, SETTLE) {
+        let left = until.saturating_duration_since(clock::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::sleep(rest.min(left));
+    }
+}
+
+/// How long it takes until the last of these files was written so long ago that whoever writes is likely to be done; `None`: all were.
+fn unsettled(files: &BTreeSet<PathBuf>, settle: Duration) -> Option<Duration> {
+    let now = clock::wall();
+    // What is written in times to come says nothing: clocks are set, and those of file servers are others.
+    let age = |file: &PathBuf| now.duration_since(std::fs::metadata(file).ok()?.modified().ok()?).ok();
+    files.iter().filter_map(age).filter_map(|age| settle.checked_sub(age)).filter(|rest| !rest.is_zero()).max()
 }
 
 /// SHA-256 over files: which there are, and what is in them. Times of change are no evidence.
@@ -100,4 +124,28 @@ pub fn digest(files: &BTreeSet<PathBuf>) -> [u8; 32] {
         }
     }
     all.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn files_settle() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+        let settle = Duration::from_secs(3600);
+        let written = |path: &Path, at: SystemTime| File::create(path).and_then(|file| file.set_modified(at)).expect("a file");
+        let now = clock::wall();
+        let files = BTreeSet::from([first.clone(), second.clone(), folder.path().join("none")]);
+        assert_eq!(unsettled(&files, settle), None);
+        written(&first, now - settle * 2);
+        written(&second, now + settle);
+        assert_eq!(unsettled(&files, settle), None);
+        written(&second, now - settle / 2);
+        let rest = unsettled(&files, settle).expect("one that was written in between");
+        assert!(rest > Duration::ZERO && rest <= settle / 2, "{rest:?}");
+    }
 }

@@ -160,6 +160,13 @@ impl Reader {
     fn read(&mut self, path: &Path, from: Option<&Spanned<String>>) -> Option<Node> {
         self.documents.insert(path.to_owned());
         let text = match read_bounded(path, self.most_text) {
+            // A beginning of every file: it says nothing, and nobody means that.
+            Ok(text) if text.trim().is_empty() && path.is_file() => {
+                let base = self.sources.add(path, "");
+                let hint = "it may have been cut short; a service that has nothing to set needs no manifest";
+                self.problems.push(Problem::at(base..base, "the file is empty").hint(hint));
+                return None;
+            }
             Ok(text) => text,
             Err(error) => {
                 let problem = match from {

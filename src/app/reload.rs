@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use super::Exit;
-use super::files::{digest, files_of, settings_files};
+use super::files::{digest, files_of, settings_files, settle};
 use super::load::{DIFFERENT, Launch, Plan, ServicePlan, Taken, part_of_anothers};
 use super::loaded::{Loaded, Made, OnTrial};
 use super::prepare::{Preparer, Readiness, Wanted};
@@ -45,6 +45,9 @@ const PREPARED: &str = "prepared";
 
 /// How often a set of files that changes while it is read is read again.
 const TRIES: usize = 6;
+
+/// How long it is waited for that nobody writes what is to be read, where nobody asks for it.
+const SETTLE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Of a service that comes and goes, how many secrets are redacted in what is shown, and bytes of them.
 const SECRETS: usize = 250;
@@ -373,6 +376,9 @@ impl Reloader {
         let (begun, mut tries) = (clock::now(), TRIES);
         let mut looked_at = state.files.clone();
         let (plan, built) = loop {
+            if !matches!(verdict.cause, "start" | "request" | "signal") {
+                settle(&looked_at, begun + SETTLE_WITHIN);
+            }
             // What has been seen is what was there before it was read: what changes meanwhile is found changed at the next look.
             let seen = digest(&looked_at);
             tries -= 1;

@@ -67,8 +67,8 @@ fn idle_connections_are_bounded() {
         assert_eq!(made(&sidelight, origin.addr, &format!("&name=n{i}")).text(), "/path asked.test");
     }
     let kept = open() - before;
-    // A hundred, and what the process itself has opened meanwhile.
-    assert!((50..=150).contains(&kept), "{kept}");
+    // Some forty, and what the process itself has opened meanwhile.
+    assert!((25..=100).contains(&kept), "{kept}");
     let connections = origin.connections();
     for i in 0..10 {
         assert_eq!(made(&sidelight, origin.addr, &format!("&name=n{i}")).text(), "/path asked.test");

@@ -1,11 +1,13 @@
 //! File descriptors: clients, connections to backends, services and operators have shares of their own.
 
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use crate::client::{self, Connection};
+use crate::faults::set;
 use crate::handoff;
 use crate::harness::{Setup, Sidelight, guest};
 use crate::origin::{Origin, RUNTIME};
@@ -66,6 +68,98 @@ fn of_a_request_that_sends_many() {
     assert!(taken.load(Ordering::Relaxed) < 300);
     let failed = "sidelight_backend_requests_total{service=\"much\",backend=\"origin\",result=\"connection_limit_reached\"}";
     assert!(sidelight.metric(failed) > 100.0);
+    others_are_served(&sidelight, 400);
+}
+
+/// Answers each request as its path says, well and otherwise; `/hold` when so many wait for it.
+fn fickle(held: usize) -> SocketAddr {
+    fn serve(mut stream: TcpStream, held: &Barrier) -> io::Result<()> {
+        let mut requests = BufReader::new(stream.try_clone()?).lines();
+        while let Some(line) = requests.next() {
+            let line = line?;
+            while requests.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let path = line.split(' ').nth(1).unwrap_or_default();
+            match path {
+                "/half" => return stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"),
+                "/chunk" => return stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\nhalf"),
+                "/none" => return stream.write_all(b"none\r\n\r\n"),
+                "/gone" => return Ok(()),
+                "/silent" => continue,
+                "/more" => stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nmore")?,
+                "/large" => {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")?;
+                    (0..1000).try_for_each(|_| stream.write_all(&[b'x'; 100_000]))?;
+                }
+                _ => {
+                    if path == "/hold" {
+                        held.wait();
+                    }
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell")?;
+                }
+            }
+        }
+        Ok(())
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let (address, held) = (listener.local_addr().expect("an address"), Arc::new(Barrier::new(held)));
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let held = held.clone();
+            // Whoever asked may be gone.
+            thread::spawn(move || drop(serve(stream.expect("a connection"), &held)));
+        }
+    });
+    address
+}
+
+/// However an exchange ends, its connection's place is another's then.
+#[test]
+fn of_exchanges_that_end_badly() {
+    const HELD: usize = 60;
+    let (address, origin) = (fickle(HELD), Origin::fixed("here"));
+    let backend = format!("[services.much.backends.origin]\nurl = \"http://{address}\"\nfirst_byte_timeout_ms = 20\n");
+    let sidelight = with(neighbours(&origin, "passthrough", &backend), 400);
+    for path in ["/half", "/chunk", "/none", "/gone", "/silent", "/more"] {
+        for _ in 0..100 {
+            // Broken off, or an error: whatever it is, it ends.
+            let mut connection = Connection::open(sidelight.addr);
+            connection.write(format!("GET {path} HTTP/1.1\r\nHost: much.test\r\nConnection: close\r\n\r\n").as_bytes());
+            assert!(!connection.discard(1 << 40));
+        }
+    }
+    // Clients that leave in the middle, and those that do before there is anything.
+    for path in ["/large", "/silent"] {
+        for _ in 0..100 {
+            let mut connection = Connection::open(sidelight.addr);
+            connection.write(format!("GET {path} HTTP/1.1\r\nHost: much.test\r\n\r\n").as_bytes());
+            if path == "/large" {
+                assert!(connection.discard(100_000));
+            }
+        }
+    }
+    for faults in [r#"{"resets": 100, "reset_after": 2}"#, r#"{"failures": 100, "failure": "connection_refused"}"#, r#"{"errors": 100}"#] {
+        set(&sidelight, "PUT", "/faults/much/origin", faults);
+        for _ in 0..100 {
+            let mut connection = Connection::open(sidelight.addr);
+            connection.write(b"GET /well HTTP/1.1\r\nHost: much.test\r\nConnection: close\r\n\r\n");
+            assert!(!connection.discard(1 << 40));
+        }
+    }
+    set(&sidelight, "DELETE", "/faults/much/origin", "");
+    others_are_served(&sidelight, 400);
+    sidelight.wait_metric("sidelight_sandboxes", 0.0);
+    // Of the 85 or so that it may have, so many are there.
+    let settings = std::fs::read_to_string(sidelight.path("sidelight.toml")).expect("a file");
+    sidelight.write("sidelight.toml", &settings.replace("first_byte_timeout_ms = 20", "first_byte_timeout_ms = 60000"));
+    // The watcher may be there first.
+    assert_ne!(sidelight.reload()["result"], "failed");
+    let addr = sidelight.addr;
+    let holding: Vec<_> = (0..HELD)
+        .map(|_| thread::spawn(move || client::send(addr, "GET /hold HTTP/1.1\r\nHost: much.test\r\nConnection: close\r\n\r\n").text()))
+        .collect();
+    for one in holding {
+        assert_eq!(one.join().expect("an answer"), "well");
+    }
     others_are_served(&sidelight, 400);
 }
 

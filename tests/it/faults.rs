@@ -13,7 +13,8 @@ fn through(origin: &Origin, faults: &str) -> Sidelight {
     Setup::new(guest("rust", "passthrough")).backend("origin", origin.url()).manifest(faults).start()
 }
 
-fn set(sidelight: &Sidelight, method: &str, path: &str, body: &str) -> client::Answer {
+/// Of operators.
+pub fn set(sidelight: &Sidelight, method: &str, path: &str, body: &str) -> client::Answer {
     let length = body.len();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
     client::send(sidelight.admin, &request)

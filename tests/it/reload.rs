@@ -123,6 +123,32 @@ fn what_cannot_be_used_changes_nothing() {
     sidelight.wait_metric(metric, 1.0);
 }
 
+/// Whoever writes a file for the second time empties it first, and may end there.
+#[test]
+fn an_empty_manifest_changes_nothing() {
+    let origin = Origin::fixed("one");
+    let sidelight = Setup::new(guest("rust", "passthrough")).backend("origin", origin.url()).start();
+    for empty in ["", "\n  \n"] {
+        sidelight.write("fastly.toml", empty);
+        let verdict = sidelight.reload();
+        assert_eq!((&verdict["result"], &verdict["generation"]), (&"failed".into(), &1.into()));
+        assert!(
+            verdict["error"].as_str().is_some_and(|error| error.contains("fastly.toml") && error.contains("the file is empty")),
+            "{verdict}"
+        );
+        assert_eq!(sidelight.get("/").text(), "one");
+    }
+    let with = |manifest: &str| {
+        let host = "[services.it]\nmodule = \"app.wat\"\nmanifest = \"it.toml\"\n";
+        Setup::host(host).file("app.wat", &saying("well")).file("it.toml", manifest)
+    };
+    let (status, text) = with("").fails();
+    assert_eq!(status.code(), Some(3));
+    assert!(text.contains("it.toml: the file is empty") && text.contains("needs no manifest"), "{text}");
+    // One of comments is meant.
+    assert_eq!(with("# nothing\n").start().get("/").text(), "well");
+}
+
 #[test]
 fn a_bad_program_changes_nothing() {
     let sidelight = service("one").start();
@@ -197,7 +223,7 @@ fn config_maps() {
         .file("map/..0/fastly.toml", "name = \"it\"\n")
         .file("map/..0/app.wat", &saying("0"))
         .file("map/app.wat", &saying("0"))
-        .file("map/fastly.toml", "")
+        .file("map/fastly.toml", "name = \"it\"\n")
         .start();
     let map = sidelight.path("map");
     let link = |target: &Path, name: &str| {
