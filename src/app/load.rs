@@ -6,6 +6,7 @@ pub use dropins::{EXPIRES, SINCE};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use toml::Spanned;
@@ -52,6 +53,8 @@ pub struct Plan {
     pub dropins: Vec<DropIn>,
     /// Every file that this was read from, or would be if it were there.
     pub documents: BTreeSet<PathBuf>,
+    /// Documents that say something: they are not expected to be empty later.
+    pub written: Arc<BTreeSet<PathBuf>>,
 }
 
 /// A service that comes and goes.
@@ -120,9 +123,14 @@ impl Plan {
 impl Launch {
     /// Reads everything, or says everything that is wrong.
     pub fn plan(&self) -> Result<Plan, Unplanned> {
-        let mut reader = Reader::default();
+        self.plan_after(&Arc::default())
+    }
+
+    /// The same when these documents have said something before.
+    pub fn plan_after(&self, written: &Arc<BTreeSet<PathBuf>>) -> Result<Plan, Unplanned> {
+        let mut reader = Reader { before: written.clone(), ..Reader::default() };
         match reader.plan(self) {
-            Some(plan) if reader.problems.is_empty() => Ok(Plan { documents: reader.documents, ..plan }),
+            Some(plan) if reader.problems.is_empty() => Ok(Plan { documents: reader.documents, written: Arc::new(reader.written), ..plan }),
             _ => Err(Unplanned { error: ConfigError::new(reader.sources, reader.problems), documents: reader.documents }),
         }
     }
@@ -141,30 +149,30 @@ fn read_bounded(path: &Path, most: u64) -> std::io::Result<String> {
 }
 
 /// Reads documents, and keeps what is wrong with them.
+#[derive(Default)]
 struct Reader {
     sources: Sources,
     problems: Vec<Problem>,
     documents: BTreeSet<PathBuf>,
-    /// Most bytes of a document.
-    most_text: u64,
-}
-
-impl Default for Reader {
-    fn default() -> Self {
-        Self { sources: Sources::default(), problems: Vec::new(), documents: BTreeSet::new(), most_text: MOST_TEXT }
-    }
+    /// Documents that said something before.
+    before: Arc<BTreeSet<PathBuf>>,
+    /// Those that do, or did.
+    written: BTreeSet<PathBuf>,
+    /// Most bytes of a document, where that is less than usual.
+    most_text: Option<u64>,
 }
 
 impl Reader {
     /// A document; `from` is where it is asked for.
     fn read(&mut self, path: &Path, from: Option<&Spanned<String>>) -> Option<Node> {
         self.documents.insert(path.to_owned());
-        let text = match read_bounded(path, self.most_text) {
-            // A beginning of every file: it says nothing, and nobody means that.
-            Ok(text) if text.trim().is_empty() && path.is_file() => {
+        let text = match read_bounded(path, self.most_text.unwrap_or(MOST_TEXT)) {
+            // Whoever writes a file for the second time empties it first.
+            Ok(text) if text.trim().is_empty() && self.before.contains(path) => {
+                self.written.insert(path.to_owned());
                 let base = self.sources.add(path, "");
-                let hint = "it may have been cut short; a service that has nothing to set needs no manifest";
-                self.problems.push(Problem::at(base..base, "the file is empty").hint(hint));
+                let problem = Problem::at(base..base, "the file is empty, and was not");
+                self.problems.push(problem.hint("it may have been cut short; if nothing is meant, a comment says so: # nothing"));
                 return None;
             }
             Ok(text) => text,
@@ -182,6 +190,9 @@ impl Reader {
                 return None;
             }
         };
+        if !text.trim().is_empty() {
+            self.written.insert(path.to_owned());
+        }
         let base = self.sources.add(path, &text);
         match Node::parse(&text, path, base) {
             Ok(document) => Some(document),
@@ -251,7 +262,7 @@ impl Reader {
         self.collisions(&services);
         let dropins = match &decided.dropins {
             None => Vec::new(),
-            Some(from) => match dropins::read(from, &decided, &mut self.documents) {
+            Some(from) => match dropins::read(from, &decided, self) {
                 Ok(dropins) => dropins,
                 Err(error) => {
                     let message = format!("the folder of services, {}, cannot be read: {error}", from.folder.display());
@@ -260,7 +271,7 @@ impl Reader {
                 }
             },
         };
-        Some(Plan { host: decided, services, dropins, documents: BTreeSet::new() })
+        Some(Plan { host: decided, services, dropins, documents: BTreeSet::new(), written: Arc::default() })
     }
 
     /// The one service of a process without a list of them.

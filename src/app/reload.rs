@@ -64,6 +64,8 @@ struct State {
     files: BTreeSet<PathBuf>,
     /// Their contents at the last attempt.
     seen: [u8; 32],
+    /// Documents that have said something.
+    written: Arc<BTreeSet<PathBuf>>,
     history: Vec<Verdict>,
     /// Services that come and go whose newest files cannot be used.
     faulty: Vec<ServiceFault>,
@@ -105,6 +107,7 @@ impl Reloader {
             loaded: BTreeMap::new(),
             files: BTreeSet::new(),
             seen: [0; 32],
+            written: Arc::default(),
             history: Vec::new(),
             faulty: Vec::new(),
             expired: BTreeMap::new(),
@@ -382,7 +385,7 @@ impl Reloader {
             // What has been seen is what was there before it was read: what changes meanwhile is found changed at the next look.
             let seen = digest(&looked_at);
             tries -= 1;
-            let plan = match self.launch.plan() {
+            let plan = match self.launch.plan_after(&state.written) {
                 Ok(plan) => plan,
                 Err(unplanned) => {
                     let known = looked_at.len();
@@ -414,6 +417,7 @@ impl Reloader {
             break (plan, built?);
         };
         let (built, faulty, preparing) = built;
+        state.written = plan.written.clone();
         let all = plan.services.iter().chain(plan.dropins.iter().filter_map(|dropin| dropin.plan.as_ref().ok()));
         let over = |plan: &ServicePlan| Some((plan.config.name.clone(), humantime::format_rfc3339_seconds(plan.expires?).to_string()));
         state.expired = all.filter(|plan| plan.is_over()).filter_map(over).collect();

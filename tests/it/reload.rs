@@ -142,11 +142,44 @@ fn an_empty_manifest_changes_nothing() {
         let host = "[services.it]\nmodule = \"app.wat\"\nmanifest = \"it.toml\"\n";
         Setup::host(host).file("app.wat", &saying("well")).file("it.toml", manifest)
     };
-    let (status, text) = with("").fails();
-    assert_eq!(status.code(), Some(3));
-    assert!(text.contains("it.toml: the file is empty") && text.contains("needs no manifest"), "{text}");
-    // One of comments is meant.
-    assert_eq!(with("# nothing\n").start().get("/").text(), "well");
+    // One that is empty from the start is meant to be, and one of comments is.
+    let sidelight = with("").arg("--no-watch").start();
+    assert_eq!(sidelight.get("/").text(), "well");
+    sidelight.write("it.toml", "[local_server.backends.origin]\nurl = \"http://127.0.0.1:9\"\n");
+    assert_eq!(sidelight.reload()["result"], "ok");
+    sidelight.write("it.toml", "");
+    let verdict = sidelight.reload();
+    let hint = verdict["problems"][0]["hint"].as_str().unwrap_or_default();
+    assert!(verdict["result"] == "failed" && hint.contains("# nothing"), "{verdict}");
+    sidelight.write("it.toml", "# nothing\n");
+    assert_eq!(sidelight.reload()["result"], "ok");
+}
+
+/// Nor does one of a service that comes and goes, whatever else is wrong with it.
+#[test]
+fn an_empty_file_of_a_dropped_in_service_changes_nothing() {
+    let origin = Origin::fixed("one");
+    let program = fs::read(guest("rust", "passthrough")).expect("a program");
+    let settings = "hosts = [\"it.test\"]\nmodule = \"app.wasm\"\nmanifest = \"it.toml\"\n";
+    let manifest = format!("[local_server.backends.origin]\nurl = \"{}\"\n", origin.url());
+    let sidelight = Setup::host("services_dir = \"services\"\n").arg("--no-watch").start();
+    sidelight.write("services/it/it.toml", &manifest);
+    fs::write(sidelight.path("services/it/app.wasm"), program).expect("a file");
+    sidelight.write("services/it/service.toml", settings);
+    let is_one = |sidelight: &Sidelight| sidelight.get_of("it.test", "/").text() == "one";
+    sidelight.reload();
+    sidelight.wait_until("one", is_one);
+    // One, the other behind it, both: none of them is read as it is.
+    for (text, its) in [("", manifest.as_str()), ("", ""), (settings, "")] {
+        sidelight.write("services/it/service.toml", text);
+        sidelight.write("services/it/it.toml", its);
+        let verdict = sidelight.reload();
+        assert!(verdict["faulty"][0].to_string().contains("the file is empty"), "{verdict}");
+        assert!(is_one(&sidelight));
+    }
+    sidelight.write("services/it/it.toml", &manifest);
+    assert_eq!(sidelight.reload().get("faulty"), None);
+    assert!(is_one(&sidelight));
 }
 
 #[test]

@@ -33,9 +33,9 @@ pub const EXPIRES: &str = ".expires";
 /// Since when it is there (RFC 3339), in place of what the file system says of its folder.
 pub const SINCE: &str = ".since";
 
-/// Reads every service of a folder. `documents` gets what it was read from.
-pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>) -> std::io::Result<Vec<DropIn>> {
-    documents.insert(from.folder.clone());
+/// Reads every service of a folder. The reader of the others is told what they were read from.
+pub fn read(from: &DropIns, host: &HostConfig, all: &mut Reader) -> std::io::Result<Vec<DropIn>> {
+    all.documents.insert(from.folder.clone());
     let mut folders = folders(&from.folder)?;
     // What is in logs, metrics and answers is one line, and text.
     folders.retain(|path| {
@@ -47,14 +47,19 @@ pub fn read(from: &DropIns, host: &HostConfig, documents: &mut BTreeSet<PathBuf>
     });
     let service = |folder: PathBuf| {
         let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut reader = Reader { most_text: MOST_TEXT, ..Reader::default() };
+        let mut reader = Reader { before: all.before.clone(), most_text: Some(MOST_TEXT), ..Reader::default() };
         let plan = catch_unwind(AssertUnwindSafe(|| reader.dropped(&name, &folder, &from.hosts, host))).unwrap_or_else(|_| {
             reader.fault("reading its settings broke off", "that is a fault of this host; its log has more");
             None
         });
         let (since, identity) = (since(&folder), identity(&folder));
-        documents.extend([folder.join(EXPIRES), folder]);
-        documents.append(&mut reader.documents);
+        if !reader.problems.is_empty() {
+            // What was not read for that is as it was.
+            reader.written.extend(all.before.iter().filter(|path| path.starts_with(&folder)).cloned());
+        }
+        all.documents.extend([folder.join(EXPIRES), folder]);
+        all.documents.append(&mut reader.documents);
+        all.written.append(&mut reader.written);
         let plan = match plan {
             Some(mut plan) if reader.problems.is_empty() => {
                 plan.config.dropin = Some(DroppedIn { since: identity });
