@@ -19,8 +19,8 @@ const OF_A_PROCESSOR: usize = 8;
 const OPERATORS: usize = 16;
 const MOST_OPERATORS: usize = 128;
 
-/// What is left when there are many clients: one in so many.
-const CROWDED: usize = 8;
+/// What is left when connections had better go after an answer: one in so many. A new connection for each request costs as much again.
+const CROWDED: usize = 32;
 
 /// Each share has some, however few there are.
 const LEAST: usize = 8;
