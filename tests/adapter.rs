@@ -189,7 +189,7 @@ impl Stage {
                 Ok(mut serving) => match serving.reply().await {
                     Ok(_) => None,
                     Err(Unserved::Ended(outcome)) => Some(outcome),
-                    Err(Unserved::Overloaded | Unserved::NoMemory | Unserved::NoService) => panic!("no sandbox came free"),
+                    Err(Unserved::Overloaded { .. } | Unserved::NoMemory | Unserved::NoService) => panic!("no sandbox came free"),
                 },
                 Err(_) => panic!("no sandbox came free"),
             }

@@ -413,7 +413,7 @@ ROWS = [
                 "Why clients were refused",
                 "What clients were not served for, a second, by reason. `h2`, `h2_streams`: connections that flood; `head_timeout`, `body_timeout`, "
                 "`reader_timeout`: clients that hold on to a connection and do nothing with it. A few are scanners and bad networks; many from one "
-                "address are an attack: close it off in front. `accept`: this process is short of file descriptors; raise its limit (`ulimit -n`). "
+                "address are an attack: close it off in front. `accept`, `crowded`: this process is short of file descriptors; raise its limit (`ulimit -n`). "
                 "`overloaded`, `no_service`: see «Refused».",
                 [Target(f"{total(process('sidelight_refusals_total'), 'reason')} > 0", "{{reason}}")],
                 width=24, height=6, unit="cps", nothing="none",

@@ -263,7 +263,7 @@ pub fn open(config: &Config, platform: &crate::services::Platform, name: &str) -
         config.state.redis = None;
     }
     let services = crate::services::Services::build(&config, None, platform);
-    let services = services.map_err(|errors| Refused::Bad(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+    let services = services.map_err(|errors| Error::Unavailable(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     find(&Arc::new(services), name)
 }
 

@@ -42,7 +42,7 @@ use crate::runtime::{Current, LoadError, Outcome, Runtime, Snapshot};
 use crate::server::admin::guard::Guard;
 use crate::server::admin::{Admin, Operate, Probes};
 use crate::server::certificates::{Certificates, Renewal, TlsError};
-use crate::server::listener::Bound;
+use crate::server::listener::{Bound, ForOperators};
 use crate::server::tls::Secure;
 use crate::server::{Edge, Hops, Plain};
 use crate::services::{BuildError, Platform, Services, data, descriptors};
@@ -221,7 +221,7 @@ pub fn check(launch: &Launch) -> Result<Status, (Exit, Vec<Report>)> {
         Err(error) => tracing::debug!(%error, "programs are compiled in this process"),
     }
     let platform = Platform::for_trial(&telemetry).map_err(|error| (Exit::Internal(error.to_string()), Vec::new()))?;
-    let reloader = Reloader::new(launch.clone(), plan.host, Arc::new(runtime), Arc::new(platform), Arc::default());
+    let reloader = Reloader::new(launch.clone(), plan.host, Arc::new(runtime), Arc::new(platform), Arc::default()).quiet();
     let problems = |reloader: &Reloader| reloader.status().reloads.into_iter().next().map(|first| first.problems).unwrap_or_default();
     reloader.start(None).map_err(|exit| (exit, problems(&reloader)))?;
     let status = reloader.status();
@@ -354,11 +354,11 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
         let operator = Admin { telemetry: telemetry.clone(), control, guard, probes: watching.clone() };
         let url = admin.url("http");
         tracing::info!("metrics on {url}/metrics, the inspector on {url}/inspector/");
-        server.add_service(admin.serve("admin", HttpServer::new_app(operator), 1, &metrics));
+        server.add_service(admin.serve("admin", ForOperators(Arc::new(HttpServer::new_app(operator))), 1, &metrics));
     }
     if let Some(probes) = probed {
         tracing::info!("probes on {}/readyz", probes.url("http"));
-        server.add_service(probes.serve("probes", HttpServer::new_app(watching), 1, &metrics));
+        server.add_service(probes.serve("probes", ForOperators(Arc::new(HttpServer::new_app(watching))), 1, &metrics));
     }
     server.add_service(background_service("reloads", reloads));
     server.add_service(background_service("drain", Drain { telemetry, current, files, limit: host.drain_timeout, platform }));

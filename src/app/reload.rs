@@ -96,6 +96,8 @@ pub struct Reloader {
     attempts: watch::Sender<u64>,
     /// Of services with fewer sandboxes than the host, by name and number, as long as anybody has them.
     permits: Mutex<BTreeMap<(String, u32), Weak<Semaphore>>>,
+    /// Whether somebody else tells of faulty services.
+    quiet: bool,
 }
 
 impl Reloader {
@@ -128,6 +130,7 @@ impl Reloader {
             begun,
             attempts: watch::Sender::new(0),
             permits: Mutex::default(),
+            quiet: false,
         }
     }
 
@@ -139,6 +142,11 @@ impl Reloader {
             drop(self.reload(PREPARED));
         }
         Ok(())
+    }
+
+    /// The same, whose log has nothing of faulty services.
+    pub fn quiet(self) -> Self {
+        Self { quiet: true, ..self }
     }
 
     /// Waits until a service that comes and goes is ready, or known to take long.
@@ -422,7 +430,10 @@ impl Reloader {
         let over = |plan: &ServicePlan| Some((plan.config.name.clone(), humantime::format_rfc3339_seconds(plan.expires?).to_string()));
         state.expired = all.filter(|plan| plan.is_over()).filter_map(over).collect();
         for fault in faulty.iter().filter(|fault| !state.faulty.iter().any(|known| known.error == fault.error)) {
-            tracing::error!(service = fault.service, "a service cannot be used; what was served of it is served on\n{}", fault.error);
+            if !self.quiet {
+                let kept = if state.loaded.contains_key(&fault.service) { "; what was served of it is served on" } else { "" };
+                tracing::error!(service = fault.service, "a service cannot be used{kept}\n{}", fault.error);
+            }
         }
         if plan.host.dropins.as_ref().is_some_and(|from| from.folder.is_dir()) {
             state.known = Some(plan.dropins.iter().map(|dropin| dropin.name.clone()).collect());

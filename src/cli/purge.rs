@@ -37,7 +37,7 @@ pub struct Purge {
     #[arg(long, conflicts_with_all = ["keys", "url"])]
     all: bool,
 
-    /// An address: HOST/PATH, with or without a scheme.
+    /// An address, of all services: HOST/PATH, with or without a scheme.
     #[arg(long, value_name = "URL", conflicts_with = "keys")]
     url: Option<String>,
 

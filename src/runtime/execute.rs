@@ -201,7 +201,9 @@ impl Runtime {
         match self.serve(snapshot, of_nobody("example.com", "/")).await {
             Ok(serving) => serving.outcome().await,
             Err(Unserved::Ended(outcome)) => outcome,
-            Err(Unserved::Overloaded | Unserved::NoMemory | Unserved::NoService) => Outcome::HostFailed("there is no sandbox".to_owned()),
+            Err(Unserved::Overloaded { .. } | Unserved::NoMemory | Unserved::NoService) => {
+                Outcome::HostFailed("there is no sandbox".to_owned())
+            }
         }
     }
 

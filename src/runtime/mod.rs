@@ -97,7 +97,10 @@ pub enum Unserved {
     NoService,
     /// No sandbox came free in time.
     #[error("no sandbox came free in time")]
-    Overloaded,
+    Overloaded {
+        /// Its service has as many as it may have; else the process has.
+        own: bool,
+    },
     /// The process was short of memory, and its service had much of it, or all together.
     #[error("the process was short of memory")]
     NoMemory,
@@ -111,7 +114,7 @@ impl Unserved {
     pub fn name(&self) -> &'static str {
         match self {
             Self::NoService => "no_service",
-            Self::Overloaded => "overloaded",
+            Self::Overloaded { .. } => "overloaded",
             Self::NoMemory => "no_memory",
             Self::Ended(Outcome::Finished) => "no_answer",
             Self::Ended(outcome) => outcome.name(),
@@ -330,12 +333,15 @@ impl Runtime {
                 biased;
                 Ok(guest) = waiting => Ok(Place::Waiting(guest)),
                 Some(permit) = self.wait_for_room(snapshot) => Ok(Place::New(permit)),
-                else => Err(Unserved::Overloaded),
+                else => Err(Unserved::Overloaded { own: false }),
             }
         };
         tokio::time::timeout(snapshot.config.limits.queue_timeout, either).await.unwrap_or_else(|_| {
             match self.memory.admits(&snapshot.memory) {
-                true => Err(Unserved::Overloaded),
+                true => {
+                    let own = snapshot.permits.as_ref().is_some_and(|permits| permits.available_permits() == 0);
+                    Err(Unserved::Overloaded { own })
+                }
                 false => Err(Unserved::NoMemory),
             }
         })

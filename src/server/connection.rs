@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::exchange::{self, Answered, Answering};
 use super::hops::Ends;
+use super::places::Place;
 use super::respond::{Failure, not_whole};
 use super::tunnel::Carried;
 use super::upload::{self, Upload, Writer};
@@ -44,11 +45,11 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
 /// Serves a connection to its end.
-pub async fn serve(edge: &Arc<Edge>, stream: Stream, ends: Ends, tls: Option<ClientTls>, mut shutdown: ShutdownWatch) {
+pub async fn serve(edge: &Arc<Edge>, stream: Stream, ends: Ends, tls: Option<ClientTls>, place: Arc<Place>, mut shutdown: ShutdownWatch) {
     let _open = Held::new(&edge.telemetry.metrics.connections);
     let client = Arc::new(Client { address: ends.client, server: ends.server, secure: tls.is_some(), tls });
     if stream.selected_alpn_proto() == Some(ALPN::H2) {
-        h2::serve(edge, Bytes::new(), stream, client, shutdown).await;
+        h2::serve(edge, Bytes::new(), stream, client, place, shutdown).await;
         return;
     }
     let plain = client.tls.is_none();
@@ -69,11 +70,11 @@ pub async fn serve(edge: &Arc<Edge>, stream: Stream, ends: Ends, tls: Option<Cli
         }
         if first && plain && reader.is_preface() {
             let (io, read) = reader.into_parts();
-            h2::serve(edge, read.freeze(), io, client, shutdown).await;
+            h2::serve(edge, read.freeze(), io, client, place, shutdown).await;
             return;
         }
         first = false;
-        let exchange = Exchange { edge, io: &io, client: &client, shutdown: &shutdown, stopping: *shutdown.borrow() };
+        let exchange = Exchange { edge, io: &io, client: &client, place: &place, shutdown: &shutdown, stopping: *shutdown.borrow() };
         match exchange.run(&mut reader).await {
             Next::Keep => reader.begin(),
             Next::Close => {
@@ -138,8 +139,25 @@ struct Exchange<'a> {
     edge: &'a Arc<Edge>,
     io: &'a SharedIo,
     client: &'a Arc<Client>,
+    place: &'a Place,
     shutdown: &'a ShutdownWatch,
     stopping: bool,
+}
+
+/// A request under way on a connection.
+struct UnderWay<'a>(&'a Place);
+
+impl<'a> UnderWay<'a> {
+    /// `None`: the connection ends for others to come.
+    fn begin(place: &'a Place) -> Option<Self> {
+        place.begin().then_some(Self(place))
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// What the response must know about its request.
@@ -175,6 +193,7 @@ impl Exchange<'_> {
             Ok(Some(line)) => Ok(Ok(line)),
             Err(error) => Ok(Err(error)),
         };
+        let Some(_under_way) = UnderWay::begin(self.place) else { return Next::Gone };
         let (begun, ticks) = (clock::now(), clock::ticks());
         let _in_flight = Held::new(&self.edge.telemetry.metrics.requests_in_flight);
         let mut asked = Asked {
@@ -220,7 +239,7 @@ impl Exchange<'_> {
 
     /// Checks a head and makes it what the guest sees.
     fn head(&self, line: RequestLine, asked: &mut Asked) -> Result<(RequestHead, Received), Failure> {
-        *asked.keep.get_mut() = line.persistent && !self.stopping && !descriptors::is_crowded();
+        *asked.keep.get_mut() = line.persistent && !self.stopping && !descriptors::is_full();
         asked.method = line.method.clone();
         asked.version = line.version;
         let client = hops::client_of(&self.edge.hops, self.client, &line.headers);
@@ -369,7 +388,7 @@ impl Exchange<'_> {
     /// Has the request answered and writes the answer; informational heads go out on the way to it.
     async fn respond(&self, asked: &Asked, request: DownstreamRequest, writer: &Writer) -> Responded {
         let mut answering = Answering::begin(self.edge, &asked.id, request).await;
-        if let Some(service) = answering.service.take() {
+        if let Some(service) = answering.service.clone() {
             if let Some(entry) = &asked.entry {
                 entry.service(&service.name);
             }

@@ -210,9 +210,10 @@ impl<'a> Answering<'a> {
                     Unserved::Ended(Outcome::Finished) => {
                         tracing::warn!(target: "sidelight::guest", service, request_id = self.id, "guest ended without sending a response");
                     }
-                    Unserved::Overloaded => {
+                    Unserved::Overloaded { own } => {
                         self.metrics.overloaded.inc();
-                        tracing::warn!(target: "sidelight::guest", service, request_id = self.id, "no sandbox came free in time (--max-sandboxes, --queue-timeout, or its service's own limits): 503");
+                        let bound = if own { "limits.sandboxes of the service" } else { "--max-sandboxes" };
+                        tracing::warn!(target: "sidelight::guest", service, request_id = self.id, bound, "no sandbox came free in time (--queue-timeout): 503");
                     }
                     Unserved::NoMemory => {
                         self.metrics.overloaded.inc();

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use super::connection::{SETTLE, stopping};
 use super::exchange::{self, Answered, Answering};
+use super::places::Place;
 use super::respond::{Failure, not_whole};
 use super::{Edge, handoff, hops};
 use crate::http::framing::{self, BodyFraming};
@@ -56,6 +57,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 struct Shared {
     edge: Arc<Edge>,
     client: Arc<Client>,
+    /// Counts streams as requests under way.
+    place: Arc<Place>,
     fingerprint: Option<Arc<str>>,
     /// Streams that are worked on.
     busy: AtomicUsize,
@@ -64,7 +67,7 @@ struct Shared {
 }
 
 /// Serves a connection to its end. `read` is what has been read from it already.
-pub async fn serve<T>(edge: &Arc<Edge>, read: Bytes, io: T, client: Arc<Client>, mut shutdown: ShutdownWatch)
+pub async fn serve<T>(edge: &Arc<Edge>, read: Bytes, io: T, client: Arc<Client>, place: Arc<Place>, mut shutdown: ShutdownWatch)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -123,17 +126,24 @@ where
             }
             None => return,
         };
-        let shared = shared.get_or_insert_with(|| begin(edge, &client, &recorded));
+        let shared = shared.get_or_insert_with(|| begin(edge, &client, &place, &recorded));
         accept(shared, request, respond, streams as usize * WORKED_ON);
-        if !leaving && descriptors::is_crowded() {
+        if !leaving && descriptors::is_full() {
             leave(&mut connection, &mut leaving);
         }
     }
 }
 
-fn begin(edge: &Arc<Edge>, client: &Arc<Client>, recorded: &Recorded) -> Arc<Shared> {
+fn begin(edge: &Arc<Edge>, client: &Arc<Client>, place: &Arc<Place>, recorded: &Recorded) -> Arc<Shared> {
     let fingerprint = h2_fingerprint::of(&recorded.take()).map(Arc::from);
-    Arc::new(Shared { edge: edge.clone(), client: client.clone(), fingerprint, busy: AtomicUsize::new(0), end: Notify::new() })
+    Arc::new(Shared {
+        edge: edge.clone(),
+        client: client.clone(),
+        place: place.clone(),
+        fingerprint,
+        busy: AtomicUsize::new(0),
+        end: Notify::new(),
+    })
 }
 
 async fn ending(shared: Option<&Arc<Shared>>) {
@@ -162,6 +172,7 @@ struct Busy(Arc<Shared>);
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.0.place.end();
     }
 }
 
@@ -172,7 +183,13 @@ fn accept(shared: &Arc<Shared>, request: Request<RecvStream>, mut respond: SendR
         respond.send_reset(Reason::ENHANCE_YOUR_CALM);
         return;
     }
+    let is_there = shared.place.begin();
     let busy = Busy(shared.clone());
+    if !is_there {
+        // The connection ends for others to come.
+        respond.send_reset(Reason::REFUSED_STREAM);
+        return;
+    }
     tokio::spawn(Box::pin(async move {
         let begun = clock::now();
         let metrics = &busy.0.edge.telemetry.metrics;
@@ -219,7 +236,7 @@ async fn stream(shared: &Shared, request: Request<RecvStream>, mut respond: Send
     (done.trace, done.entry) = exchange::begin(edge, &received, &mut head, begun);
     let request = DownstreamRequest { head, body: incoming.body(), received: received.clone(), trace: done.trace.clone() };
     let mut answering = Answering::begin(edge, &id, request).await;
-    done.service = answering.service.take();
+    done.service.clone_from(&answering.service);
     if let (Some(entry), Some(service)) = (&done.entry, &done.service) {
         entry.service(&service.name);
     }

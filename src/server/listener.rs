@@ -1,15 +1,14 @@
 //! Sockets that are bound before anything else starts, so that an address in use is an error with
 //! a name, and so that port 0 works; and the acceptance of connections on them.
 
-use std::collections::VecDeque;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,11 +18,12 @@ use pingora::protocols::{GetSocketDigest as _, SocketDigest, Stream};
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service as PingoraService;
 use pingora_runtime::current_handle;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
 
 use super::connection::stopping;
+use super::places::{Place, Places};
 use crate::config::host::Listen;
 use crate::services::descriptors;
 use crate::telemetry::Metrics;
@@ -31,6 +31,9 @@ use crate::telemetry::throttle::Throttle;
 
 /// How long nothing is accepted after a failure to.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections end at once where there are too many: of all, one in so many.
+const AT_ONCE: usize = 32;
 
 /// Connections that wait to be accepted; the kernel allows no more than `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -95,9 +98,8 @@ impl Bound {
     }
 
     /// A pingora service that accepts here and serves on `threads` threads.
-    pub fn serve<A: ServerApp + Send + Sync + 'static>(self, name: &str, app: A, threads: usize, metrics: &Arc<Metrics>) -> Listening<A> {
-        let of_clients = matches!(name, "http" | "https");
-        Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads, metrics: metrics.clone(), of_clients }
+    pub fn serve<A: Serve>(self, name: &str, app: A, threads: usize, metrics: &Arc<Metrics>) -> Listening<A> {
+        Listening { name: name.to_owned(), app: Some(app), bound: Some(self), threads, metrics: metrics.clone() }
     }
 }
 
@@ -145,6 +147,40 @@ impl File {
     }
 }
 
+/// What serves connections.
+#[async_trait]
+pub trait Serve: Send + Sync + 'static {
+    /// Whether those that connect are clients, and not operators.
+    const CLIENTS: bool;
+
+    /// Serves one to its end.
+    async fn serve(self: &Arc<Self>, stream: Stream, place: Arc<Place>, shutdown: &ShutdownWatch);
+}
+
+/// What answers operators.
+pub struct ForOperators<A>(pub Arc<A>);
+
+#[async_trait]
+impl<A: ServerApp + Send + Sync + 'static> Serve for ForOperators<A> {
+    const CLIENTS: bool = false;
+
+    async fn serve(self: &Arc<Self>, stream: Stream, _: Arc<Place>, shutdown: &ShutdownWatch) {
+        let mut next = Some(stream);
+        while let Some(stream) = next {
+            next = self.0.process_new(stream, shutdown).await;
+        }
+    }
+}
+
+/// Clients of all listeners.
+static CLIENTS: LazyLock<Arc<Places>> = LazyLock::new(Arc::default);
+
+/// How long a client may say nothing where others wait: what it has sent may be on its way.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// How long those that end are waited for.
+const LEAVING: Duration = Duration::from_millis(1);
+
 /// A pingora service that accepts connections and gives them to its threads in turn.
 ///
 /// pingora's own has every connection wake the thread that accepts, whichever serves it. Here a connection belongs to the thread
@@ -155,12 +191,10 @@ pub struct Listening<A> {
     bound: Option<Bound>,
     threads: usize,
     metrics: Arc<Metrics>,
-    /// Whether those that connect here are clients, and not operators.
-    of_clients: bool,
 }
 
 #[async_trait]
-impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
+impl<A: Serve> PingoraService for Listening<A> {
     async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize) {
         let (Some(app), Some(bound)) = (self.app.take(), self.bound.take()) else { return };
         let url = bound.url(&self.name);
@@ -175,21 +209,31 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
         let threads = threads(self.threads);
         let mut turns = threads.iter().cycle();
         let (told, full) = (Throttle::default(), Throttle::default());
-        let mut operators = Operators::default();
+        let places = if A::CLIENTS { CLIENTS.clone() } else { Arc::default() };
         loop {
-            if self.of_clients && descriptors::is_full() {
-                self.metrics.refusals.with_label_values(&["accept"]).inc();
+            if A::CLIENTS && descriptors::is_full() {
+                let most = descriptors::most_clients();
+                // Who comes has more to say than who says nothing.
+                let ended = if listener.has_one_waiting() { places.end_waiting(most.div_ceil(AT_ONCE), QUIET) } else { 0 };
+                if ended > 0 {
+                    self.metrics.refusals.with_label_values(&["crowded"]).inc_by(ended as u64);
+                } else {
+                    self.metrics.refusals.with_label_values(&["accept"]).inc();
+                }
                 if full.is_due(TELL_AGAIN) {
-                    let most = descriptors::most_clients();
+                    let what = match ended {
+                        0 => "no further one is accepted",
+                        _ => "those that have asked for nothing for longest end, for each that comes",
+                    };
                     tracing::warn!(
                         address = url,
                         most,
-                        "no further connection is accepted: there are no more file descriptors for them (ulimit -n)"
+                        "there are as many connections as there are file descriptors for (ulimit -n): {what}"
                     );
                 }
                 tokio::select! {
                     () = stopping(&mut shutdown) => break,
-                    () = tokio::time::sleep(ACCEPT_PAUSE) => continue,
+                    () = tokio::time::sleep(if ended > 0 { LEAVING } else { ACCEPT_PAUSE }) => continue,
                 }
             }
             let accepted = tokio::select! {
@@ -214,10 +258,7 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
             };
             let (app, shutdown) = (app.clone(), shutdown.clone());
             // Who looks whether this process is alive has an answer, whoever else is connected.
-            if !self.of_clients
-                && let Some(oldest) = operators.make_room()
-            {
-                oldest.abort();
+            if !A::CLIENTS && places.end_oldest(descriptors::most_operators()) {
                 self.metrics.refusals.with_label_values(&["accept"]).inc();
                 if full.is_due(TELL_AGAIN) {
                     let most = descriptors::most_operators();
@@ -228,26 +269,20 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
                     );
                 }
             }
-            let counted = self.of_clients.then(descriptors::Client::new);
-            let serving = thread.spawn(async move {
-                let _counted = counted;
-                let mut next = match accepted.here() {
-                    Ok(stream) => Some(Box::new(stream) as Stream),
-                    Err(error) => {
-                        tracing::debug!(target: "sidelight::client", %error, "a connection was gone before it was served");
-                        None
+            let counted = A::CLIENTS.then(descriptors::Client::new);
+            places.add(|place, kept| {
+                let serving = thread.spawn(async move {
+                    let _here = (counted, kept);
+                    match accepted.here() {
+                        Ok(stream) => app.serve(Box::new(stream), place, &shutdown).await,
+                        Err(error) => {
+                            tracing::debug!(target: "sidelight::client", %error, "a connection was gone before it was served");
+                        }
                     }
-                };
-                while let Some(stream) = next {
-                    next = app.process_new(stream, &shutdown).await;
-                }
+                });
+                serving.abort_handle()
             });
-            if !self.of_clients {
-                operators.0.push_back(serving.abort_handle());
-            }
         }
-        drop(listener);
-        app.cleanup().await;
     }
 
     fn name(&self) -> &str {
@@ -256,22 +291,6 @@ impl<A: ServerApp + Send + Sync + 'static> PingoraService for Listening<A> {
 
     fn threads(&self) -> Option<usize> {
         Some(self.threads)
-    }
-}
-
-/// Connections of operators, the oldest first.
-#[derive(Default)]
-struct Operators(VecDeque<AbortHandle>);
-
-impl Operators {
-    /// Forgets those that have ended; the oldest of the others, if there are as many as there may be.
-    fn make_room(&mut self) -> Option<AbortHandle> {
-        let most = descriptors::most_operators();
-        if self.0.len() < most {
-            return None;
-        }
-        self.0.retain(|connection| !connection.is_finished());
-        if self.0.len() < most { None } else { self.0.pop_front() }
     }
 }
 
@@ -309,6 +328,17 @@ impl Listener {
             Listen::Tcp(_) => Self::Tcp(tokio::net::TcpListener::from_std(bound.socket.into())?),
             Listen::Unix(_) => Self::Unix(tokio::net::UnixListener::from_std(bound.socket.into())?),
         })
+    }
+
+    /// Whether somebody waits to be accepted.
+    fn has_one_waiting(&self) -> bool {
+        let descriptor = match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        };
+        let mut asked = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+        // An error is one of accepting, too.
+        poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     async fn accept(&self) -> io::Result<Accepted> {

@@ -23,7 +23,7 @@ pub async fn serve(edge: Arc<Edge>, listener: TcpListener, mut stop: watch::Rece
         let (edge, stop) = (edge.clone(), stop.clone());
         tokio::spawn(async move {
             let stream = Box::new(L4Stream::from(stream));
-            connection::serve(&edge, stream, Ends { client, server }, None, stop).await;
+            connection::serve(&edge, stream, Ends { client, server }, None, Arc::default(), stop).await;
         });
     }
 }

@@ -15,6 +15,7 @@ pub mod handoff;
 pub mod hops;
 pub mod listener;
 pub mod local;
+pub mod places;
 pub mod respond;
 pub mod tls;
 pub mod tunnel;
@@ -23,7 +24,6 @@ pub mod upload;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use pingora::apps::ServerApp;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 
@@ -34,6 +34,7 @@ use crate::telemetry::access::AccessLog;
 use crate::telemetry::service::ServiceMetrics;
 
 pub use hops::Hops;
+use places::Place;
 
 /// What serves clients.
 pub struct Edge {
@@ -57,11 +58,12 @@ pub struct Edge {
 pub struct Plain(pub Arc<Edge>);
 
 #[async_trait]
-impl ServerApp for Plain {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+impl listener::Serve for Plain {
+    const CLIENTS: bool = true;
+
+    async fn serve(self: &Arc<Self>, mut stream: Stream, place: Arc<Place>, shutdown: &ShutdownWatch) {
         if let Some(ends) = hops::ends(&self.0, &mut stream).await {
-            connection::serve(&self.0, stream, ends, None, shutdown.clone()).await;
+            connection::serve(&self.0, stream, ends, None, place, shutdown.clone()).await;
         }
-        None
     }
 }

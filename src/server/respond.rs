@@ -51,7 +51,7 @@ impl Failure {
     pub fn of(unserved: &Unserved) -> Self {
         match unserved {
             Unserved::NoService => Self::NoService,
-            Unserved::Overloaded => Self::Overloaded,
+            Unserved::Overloaded { .. } => Self::Overloaded,
             Unserved::NoMemory => Self::NoMemory,
             Unserved::Ended(Outcome::WallLimit) => Self::GuestTimeout,
             Unserved::Ended(

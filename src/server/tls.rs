@@ -5,7 +5,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::Bytes;
-use pingora::apps::ServerApp;
 use pingora::prelude::timeout;
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as L4Stream;
@@ -14,6 +13,8 @@ use rustls::ProtocolVersion;
 use rustls::pki_types::CertificateDer;
 
 use super::certificates::{Certificates, Material};
+use super::listener::Serve;
+use super::places::Place;
 use super::{Edge, connection, hops};
 use crate::http::client_hello::{self, ClientHello};
 use crate::http::io::TlsIo;
@@ -76,13 +77,14 @@ fn describe(io: &TlsIo, sent: &[u8], material: &Material) -> ClientTls {
 }
 
 #[async_trait]
-impl ServerApp for Secure {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let ends = hops::ends(&self.edge, &mut stream).await?;
+impl Serve for Secure {
+    const CLIENTS: bool = true;
+
+    async fn serve(self: &Arc<Self>, mut stream: Stream, place: Arc<Place>, shutdown: &ShutdownWatch) {
+        let Some(ends) = hops::ends(&self.edge, &mut stream).await else { return };
         if let Some((io, tls)) = self.accept(stream).await {
-            connection::serve(&self.edge, Box::new(io), ends, Some(tls), shutdown.clone()).await;
+            connection::serve(&self.edge, Box::new(io), ends, Some(tls), place, shutdown.clone()).await;
         }
-        None
     }
 }
 

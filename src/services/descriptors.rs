@@ -19,9 +19,6 @@ const OF_A_PROCESSOR: usize = 8;
 const OPERATORS: usize = 16;
 const MOST_OPERATORS: usize = 128;
 
-/// What is left when connections had better go after an answer: one in so many. A new connection for each request costs as much again.
-const CROWDED: usize = 32;
-
 /// Each share has some, however few there are.
 const LEAST: usize = 8;
 
@@ -106,15 +103,9 @@ impl Drop for Client {
     }
 }
 
-/// Whether there are as many clients as there may be.
+/// Whether there are as many clients as there may be: connections had better go after an answer.
 pub fn is_full() -> bool {
     CLIENTS.load(Ordering::Relaxed) >= most_clients()
-}
-
-/// Whether there soon will be: connections that are idle had better go.
-pub fn is_crowded() -> bool {
-    let most = most_clients();
-    CLIENTS.load(Ordering::Relaxed) >= most - most / CROWDED
 }
 
 /// How many connections each of the operators' listeners may have.

@@ -491,7 +491,7 @@ fn nobody_takes_what_is_anothers() {
     sidelight.reload();
     assert_eq!(sidelight.get_of("c.test", "/apple").text(), "apple");
     put(&sidelight, "a", "hosts = [\"*.test\"]", "thief");
-    refused("a", "`*.test` is none that services here may have");
+    refused("a", "`*.test` is that of all services here together");
     put(&sidelight, "a", "hosts = [\"fine.example\"]", "fine");
     put(&sidelight, "own", &hosts("other"), "thief");
     refused("own", "the host file has a service of that name");
@@ -665,4 +665,5 @@ fn check_tells_of_them() {
     let (status, log) = setup.file("sidelight.toml", text).fails();
     assert_eq!(status.code(), Some(3), "{log}");
     assert!(log.contains("services/b/service.toml:3") && log.contains("`tomorrow` is no point in time"), "{log}");
+    assert_eq!((log.matches("`tomorrow` is no").count(), log.contains("served on")), (1, false), "{log}");
 }

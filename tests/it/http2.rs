@@ -344,6 +344,31 @@ fn idle_connections_are_ended() {
     });
 }
 
+/// Connections that ask for nothing make room for others; one that is worked on does not.
+#[test]
+fn idle_connections_make_room() {
+    let few = ["sh", "-c", "ulimit -n 256 && exec \"$@\"", "sh"];
+    let sidelight = Setup::behaviours("rust").within(&few).start();
+    RUNTIME.block_on(async {
+        let busy = Client::open(sidelight.addr).await;
+        let (response, mut stream) = busy.ready().await.send_request(post("/echo"), false).expect("a stream");
+        stream.send_data(Bytes::from_static(b"hello"), false).expect("sends");
+        sidelight.wait_metric("sidelight_sandboxes", 1.0);
+        let mut idle = Vec::new();
+        for _ in 0..200 {
+            idle.push(Client::open(sidelight.addr).await);
+        }
+        for _ in 0..10 {
+            let answer = Client::open(sidelight.addr).await.ask(get("/synthetic")).await.expect("an answer");
+            assert_eq!(answer.head.status(), 418);
+        }
+        stream.send_data(Bytes::from_static(b"world"), true).expect("sends");
+        let answer = answer(response).await.expect("an answer");
+        assert!(answer.text().contains("helloworld"), "{}", answer.text());
+    });
+    assert!(sidelight.metric("sidelight_refusals_total{reason=\"crowded\"}") >= 100.0);
+}
+
 // --- Backends ---------------------------------------------------------------------------------------
 
 /// gRPC's own health and reflection services.

@@ -566,6 +566,11 @@ fn the_trial_of_a_service_that_takes_a_name() {
 }
 
 fn kv(args: &[&str], input: &[u8]) -> (bool, String) {
+    let (status, text) = kv_code(args, input);
+    (status == Some(0), text)
+}
+
+fn kv_code(args: &[&str], input: &[u8]) -> (Option<i32>, String) {
     use std::io::Write as _;
     use std::process::Stdio;
     let mut command = Command::new(binary());
@@ -573,7 +578,7 @@ fn kv(args: &[&str], input: &[u8]) -> (bool, String) {
     let mut child = command.spawn().expect("runs");
     child.stdin.take().expect("a pipe").write_all(input).expect("writes");
     let output = child.wait_with_output().expect("ends");
-    (output.status.success(), [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat())
+    (output.status.code(), [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat())
 }
 
 #[test]
@@ -586,8 +591,8 @@ fn operators_read_and_write() {
     let directly: &[&str] = &["-C", &manifest, "--data-dir", &data];
     let file = folder.path().join("seeds.json");
     std::fs::write(&file, r#"{"one": "1", "two": {"data": "2", "metadata": "m"}, "three": {"base64": "/w=="}}"#).expect("a file");
-    let (status, text) = kv(&[directly, &["get", "catalog", "apple"]].concat(), b"");
-    assert!(!status && text.contains("another process has this file open"), "{text}");
+    let (status, text) = kv_code(&[directly, &["get", "catalog", "apple"]].concat(), b"");
+    assert!(status == Some(1) && text.contains("another process has this file open") && text.contains("--admin HOST:PORT"), "{text}");
     let all = |how: &[&str]| {
         let run = |args: &[&str], input: &[u8]| kv(&[how, args].concat(), input);
         assert_eq!(run(&["get", "catalog", "apple"], b""), (true, "red".to_owned()));

@@ -100,7 +100,13 @@ fn causes_are_in_the_log() {
     sidelight.wait_metric("sidelight_sandboxes", 1.0);
     let answer = sidelight.get("/synthetic");
     assert_eq!(answer.status, 503);
-    sidelight.log.wait_for(&["WARN", "no sandbox came free in time", answer.header("x-request-id").expect("an id")]);
+    sidelight.log.wait_for(&[
+        "WARN",
+        "no sandbox came free in time",
+        "service=\"it\"",
+        "bound=\"--max-sandboxes\"",
+        answer.header("x-request-id").expect("an id"),
+    ]);
     sidelight.wait_metric("sidelight_requests_overloaded_total", 1.0);
     drop(held);
     sidelight.log.wait_for(&["WARN", "a body that a guest reads broke off", "request_id="]);

@@ -118,6 +118,7 @@ fn limits_are_each_ones_own() {
     held.write(b"POST /echo HTTP/1.1\r\nHost: small.test\r\nContent-Length: 10\r\n\r\nhello");
     sidelight.wait_metric("sidelight_sandboxes", 1.0);
     assert_eq!(sidelight.get_of("small.test", "/synthetic").status, 503);
+    sidelight.log.wait_for(&["no sandbox came free in time", "service=\"small\"", "bound=\"limits.sandboxes of the service\""]);
     assert_eq!(sidelight.get_of("other.test", "/synthetic").status, 418);
     held.write(b"world");
     assert_eq!(held.answer().status, 200);

@@ -198,8 +198,14 @@ impl Reader {
             })
         };
         if let Some(host) = entry.hosts.iter().find(|host| !allowed.is_empty() && !fits(host)) {
-            let message = format!("host `{host}` is none that services here may have: {}", allowed.join(", "));
-            self.problems.push(Problem::at(entry.name.span(), message).hint("services_hosts of the host file says which they may"));
+            let (message, hint) = match allowed.contains(host) {
+                true => (format!("host `{host}` is that of all services here together"), "one of them has a name in place of the *"),
+                false => (
+                    format!("host `{host}` is none that services here may have: {}", allowed.join(", ")),
+                    "services_hosts of the host file says which they may",
+                ),
+            };
+            self.problems.push(Problem::at(entry.name.span(), message).hint(hint));
         }
     }
 

@@ -117,7 +117,7 @@ pub enum Purge {
 pub struct Purged {
     /// Names it.
     pub id: String,
-    /// How many objects it was here; unknown of everything.
+    /// How many objects it was here; 0 of everything, which nobody counts.
     pub objects: usize,
 }
 
@@ -242,7 +242,8 @@ impl Cache {
         if let Some(fanout) = &self.fanout {
             fanout.publish(self.space.name(), purge).await?;
         }
-        tracing::info!(target: "sidelight::cache", service = self.space.name(), ?purge, objects, id, "purged");
+        let counted = (!matches!(purge, Purge::All)).then_some(objects);
+        tracing::info!(target: "sidelight::cache", service = self.space.name(), ?purge, objects = counted, id, "purged");
         Ok(Purged { id, objects })
     }
 

@@ -63,7 +63,7 @@ const RESERVE: u64 = 10;
 pub enum OpenError {
     /// Another process has it.
     #[error(
-        "{}: another process has this file open\n  hint: each process needs a data folder of its own; state that several share goes to Redis",
+        "{}: another process has this file open\n  hint: each process needs a data folder of its own, and `sidelight kv` asks one that serves by --admin HOST:PORT; state that several share goes to Redis",
         .0.display()
     )]
     InUse(PathBuf),
