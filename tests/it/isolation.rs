@@ -129,3 +129,33 @@ fn instances_begin_anew() {
         assert_eq!(sidelight.get("/").status, 200);
     }
 }
+
+/// Random numbers are nobody else's: neither of an earlier request nor of another process.
+#[test]
+fn random_numbers_are_each_ones_own() {
+    let program = r#"(module
+        (import "fastly_http_resp" "new" (func $new (param i32) (result i32)))
+        (import "fastly_http_resp" "send_downstream" (func $send (param i32 i32 i32) (result i32)))
+        (import "fastly_http_body" "new" (func $body (param i32) (result i32)))
+        (import "fastly_http_body" "write" (func $write (param i32 i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (func (export "_start")
+            (drop (call $random (i32.const 100) (i32.const 32)))
+            (drop (call $new (i32.const 8)))
+            (drop (call $body (i32.const 12)))
+            (drop (call $write (i32.load (i32.const 12)) (i32.const 100) (i32.const 32) (i32.const 0) (i32.const 16)))
+            (drop (call $send (i32.load (i32.const 8)) (i32.load (i32.const 12)) (i32.const 0)))))"#;
+    let mut seen = std::collections::HashSet::new();
+    let (first, second) = (Setup::wat(program).start(), Setup::wat(program).start());
+    for _ in 0..200 {
+        for sidelight in [&first, &second] {
+            let numbers = sidelight.get("/").body;
+            assert_eq!(numbers.len(), 32);
+            // Halves, too: a generator that begins anew would repeat itself in them.
+            for half in numbers.chunks(16) {
+                assert!(seen.insert(half.to_vec()), "seen twice: {half:?}");
+            }
+        }
+    }
+}

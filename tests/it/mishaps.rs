@@ -1,5 +1,7 @@
 //! What happens to a process: killed while it writes, clocks that are set, names that come and go.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -144,6 +146,22 @@ fn the_clock_is_set() {
     sidelight.wait_until("a line of another year", |sidelight| year(&sidelight.log.text()) > Some(2026));
 }
 
+/// Whether the harness may give a process a file of hosts of its own.
+fn may_mount() -> bool {
+    let may = Command::new("unshare").args(["-m", "true"]).status();
+    if may.is_ok_and(|status| status.success()) {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "CI may mount files");
+    eprintln!("skipped: no right to mount a file");
+    false
+}
+
+fn with_hosts(setup: Setup, hosts: &Path) -> Setup {
+    let mount = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.display());
+    setup.within(&["unshare", "-m", "sh", "-c", &mount, "sh"])
+}
+
 /// The name of a backend that is there, is gone, and is there again.
 #[test]
 fn a_name_that_comes_and_goes() {
@@ -160,18 +178,12 @@ fn a_name_that_comes_and_goes() {
     let hosts = tempfile::NamedTempFile::new().expect("a file");
     let names = |text: &str| std::fs::write(hosts.path(), text).expect("writes");
     names("127.0.0.1 localhost\n127.0.0.1 origin.test\n");
-    // With a file of hosts of its own, where the harness may mount one.
-    let may = Command::new("unshare").args(["-m", "true"]).status();
-    if !may.is_ok_and(|status| status.success()) {
-        assert!(std::env::var_os("CI").is_none(), "CI may mount files");
-        eprintln!("skipped: no right to mount a file");
+    if !may_mount() {
         return;
     }
-    let mount = format!("mount --bind {} /etc/hosts && exec \"$@\"", hosts.path().display());
-    let sidelight = Setup::behaviours("rust")
-        .manifest(&format!("[local_server.backends.named]\nurl = \"http://origin.test:{port}\"\n[local_server.backends.origin]\nurl = \"http://origin.test:{port}\"\n"))
-        .within(&["unshare", "-m", "sh", "-c", &mount, "sh"])
-        .start();
+    let setup = Setup::behaviours("rust")
+        .manifest(&format!("[local_server.backends.named]\nurl = \"http://origin.test:{port}\"\n[local_server.backends.origin]\nurl = \"http://origin.test:{port}\"\n"));
+    let sidelight = with_hosts(setup, hosts.path()).start();
     assert_eq!(sidelight.get("/pass/x").text(), "here");
     names("127.0.0.1 localhost\n");
     // A connection that is open is used as long as it lasts.
@@ -181,4 +193,43 @@ fn a_name_that_comes_and_goes() {
     assert!(sidelight.metric("sidelight_backend_requests_total{service=\"it\",backend=\"origin\",result=\"dns_error\"}") > 0.5);
     names("127.0.0.1 localhost\n127.0.0.1 origin.test\n");
     sidelight.wait_until("the name again", |sidelight| sidelight.get("/pass/x").status == 200);
+}
+
+/// A name that is allowed for where it leads, and then leads elsewhere (DNS rebinding), and a redirect to there: neither gets to an address
+/// that is not allowed.
+#[test]
+fn a_name_that_is_led_inside() {
+    if !may_mount() {
+        return;
+    }
+    let inner = Origin::fixed("inner");
+    let port = inner.addr.port();
+    let outer = TcpListener::bind(("127.0.0.2", port)).expect("binds");
+    std::thread::spawn(move || {
+        for stream in outer.incoming() {
+            let mut stream = stream.expect("a connection");
+            let _ = stream.read(&mut [0; 4096]);
+            let head = format!("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{port}/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let _ = stream.write_all(head.as_bytes());
+        }
+    });
+    let hosts = tempfile::NamedTempFile::new().expect("a file");
+    let leads = |lines: &str| std::fs::write(hosts.path(), format!("127.0.0.1 localhost\n{lines}")).expect("writes");
+    leads("127.0.0.2 led.test\n");
+    let sidelight = with_hosts(Setup::new(guest("rust", "backends")).arg("--dynamic-backends 127.0.0.2"), hosts.path()).start();
+    let ask = || sidelight.get(&format!("/?target=led.test:{port}"));
+    let refused = "not sent: DestinationIpUnroutable\n";
+    // The program gets the redirect; nobody follows it.
+    assert_eq!(ask().status, 302);
+    leads("127.0.0.1 led.test\n");
+    assert_eq!(ask().text(), refused);
+    // Of several addresses only those count that are allowed, in either order.
+    leads("127.0.0.1 led.test\n127.0.0.2 led.test\n");
+    assert_eq!(ask().status, 302);
+    leads("127.0.0.2 led.test\n127.0.0.1 led.test\n");
+    assert_eq!(ask().status, 302);
+    leads("::ffff:127.0.0.1 led.test\n");
+    assert_eq!(ask().text(), refused);
+    sidelight.log.wait_for(&["led.test", "--dynamic-backends"]);
+    assert_eq!(inner.connections(), 0);
 }
