@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use crate::http::BodyError;
 use crate::http::body::ReaderGone;
-use crate::sandbox::downstream::ClientGone;
+use crate::sandbox::downstream::{ClientGone, TooManyEarly};
 use crate::sandbox::{BadHandle, NextError, RegisterError, TableFull, TooMuchHeld};
 use crate::services::backend::SendError;
 use crate::services::{cache, erl, kv_store, log};
@@ -137,6 +137,12 @@ impl From<BadHandle> for HostError {
 
 impl From<TableFull> for HostError {
     fn from(error: TableFull) -> Self {
+        Self::Status(Status::LimitExceeded, error.to_string().into())
+    }
+}
+
+impl From<TooManyEarly> for HostError {
+    fn from(error: TooManyEarly) -> Self {
         Self::Status(Status::LimitExceeded, error.to_string().into())
     }
 }

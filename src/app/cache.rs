@@ -12,6 +12,7 @@ use crate::services::Platform;
 use crate::services::cache::inspect::Filter;
 use crate::services::cache::{Face, Key, Purge, key};
 use crate::services::http_cache::{self, decisions::Record};
+use crate::telemetry::secrets;
 
 /// A service as purges name it.
 pub struct Named {
@@ -226,7 +227,7 @@ pub async fn fulfil(wish: Wish, platform: &Arc<Platform>, services: &[Named]) ->
                 surrogate_key: query.get("surrogate_key").cloned(),
                 limit: limit(&query)?,
             };
-            Ok(json!({ "entries": platform.cache.views(&filter) }))
+            Ok(shown(json!({ "entries": platform.cache.views(&filter) })))
         }
         Wish::Decisions(query) => {
             let (service, request, about) = (query.get("service"), query.get("request"), query.get("about"));
@@ -236,7 +237,7 @@ pub async fn fulfil(wish: Wish, platform: &Arc<Platform>, services: &[Named]) ->
                     && about.is_none_or(|about| record.about.contains(about.as_str()))
             };
             let records = platform.decisions.latest(limit(&query)?, wanted);
-            Ok(json!({ "decisions": records.iter().map(record).collect::<Vec<_>>() }))
+            Ok(shown(json!({ "decisions": records.iter().map(record).collect::<Vec<_>>() })))
         }
         Wish::Age(by) => {
             platform.cache.move_on(by);
@@ -282,6 +283,12 @@ fn record(record: &Record) -> Json {
         });
     }
     json
+}
+
+/// A document as operators may see it: URLs and surrogate keys may have secrets in them.
+fn shown(mut document: Json) -> Json {
+    secrets::hide(&mut document);
+    document
 }
 
 #[cfg(test)]

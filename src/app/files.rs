@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::load::{Plan, ServicePlan};
-use crate::config::Config;
+use crate::config::{Config, files};
 use crate::services::data;
 use crate::telemetry::clock;
 
@@ -59,12 +59,9 @@ pub fn files_of(plan: &Plan) -> BTreeSet<PathBuf> {
 /// How long ago files were written that are likely to be whole.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// In bytes, of a file whose content is looked at.
-const LARGEST: u64 = 512 << 20;
-
 /// The digest of a file; it may be a secret.
 fn content(file: &Path) -> std::io::Result<[u8; 32]> {
-    let mut file = std::fs::File::open(file)?;
+    let mut file = files::open(file)?;
     let mut piece = Zeroizing::new([0; 32 << 10]);
     let mut digest = Sha256::new();
     loop {
@@ -111,7 +108,7 @@ pub fn digest(files: &BTreeSet<PathBuf>) -> [u8; 32] {
                 continue;
             }
             // Larger than anything that is used.
-            Ok(what) if what.len() > LARGEST => {
+            Ok(what) if what.len() > files::LARGEST => {
                 let changed = what.modified().ok().and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
                 all.update(format!("{} {changed:?}", what.len()));
                 continue;

@@ -17,7 +17,7 @@ use crate::config::host_file::{self, DropIns, Host};
 use crate::config::logs::{LogEndpoint, Sink};
 use crate::config::services::ServiceEntry;
 use crate::config::settings::{Machine, Settings};
-use crate::config::{Config, ConfigError, HostConfig, HttpVersions, ModuleSource, Rollout};
+use crate::config::{Config, ConfigError, HostConfig, HttpVersions, ModuleSource, Rollout, files};
 use crate::runtime::Route;
 use crate::runtime::source::{MAX_SIZE, packed_manifest};
 use crate::telemetry::clock;
@@ -141,11 +141,7 @@ const MOST_TEXT: u64 = 32 << 20;
 
 /// A document's text, of no more than `most` bytes.
 fn read_bounded(path: &Path, most: u64) -> std::io::Result<String> {
-    let what = std::fs::metadata(path)?;
-    if what.is_file() && what.len() > most {
-        return Err(std::io::Error::other(format!("it has more than {} MiB", most >> 20)));
-    }
-    std::fs::read_to_string(path)
+    files::read_text(path, most)
 }
 
 /// Reads documents, and keeps what is wrong with them.
@@ -299,7 +295,7 @@ impl Reader {
     fn packed(&mut self, program: &Path) -> Option<(PathBuf, Node)> {
         // A package is a file, of no more than a program may have.
         std::fs::metadata(program).ok().filter(|what| what.is_file() && what.len() <= MAX_SIZE as u64)?;
-        let text = packed_manifest(&std::fs::read(program).ok()?)?;
+        let text = packed_manifest(&files::read(program, MAX_SIZE as u64).ok()?)?;
         let name = program.join("fastly.toml");
         let base = self.sources.add(&name, &text);
         let document = self.keep(Node::parse(&text, &name, base))?;

@@ -16,7 +16,7 @@ use super::reload::Reloader;
 use super::verdict::Outcome as Attempt;
 use super::watch::Asked;
 use super::{cache, faults, kv, watch};
-use crate::config::HostConfig;
+use crate::config::{HostConfig, files};
 use crate::runtime::{Runtime, Snapshot};
 use crate::server::admin::{AdminRequest, AdminResponse, Operate};
 use crate::services::Platform;
@@ -25,7 +25,8 @@ use crate::telemetry::secrets;
 
 /// A document that was read, and what it is now.
 fn document(path: &Path) -> Value {
-    let digest = std::fs::read(path).map(|content| Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let digest = files::read(path, files::LARGEST)
+        .map(|content| Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     json!({ "path": path.display().to_string(), "sha256": digest.ok() })
 }
 
@@ -86,7 +87,7 @@ impl Operate for Control {
     }
 
     fn degraded(&self) -> Vec<String> {
-        self.platform.degraded()
+        [self.platform.degraded(), self.runtime.degraded()].concat()
     }
 
     fn settings(&self) -> Value {
@@ -121,7 +122,9 @@ impl Operate for Control {
                 "backends": backends.unwrap_or_default(),
             })
         });
-        json!({ "services": services.collect::<Vec<_>>(), "reloads": status.reloads })
+        let mut all = json!({ "services": services.collect::<Vec<_>>(), "reloads": status.reloads });
+        secrets::hide(&mut all);
+        all
     }
 
     fn redactor(&self) -> Box<dyn Fn(&str) -> String + Send + '_> {

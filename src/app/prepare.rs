@@ -211,6 +211,11 @@ fn loaded(
 }
 
 impl Preparer {
+    /// What it cannot do now.
+    pub fn degraded(&self) -> Vec<String> {
+        self.shared.runtime.degraded()
+    }
+
     /// For a host.
     pub fn new(host: &HostConfig, runtime: Arc<Runtime>, platform: Arc<Platform>) -> Self {
         let store = Store::of(host);

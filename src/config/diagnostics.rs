@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, said so that it can be mended: file, line, column, what
 //! was expected, and a hint. All faults of one document are reported together.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -159,6 +160,7 @@ fn place(text: &str, offset: usize) -> (usize, usize) {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut strings = BTreeMap::new();
         for (i, problem) in self.problems.iter().enumerate() {
             if i > 0 {
                 writeln!(f)?;
@@ -177,7 +179,10 @@ impl fmt::Display for ConfigError {
             let (file, span) = (file.display(), span.start - base..span.end - base);
             let (line, column) = place(text, span.start);
             let source = text.lines().nth(line - 1).unwrap_or_default();
-            let source = if is_private(text, line - 1) { mask(source) } else { source.to_owned() };
+            let begin = text.get(..span.start).map_or(0, |before| before.rfind('\n').map_or(0, |at| at + 1));
+            let strings = strings.entry(*base).or_insert_with(|| long_strings(text));
+            let open = strings.iter().find(|(range, _)| range.start < begin && begin < range.end).map(|(_, quotes)| *quotes);
+            let source = if open.is_some() || is_private(text, line - 1) { mask(source, open) } else { source.to_owned() };
             let (source, skip) = part(&source, column - 1);
             let margin = line.to_string().len();
             // The mark stays on the first line of what it marks.
@@ -232,25 +237,80 @@ fn is_private(text: &str, line: usize) -> bool {
     false
 }
 
-/// A line of a document with stars for what is between quotes, and for numbers.
-fn mask(line: &str) -> String {
-    let mut masked = String::with_capacity(line.len());
-    let (mut quote, mut word) = (None, false);
-    for character in line.chars() {
-        match quote {
+/// Where a TOML document has strings of several lines, and between which quotes.
+fn long_strings(text: &str) -> Vec<(Range<usize>, &'static str)> {
+    const QUOTES: [&str; 4] = ["\"\"\"", "'''", "\"", "'"];
+    let (mut at, mut open, mut found) = (0, None::<(usize, &'static str)>, Vec::new());
+    // Nothing else begins or ends one.
+    while let Some(next) = text.get(at..).and_then(|rest| rest.find(['"', '\'', '#', '\\', '\n'])) {
+        at += next;
+        let Some(rest) = text.get(at..) else { break };
+        let character = rest.chars().next().unwrap_or_default();
+        at += match open {
+            Some((from, quotes)) if rest.starts_with(quotes) => {
+                open = None;
+                if quotes.len() == 3 {
+                    found.push((from..at, quotes));
+                }
+                quotes.len()
+            }
+            // Those of one line end with it, whatever is wrong with them.
+            Some((_, quotes)) if character == '\n' && quotes.len() == 1 => {
+                open = None;
+                1
+            }
+            Some((_, quotes)) if character == '\\' && quotes.starts_with('"') => 1 + rest.chars().nth(1).map_or(0, char::len_utf8),
+            None if character == '#' => rest.find('\n').unwrap_or(rest.len()),
+            None => {
+                open = QUOTES.into_iter().find(|quotes| rest.starts_with(quotes)).map(|quotes| (at, quotes));
+                open.map_or(1, |(_, quotes)| quotes.len())
+            }
+            Some(_) => 1,
+        };
+    }
+    if let Some((from, quotes)) = open.filter(|(_, quotes)| quotes.len() == 3) {
+        found.push((from..text.len() + 1, quotes));
+    }
+    found
+}
+
+/// A line of a document with stars for all that may be a value: what is left are keys, heads of tables, and what stands between them.
+/// `within`: the quotes of a string that it begins within.
+fn mask(line: &str, within: Option<&str>) -> String {
+    let stars = |text: &str| "*".repeat(text.chars().count());
+    let (hidden, rest) = match within {
+        None => ("", line),
+        Some(quotes) => line.find(quotes).map_or((line, ""), |end| line.split_at(end + quotes.len())),
+    };
+    let mut masked = stars(hidden);
+    let head = rest.trim_start().starts_with('[') && !rest.contains('=');
+    let (mut rest, mut quote) = (rest, None);
+    while let Some(character) = rest.chars().next() {
+        let word = rest.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))).unwrap_or(rest.len());
+        let taken = match quote {
             Some(open) if character == open => {
                 quote = None;
                 masked.push(character);
+                1
             }
-            Some(_) => masked.push('*'),
+            Some(_) => {
+                masked.push('*');
+                character.len_utf8()
+            }
+            None if word > 0 => {
+                let is_key = rest.get(word..).unwrap_or_default().trim_start().starts_with('=');
+                let shown = if head || is_key { rest.get(..word).unwrap_or_default().to_owned() } else { stars(&rest[..word]) };
+                masked.push_str(&shown);
+                word
+            }
             None => {
-                if matches!(character, '"' | '\'') {
-                    quote = Some(character);
-                }
-                masked.push(if character.is_ascii_digit() && !word { '*' } else { character });
-                word = character.is_alphabetic() || matches!(character, '_' | '-') || (word && character.is_ascii_digit());
+                quote = Some(character).filter(|character| matches!(character, '"' | '\''));
+                let structure = character.is_whitespace() || "\"'[]{}=,:#".contains(character);
+                masked.push(if structure { character } else { '*' });
+                character.len_utf8()
             }
-        }
+        };
+        rest = rest.get(taken..).unwrap_or_default();
     }
     masked
 }
@@ -294,6 +354,13 @@ mod tests {
             ("[sidelight.logs.a]\nurl = \"ftp://u:hunter2@h\"\n", "ftp://u:hunter2@h"),
             ("headers = { authorization = \"hunter2\" }\n", "authorization"),
             ("[[local_server.secret_stores.x]]\ndata = \"hunter2\n", "data"),
+            ("[[local_server.secret_stores.x]]\ndata = \"\"\"\n[x]\nhunter2\\I=\n\"\"\"\n", "\\I"),
+            ("[[local_server.secret_stores.x]]\ndata = '''\n# it's\n hunter2 = \u{1}\n'''\n", "\u{1}"),
+            ("[[local_server.secret_stores.x]]\ndata = \"\"\"\\\"\"\"\nhunter2\\I\n\"\"\"\n", "\\I"),
+            ("[[local_server.secret_stores.x]]\ndata = hunter2\n", "data"),
+            ("[[local_server.secret_stores.x]]\ndata =\n  hunter2\n", "hunter2"),
+            ("[[local_server.secret_stores.x]]\ndata = hunter2/hunter2@hunter2\n", "data"),
+            ("[local_server.backends.a]\nkey = \"\"\"\nhunter2\\I\"\"\"\n", "\\I"),
         ] {
             let shown = shown(text, mark);
             assert!(!shown.contains("hunter2") && shown.contains("f.toml:"), "{shown}");

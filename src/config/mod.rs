@@ -9,6 +9,7 @@ pub mod diagnostics;
 pub mod document;
 pub mod facts;
 pub mod faults;
+pub mod files;
 pub mod host;
 pub mod host_file;
 pub mod kubernetes;

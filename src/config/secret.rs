@@ -24,7 +24,7 @@ impl Secret {
 
     /// The content of a file, without white space around it.
     pub fn of_file(path: &std::path::Path) -> std::io::Result<Self> {
-        let text = Zeroizing::new(std::fs::read(path)?);
+        let text = Zeroizing::new(super::files::read(path, super::files::LARGEST)?);
         if text.trim_ascii().is_empty() {
             return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is empty"));
         }

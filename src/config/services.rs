@@ -219,6 +219,13 @@ impl Decide<'_> {
         if name.get_ref().is_empty() {
             self.problem(name, "a service needs a name", "[services.NAME]");
         }
+        if ["_none", "_other"].contains(&name.get_ref().as_str()) {
+            self.problem(
+                name,
+                "metrics have this name for requests of no service, and for services beyond the first thousand",
+                "call it otherwise",
+            );
+        }
         let hosts: Vec<String> = from.hosts.iter().map(|host| self.host(host)).collect();
         let headers = from.headers.iter().filter_map(|(name, value)| self.header(name, value)).collect();
         for path in from.paths.iter().filter(|path| !path.get_ref().starts_with('/')) {

@@ -42,7 +42,7 @@ fn send_downstream(sandbox: &mut Sandbox, response: Response, body: Handle<Body>
     if status == StatusCode::EARLY_HINTS {
         let Some(responder) = &mut sandbox.responder else { return Err(answered()) };
         let head = sandbox.responses.take(response)?.head;
-        let _ = responder.early(head);
+        responder.early(head)?;
         sandbox.take_body(body)?;
         return Ok(());
     }

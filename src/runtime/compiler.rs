@@ -93,6 +93,8 @@ pub struct Compiler {
     _process: Child,
     to: Mutex<ChildStdin>,
     waiting: Arc<Mutex<Waiting>>,
+    /// Set when it is not wanted any more.
+    over: Arc<AtomicBool>,
     /// Bytes that all who compile now may have together.
     promised: Mutex<u64>,
 }
@@ -164,6 +166,8 @@ impl Compiler {
         let (Some(to), Some(from)) = (process.stdin.take(), process.stdout.take()) else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let waiting: Arc<Mutex<Waiting>> = Arc::new(Mutex::new(Some(HashMap::new())));
         let answered = waiting.clone();
+        let over = Arc::new(AtomicBool::new(false));
+        let wanted = over.clone();
         std::thread::Builder::new().name("compiler".to_owned()).spawn(move || {
             let mut used = HashMap::new();
             for line in BufReader::new(from).lines().map_while(Result::ok) {
@@ -183,8 +187,11 @@ impl Compiler {
             }
             *answered.lock() = None;
             memory::compilers_have(0);
+            if !wanted.load(Ordering::Relaxed) {
+                tracing::error!("{GONE}");
+            }
         })?;
-        Ok(Self { _process: process, to: Mutex::new(to), waiting, promised: Mutex::default() })
+        Ok(Self { _process: process, to: Mutex::new(to), waiting, over, promised: Mutex::default() })
     }
 
     /// Compiles a program, with so many bytes of memory to spare.
@@ -219,6 +226,11 @@ impl Compiler {
         }
     }
 
+    /// Why nothing can be compiled any more, if that is so.
+    pub fn trouble(&self) -> Option<&'static str> {
+        self.waiting.lock().is_none().then_some(GONE)
+    }
+
     /// A part of the memory there is to spare, without what others may have that compile now.
     fn promise(&self, spare: u64, effort: Effort) -> Promise<'_> {
         let mut all = self.promised.lock();
@@ -229,8 +241,14 @@ impl Compiler {
     }
 }
 
-/// Why nothing can be compiled any more.
-const GONE: &str = "the helper that compiles is gone: restart this process";
+/// Why nothing can be compiled any more: nobody here may start another one.
+const GONE: &str = "the helper that compiles is gone, and programs that are new or changed are refused: restart this process";
+
+impl Drop for Compiler {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
 
 /// The helper: takes jobs until there is nobody to give them.
 pub fn help() -> ExitCode {

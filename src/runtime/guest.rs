@@ -14,8 +14,8 @@ use super::code_cache;
 use super::compiler::{Effort, TooMuch, Unable};
 use super::wasi;
 use crate::abi::GuestState;
-use crate::config::Config;
 use crate::config::host::UnknownImports;
+use crate::config::{Config, files};
 use crate::telemetry::clock;
 
 /// A loaded program, ready to be instantiated any number of times, for one service.
@@ -162,7 +162,7 @@ impl Runtime {
     /// Reads, checks and compiles a program. Takes as long as compiling takes: not for a thread that
     /// serves requests.
     pub fn load(&self, path: &Path, config: &Config) -> Result<Guest, LoadError> {
-        let wasm = std::fs::read(path).map_err(|error| LoadError::unread(path, error))?;
+        let wasm = files::read(path, files::LARGEST).map_err(|error| LoadError::unread(path, error))?;
         self.load_bytes(&wasm, path, config)
     }
 

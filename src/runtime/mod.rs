@@ -65,6 +65,8 @@ pub struct Runtime {
     sandboxes: Arc<Semaphore>,
     /// How many it has in all.
     places: usize,
+    /// Of several services, those have a part in this that have more than a few: a quarter of all is left for those with few.
+    common: Arc<Semaphore>,
     arguments: Option<Vec<String>>,
     unknown_imports: UnknownImports,
     cache: Option<code_cache::CodeCache>,
@@ -146,7 +148,13 @@ impl Serving {
 /// Room for a sandbox: of its service, if that has a limit of its own, and of the host.
 pub struct Permit {
     _service: Option<OwnedSemaphorePermit>,
+    _share: Option<OwnedSemaphorePermit>,
     _host: OwnedSemaphorePermit,
+}
+
+/// How many of so many sandboxes a service may have in any case, one at least.
+fn few_of(places: usize) -> usize {
+    if places < 4 { 0 } else { (places / 16).max(1) }
 }
 
 /// What runs a request: a guest that waits for one, or room for a new one.
@@ -251,11 +259,13 @@ impl Runtime {
         hostcalls::link_all(&mut linker, telemetry)?;
         wasi::link(&mut linker)?;
         more(&mut linker)?;
+        let places = config.limits.sandboxes as usize;
         Ok(Self {
             engine,
             linker,
-            sandboxes: Arc::new(Semaphore::new(config.limits.sandboxes as usize)),
-            places: config.limits.sandboxes as usize,
+            sandboxes: Arc::new(Semaphore::new(places)),
+            places,
+            common: Arc::new(Semaphore::new(places - places / 4 - few_of(places))),
             arguments: config.arguments.clone(),
             unknown_imports: config.unknown_imports,
             compiler: None,
@@ -279,6 +289,11 @@ impl Runtime {
     /// Programs are compiled by another process from now on.
     pub fn compile_apart(&mut self, compiler: Arc<Compiler>) {
         self.compiler = Some(compiler);
+    }
+
+    /// What it cannot do now.
+    pub fn degraded(&self) -> Vec<String> {
+        self.compiler.iter().filter_map(|compiler| compiler.trouble()).map(str::to_owned).collect()
     }
 
     /// Memory of the process.
@@ -356,7 +371,17 @@ impl Runtime {
             Some(permits) => Some(permits.clone().try_acquire_owned().ok()?),
             None => None,
         };
-        Some(Permit { _service: service, _host: self.sandboxes.clone().try_acquire_owned().ok()? })
+        let share = match self.few(snapshot) {
+            Some(few) => Some(few.clone().try_acquire_owned().or_else(|_| self.common.clone().try_acquire_owned()).ok()?),
+            None => None,
+        };
+        Some(Permit { _service: service, _share: share, _host: self.sandboxes.clone().try_acquire_owned().ok()? })
+    }
+
+    /// The few sandboxes that a service may have whatever others have, if there are others.
+    fn few<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<Semaphore>> {
+        let shares = self.places >= 4 && snapshot.among.load(Ordering::Relaxed);
+        shares.then(|| snapshot.few.get_or_init(|| Arc::new(Semaphore::new(few_of(self.places)))))
     }
 
     /// Room for a sandbox. `None` never comes: nobody closes the semaphores.
@@ -365,6 +390,19 @@ impl Runtime {
         let service = match &snapshot.permits {
             Some(permits) => Some(permits.clone().acquire_owned().await.ok()?),
             None => None,
+        };
+        let share = match self.few(snapshot) {
+            None => None,
+            Some(few) => Some(match few.clone().try_acquire_owned().or_else(|_| self.common.clone().try_acquire_owned()) {
+                Ok(permit) => permit,
+                Err(_) => {
+                    self.resting.send_one_away();
+                    tokio::select! {
+                        permit = few.clone().acquire_owned() => permit.ok()?,
+                        permit = self.common.clone().acquire_owned() => permit.ok()?,
+                    }
+                }
+            }),
         };
         loop {
             // Before it takes a place that another service could use meanwhile.
@@ -380,7 +418,7 @@ impl Runtime {
                 }
             };
             if self.memory.admits(&snapshot.memory) {
-                return Some(Permit { _service: service, _host: host });
+                return Some(Permit { _service: service, _share: share, _host: host });
             }
         }
     }

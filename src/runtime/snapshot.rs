@@ -2,8 +2,8 @@
 //! service. A request pins the snapshot it starts with and keeps it to its last byte.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -37,6 +37,10 @@ pub struct Snapshot {
     pub trial: Option<Arc<Trial>>,
     /// Bounds its sandboxes, when it may have fewer than the host. The same in every generation with the same bound.
     pub permits: Option<Arc<Semaphore>>,
+    /// Whether it is one of several services.
+    pub among: AtomicBool,
+    /// Sandboxes that it may have whatever others have, if it is.
+    pub few: OnceLock<Arc<Semaphore>>,
     /// What traces call it.
     pub traced: Arc<Service>,
 }
@@ -55,6 +59,8 @@ impl Snapshot {
             memory: Arc::default(),
             trial: None,
             permits: None,
+            among: AtomicBool::new(false),
+            few: OnceLock::new(),
             traced,
         }
     }
@@ -190,6 +196,7 @@ impl Routes {
         let services: Vec<(Route, Target)> = services.into_iter().collect();
         let all = services.iter().flat_map(|(_, service)| [Some(&service.stable), service.candidate.as_ref()]).flatten();
         let mut routes = Self { services: all.cloned().collect(), ..Self::default() };
+        routes.services.iter().for_each(|service| service.among.store(services.len() > 1, Ordering::Relaxed));
         if let [(route, service)] = services.as_slice()
             && *route == Route::default()
         {

@@ -19,7 +19,7 @@ use serde_json::Value as Json;
 
 use super::code_cache::digest;
 use super::tidy;
-use crate::config::{HostConfig, ModuleSource};
+use crate::config::{HostConfig, ModuleSource, files};
 use crate::services::backend::operators::{Elsewhere, Operators};
 use crate::services::memory::{HostMemory, Shortage};
 
@@ -155,21 +155,11 @@ impl Store {
     pub fn read(&self, source: &ModuleSource) -> Result<Vec<u8>, SourceError> {
         match source {
             ModuleSource::File(path) => {
-                let read = || {
-                    let file = fs::File::open(path)?;
-                    let length = file.metadata()?.len();
-                    if length > self.largest as u64 {
-                        return Ok(None);
-                    }
-                    let mut bytes = Vec::with_capacity(length as usize);
-                    // What has no end by itself, has one here.
-                    file.take(self.largest as u64 + 1).read_to_end(&mut bytes)?;
-                    Ok(Some(bytes).filter(|bytes| bytes.len() <= self.largest))
-                };
-                match read().map_err(|error| SourceError::File { error })? {
-                    Some(bytes) => self.unpack(bytes),
-                    None => Err(too_large(self.largest)),
-                }
+                let bytes = files::read(path, self.largest as u64).map_err(|error| match error.kind() {
+                    io::ErrorKind::FileTooLarge => too_large(self.largest),
+                    _ => SourceError::File { error },
+                })?;
+                self.unpack(bytes)
             }
             ModuleSource::Url { url, sha256 } => {
                 if let Some(kept) = self.kept(sha256) {

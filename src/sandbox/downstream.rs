@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::Meter;
 use super::items::Edit;
-use crate::http::{Body, RequestHead, ResponseHead};
+use crate::http::{Body, RequestHead, ResponseHead, framing};
 use crate::services::backend::{Backend, SendError};
 use crate::telemetry::metrics::{Gauge, Held};
 use crate::telemetry::trace::Trace;
@@ -144,7 +144,14 @@ struct Link {
 
 /// The way back to the client; one answer fits through it, and early heads before it.
 #[derive(Debug)]
-pub struct Responder(oneshot::Sender<Link>);
+pub struct Responder {
+    way: oneshot::Sender<Link>,
+    /// Early heads so far, and bytes of their fields: nobody says that the client takes them.
+    early: (usize, usize),
+}
+
+/// Most informational heads before one answer, as backends may send, and bytes of their fields.
+const MAX_EARLY: (usize, usize) = (64, 256 << 10);
 
 /// Where a guest's replies arrive.
 #[derive(Debug)]
@@ -155,24 +162,35 @@ pub struct Answer(Option<oneshot::Receiver<Link>>);
 #[error("the client is gone")]
 pub struct ClientGone;
 
+/// What a client might not take is held in memory.
+#[derive(Debug, thiserror::Error)]
+#[error("more than {} informational heads, or {} KiB of them, before one answer", MAX_EARLY.0, MAX_EARLY.1 >> 10)]
+pub struct TooManyEarly;
+
 impl Responder {
     /// A responder, and where its replies arrive. That ends without an answer when the responder is
     /// dropped unused: the guest ended.
     pub fn new() -> (Self, Answer) {
         let (sender, receiver) = oneshot::channel();
-        (Self(sender), Answer(Some(receiver)))
+        (Self { way: sender, early: (0, 0) }, Answer(Some(receiver)))
     }
 
-    /// Sends an informational head.
-    pub fn early(&mut self, head: ResponseHead) -> Result<(), ClientGone> {
+    /// Sends an informational head, unless the client is gone. One answer has no more than 64 before it, of 256 KiB.
+    pub fn early(&mut self, head: ResponseHead) -> Result<(), TooManyEarly> {
+        let early = (self.early.0 + 1, self.early.1 + framing::size(&head.headers));
+        if early.0 > MAX_EARLY.0 || early.1 > MAX_EARLY.1 {
+            return Err(TooManyEarly);
+        }
+        self.early = early;
         let (next, receiver) = oneshot::channel();
-        let sender = std::mem::replace(&mut self.0, next);
-        sender.send(Link { reply: Reply::Early(head), next: Some(receiver) }).map_err(|_| ClientGone)
+        let sender = std::mem::replace(&mut self.way, next);
+        drop(sender.send(Link { reply: Reply::Early(head), next: Some(receiver) }));
+        Ok(())
     }
 
     /// Answers.
     pub fn send(self, reply: Reply) -> Result<(), ClientGone> {
-        self.0.send(Link { reply, next: None }).map_err(|_| ClientGone)
+        self.way.send(Link { reply, next: None }).map_err(|_| ClientGone)
     }
 }
 

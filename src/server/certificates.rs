@@ -18,6 +18,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 
+use crate::config::files;
 use crate::config::host::{ClientCertificates, TlsListener};
 use crate::sandbox::CertificateCheck;
 use crate::telemetry::{Telemetry, clock};
@@ -125,7 +126,7 @@ fn look(settings: &TlsListener) -> [u8; 32] {
     let mut digest = Sha256::new();
     let certificates = settings.certificates.iter().flat_map(|(certificate, key)| [certificate, key]);
     for path in certificates.chain(settings.clients.as_ref().map(|clients| &clients.roots)) {
-        match std::fs::read(path) {
+        match files::read(path, files::LARGEST) {
             Ok(content) => digest.update(Sha256::digest(&content)),
             Err(error) => digest.update(error.to_string()),
         }
@@ -181,7 +182,7 @@ impl BackgroundService for Renewal {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|error| TlsError::File { path: path.to_owned(), error })
+    files::read(path, files::LARGEST).map_err(|error| TlsError::File { path: path.to_owned(), error })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

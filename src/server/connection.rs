@@ -403,8 +403,14 @@ impl Exchange<'_> {
                 Answered::Early(_) if asked.version != Version::HTTP_11 => {}
                 Answered::Early(head) => {
                     let head = wire::response_head(head.status, &head.headers);
-                    // A client that is gone shows when the answer is written.
-                    drop(writer.send_early(&head, self.edge.limits.client_timeout).await);
+                    // Behind a part of it nothing can follow.
+                    if let Err(error) = writer.send_early(&head, self.edge.limits.client_timeout).await {
+                        if error.kind() == std::io::ErrorKind::TimedOut {
+                            self.edge.telemetry.metrics.refusals.with_label_values(&["reader_timeout"]).inc();
+                        }
+                        not_whole(&asked.id, false, &error);
+                        return Responded::Broken;
+                    }
                 }
             }
         };

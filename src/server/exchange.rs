@@ -91,20 +91,22 @@ pub fn head(edge: &Edge, client: &Client, id: &str, mut line: RequestLine) -> Re
 fn absolute(head: &mut RequestLine, scheme: Scheme, client: &Client) -> Result<Uri, Failure> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => Some(
-            host.to_str()
-                .ok()
-                .and_then(|host| host.parse::<Authority>().ok())
-                .filter(|host| !host.as_str().contains('@'))
-                .ok_or(Failure::BadRequest)?,
-        ),
+        (Some(host), None) => {
+            Some(host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()).filter(is_place).ok_or(Failure::BadRequest)?)
+        }
         (None, _) if head.version == Version::HTTP_11 => return Err(Failure::BadRequest),
         (None, _) => None,
         (Some(_), Some(_)) => return Err(Failure::BadRequest),
     };
     let mut parts = std::mem::take(&mut head.target).into_parts();
+    // Of another protocol, or of CONNECT (RFC 9112 §3.2.3).
+    let known = parts.scheme.as_ref().map_or(parts.authority.is_none(), |scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
+    if !known {
+        return Err(Failure::BadRequest);
+    }
     let authority = match (parts.authority.take(), host) {
         (Some(authority), Some(host)) if head.version == Version::HTTP_2 && authority != host => return Err(Failure::BadRequest),
+        (Some(authority), _) if !is_place(&authority) => return Err(Failure::BadRequest),
         (Some(authority), _) => {
             let value = HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::BadRequest)?;
             head.headers.insert(header::HOST, value);
@@ -123,6 +125,13 @@ fn absolute(head: &mut RequestLine, scheme: Scheme, client: &Client) -> Result<U
         Some(_) => return Err(Failure::BadRequest),
     };
     Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build().map_err(|_| Failure::BadRequest)
+}
+
+/// Whether it says where to, and nothing else: no user (RFC 9110 §4.2.4), and a port that there can be.
+fn is_place(authority: &Authority) -> bool {
+    let is_port = |port: &str| port.is_empty() || (port.bytes().all(|digit| digit.is_ascii_digit()) && port.parse::<u16>().is_ok());
+    let text = authority.as_str();
+    !text.contains('@') && text.rsplit_once(':').is_none_or(|(_, port)| port.ends_with(']') || is_port(port))
 }
 
 /// What a guest gives a client, or the host in its stead.

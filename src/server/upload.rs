@@ -109,6 +109,7 @@ impl Upload {
                     return;
                 }
                 Ok(Err(error @ (ReadError::Malformed(_) | ReadError::Status | ReadError::TooLarge))) => {
+                    self.metrics.refusals.with_label_values(&["bad_body"]).inc();
                     Err(BodyError::Malformed(error.to_string()))
                 }
                 Ok(Err(error @ (ReadError::Closed { .. } | ReadError::Io { .. }))) => Err(BodyError::Incomplete(error.to_string())),

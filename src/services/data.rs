@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use crate::config::files;
+
 /// A file of data cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
@@ -67,7 +69,7 @@ impl DataError {
 
 /// All of a file.
 pub fn bytes(path: &Path) -> Result<Vec<u8>, DataError> {
-    std::fs::read(path).map_err(|error| DataError::Read { path: path.to_owned(), error })
+    files::read(path, files::LARGEST).map_err(|error| DataError::Read { path: path.to_owned(), error })
 }
 
 /// A file of JSON.

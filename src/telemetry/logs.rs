@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal as _, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::secrets;
 use super::trace::spans;
 use parking_lot::Mutex;
 use tracing_log::{AsLog as _, log};
@@ -131,14 +132,20 @@ pub fn say(text: &str) {
 }
 
 /// What is logged, one record at a time. Lines of one that has several are indented, but for the first: no text that is told looks like a record
-/// of its own.
+/// of its own. Values of secret stores are not in it.
 struct Records;
 
 impl Write for Records {
     fn write(&mut self, record: &[u8]) -> io::Result<usize> {
-        let Some((b'\n', text)) = record.split_last().filter(|(_, text)| text.contains(&b'\n')) else { return Lossy.write(record) };
-        let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
-        Lossy.write_all(&[&lines.join(&b"\n  "[..]), &b"\n"[..]].concat())?;
+        let shown = std::str::from_utf8(record).map(secrets::hidden).unwrap_or_default();
+        let shown = if shown.is_empty() { record } else { shown.as_bytes() };
+        match shown.split_last().filter(|(_, text)| text.contains(&b'\n')) {
+            Some((b'\n', text)) => {
+                let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+                Lossy.write_all(&[&lines.join(&b"\n  "[..]), &b"\n"[..]].concat())?;
+            }
+            _ => Lossy.write_all(shown)?,
+        }
         Ok(record.len())
     }
 

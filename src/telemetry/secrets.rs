@@ -190,6 +190,20 @@ pub fn hidden(text: &str) -> Cow<'_, str> {
     }
 }
 
+/// A document without them, in whatever texts it has.
+pub fn hide(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) => {
+            if let Cow::Owned(shown) = hidden(text) {
+                *text = shown;
+            }
+        }
+        serde_json::Value::Array(list) => list.iter_mut().for_each(hide),
+        serde_json::Value::Object(table) => table.values_mut().for_each(hide),
+        serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) => {}
+    }
+}
+
 fn without<'t>(known: &Known, text: &'t str) -> Cow<'t, str> {
     let found = known.found(text);
     if found.is_empty() {

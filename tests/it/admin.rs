@@ -492,3 +492,33 @@ fn profiles_for_a_while() {
     assert_eq!(post(&sidelight, "/inspect/profile?seconds=1", "").status, 409);
     assert_eq!(first.join().expect("ends"), 200);
 }
+
+/// Neither in what the cache and the inspector tell of URLs, keys and backends, nor in the log.
+#[test]
+fn no_secret_is_shown_of_what_programs_name() {
+    const MARK: &str = "marked-secret-value.example";
+    let origin = Origin::new(|_| {
+        let response = Response::builder().header("cache-control", "max-age=100").header("surrogate-key", format!("a {MARK}"));
+        response.body(text("it")).expect("a response")
+    });
+    let host = format!(
+        "[services.cached]\nhosts = [\"cached.test\"]\nmanifest = \"fastly.toml\"\nmodule = \"{}\"\n\
+         [services.making]\nhosts = [\"making.test\"]\nmodule = \"{}\"\ndynamic_backends = [\"any\"]\n",
+        guest("rust", "cache").display(),
+        guest("rust", "backends").display()
+    );
+    let manifest = format!(
+        "manifest_version = 3\nname = \"it\"\n[local_server.backends.origin]\nurl = \"{}\"\n\
+         [local_server.secret_stores]\nsecrets = [{{ key = \"k\", data = \"{MARK}\" }}]\n",
+        origin.url()
+    );
+    let sidelight = Setup::host(&host).file("fastly.toml", &manifest).start();
+    assert_eq!(sidelight.get_of("cached.test", &format!("/plain/cache/{MARK}")).status, 200);
+    assert_eq!(sidelight.get_of("making.test", &format!("/?target={MARK}:1&name={MARK}")).status, 502);
+    for (path, part) in [("/cache/entries", "surrogate_keys"), ("/cache/decisions", "/plain/cache/"), ("/inspect/services", "making")] {
+        let shown = sidelight.operate("GET", path).text();
+        assert!(shown.contains(part) && !shown.contains(MARK), "{path}: {shown}");
+    }
+    sidelight.log.wait_for(&["a request to a backend failed", "resolving ‹redacted›"]);
+    assert!(!sidelight.log.text().contains(MARK));
+}

@@ -387,3 +387,59 @@ fn stopped_and_continued() {
     assert!(text.ends_with(b"piece 19\n"), "the stream did not go on");
     is_well(&sidelight);
 }
+
+/// A program that sends one informational head after another to a client that takes none of them, or reads all.
+#[test]
+fn early_heads_without_end() {
+    // Until one is refused, or a thousand; then an answer with their number for a status.
+    let program = |size: u32| {
+        format!(
+            r#"(module
+            (import "fastly_http_resp" "new" (func $new (param i32) (result i32)))
+            (import "fastly_http_resp" "status_set" (func $status (param i32 i32) (result i32)))
+            (import "fastly_http_resp" "header_insert" (func $field (param i32 i32 i32 i32 i32) (result i32)))
+            (import "fastly_http_resp" "send_downstream" (func $send (param i32 i32 i32) (result i32)))
+            (import "fastly_http_body" "new" (func $body (param i32) (result i32)))
+            (memory (export "memory") 2)
+            (data (i32.const 100) "link")
+            (func $sent (param $code i32) (result i32)
+                (drop (call $new (i32.const 8)))
+                (drop (call $body (i32.const 12)))
+                (drop (call $status (i32.load (i32.const 8)) (local.get $code)))
+                (drop (call $field (i32.load (i32.const 8)) (i32.const 100) (i32.const 4) (i32.const 1000) (i32.const {size})))
+                (call $send (i32.load (i32.const 8)) (i32.load (i32.const 12)) (i32.const 0)))
+            (func (export "_start") (local $count i32)
+                (memory.fill (i32.const 1000) (i32.const 97) (i32.const {size}))
+                (block $refused (loop $next
+                    (br_if $refused (call $sent (i32.const 103)))
+                    (local.set $count (i32.add (local.get $count) (i32.const 1)))
+                    (br_if $next (i32.lt_u (local.get $count) (i32.const 1000)))))
+                (drop (call $sent (i32.add (i32.const 200) (local.get $count))))))"#
+        )
+    };
+    for (size, most) in [(10, 64), (60_000, 4)] {
+        let sidelight = Setup::wat(&program(size)).arg("--client-timeout 500ms").start();
+        let mut connection = Connection::open(sidelight.addr);
+        connection.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        for _ in 0..most {
+            assert_eq!(connection.head().status, 103);
+        }
+        assert_eq!(connection.answer().status, 200 + most);
+        // Clients that read nothing, of HTTP/1.1 and of HTTP/2.
+        let grown = growth(&sidelight, || {
+            let mut open = Vec::new();
+            for _ in 0..40 {
+                let mut connection = Connection::open(sidelight.addr);
+                connection.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+                open.push(connection);
+            }
+            let mut client = Rude::open(&sidelight);
+            for id in (1_u32..80).step_by(2) {
+                client.stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, id, &head())).expect("writes");
+            }
+            sidelight.wait_until("all of them", |sidelight| sidelight.metric("sidelight_requests_total") >= 81.0);
+            sidelight.wait_until("no sandbox", |sidelight| sidelight.metric("sidelight_sandboxes") < 0.5);
+        });
+        assert!(grown < 80 * MIB, "{grown}");
+    }
+}

@@ -168,7 +168,7 @@ fn one_that_takes_long_to_compile() {
     sidelight.wait_until("the metric", |sidelight| sidelight.metric("sidelight_services_preparing") == 0.0);
 }
 
-/// One that has many requests leaves sandboxes to others, unless it is given them.
+/// One that has many requests leaves sandboxes to others: many, unless it is given them.
 #[test]
 fn one_that_is_asked_for_much() {
     let sidelight = host("").arg("--max-sandboxes 8 --queue-timeout 100ms").start();
@@ -191,7 +191,8 @@ fn one_that_is_asked_for_much() {
     sidelight.wait_metric("sidelight_sandboxes", 0.0);
     put("[limits]\nsandboxes = 7\n");
     let all: Vec<_> = (0..8).map(|_| ask()).collect();
-    assert_eq!(all.iter().filter(|(status, _)| *status == 200).count(), 7);
+    // Whatever it is given: a quarter is for others.
+    assert_eq!(all.iter().filter(|(status, _)| *status == 200).count(), 6);
     assert_eq!(sidelight.get_of("own.test", "/").text(), "own");
 }
 

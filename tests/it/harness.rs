@@ -114,6 +114,7 @@ pub struct Setup {
     args: Vec<String>,
     env: Vec<(String, String)>,
     files: Vec<(String, String)>,
+    copies: Vec<(String, PathBuf)>,
     quiet: bool,
     /// The host file, in place of manifest and guest.
     host: Option<String>,
@@ -144,6 +145,7 @@ impl Setup {
             args: Vec::new(),
             env: Vec::new(),
             files: Vec::new(),
+            copies: Vec::new(),
             quiet: false,
             within: Vec::new(),
         }
@@ -194,6 +196,12 @@ impl Setup {
         self
     }
 
+    /// A copy of a file beside the manifest.
+    pub fn copy(mut self, name: &str, of: &Path) -> Self {
+        self.copies.push((name.to_owned(), of.to_owned()));
+        self
+    }
+
     /// Logging as little as can be: for figures.
     #[allow(dead_code, reason = "benches use it")]
     pub fn quiet(mut self) -> Self {
@@ -204,6 +212,9 @@ impl Setup {
     fn command(&self, folder: &Path) -> Command {
         for (name, text) in &self.files {
             write(&folder.join(name), text);
+        }
+        for (name, of) in &self.copies {
+            std::fs::copy(of, folder.join(name)).expect("copies");
         }
         match &self.host {
             Some(text) => write(&folder.join("sidelight.toml"), text),

@@ -209,7 +209,8 @@ fn a_name_that_is_led_inside() {
         for stream in outer.incoming() {
             let mut stream = stream.expect("a connection");
             let _ = stream.read(&mut [0; 4096]);
-            let head = format!("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{port}/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let head =
+                format!("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{port}/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             let _ = stream.write_all(head.as_bytes());
         }
     });
@@ -232,4 +233,25 @@ fn a_name_that_is_led_inside() {
     assert_eq!(ask().text(), refused);
     sidelight.log.wait_for(&["led.test", "--dynamic-backends"]);
     assert_eq!(inner.connections(), 0);
+}
+
+/// Whoever compiles programs is gone, and nobody here may start another: what is served is served on, and everybody is told.
+#[test]
+fn the_helper_that_compiles_is_gone() {
+    let service = "[services.one]\nmodule = \"one.wasm\"\n";
+    let modules = tempfile::tempdir().expect("a folder");
+    let setup = Setup::host(service).copy("one.wasm", &guest("rust", "hello")).arg(&format!("--cache-dir {}", modules.path().display()));
+    let sidelight = setup.start();
+    assert_eq!(sidelight.operate("GET", "/readyz").text(), "ok\n");
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", sidelight.pid())).expect("reads");
+    let helper: i32 = children.split_whitespace().next().expect("a child").parse().expect("a number");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(helper), Signal::SIGKILL).expect("ends it");
+    sidelight.log.wait_for(&["ERROR", "the helper that compiles is gone"]);
+    let ready = sidelight.operate("GET", "/readyz");
+    assert_eq!(ready.status, 200);
+    assert!(ready.text().starts_with("degraded\nthe helper that compiles is gone"), "{}", ready.text());
+    std::fs::copy(guest("rust", "behaviours"), sidelight.path("one.wasm")).expect("copies");
+    let verdict = sidelight.reload();
+    assert!(verdict["result"] == "failed" && verdict.to_string().contains("restart this process"), "{verdict}");
+    assert_eq!(sidelight.get("/").status, 200);
 }

@@ -149,6 +149,12 @@ fn two_hosts_are_400() {
 #[test]
 fn a_host_that_is_none_is_400() {
     refused("GET / HTTP/1.1\r\nHost: a b/c\r\n\r\n", 400);
+    for place in ["a:99999999", "a:65536", "a:+80", "a:b", "[::1]:x", "user@a", "user:password@a"] {
+        refused(&format!("GET / HTTP/1.1\r\nHost: {place}\r\n\r\n"), 400);
+        refused(&format!("GET http://{place}/ HTTP/1.1\r\nHost: a\r\n\r\n"), 400);
+    }
+    refused("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", 400);
+    refused("GET a HTTP/1.1\r\nHost: a\r\n\r\n", 400);
 }
 
 #[test]

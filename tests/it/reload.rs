@@ -446,3 +446,47 @@ fn smoke() {
     assert_eq!(status.code(), Some(4), "{log}");
     assert!(log.contains("it answered 200 and not 204"), "{log}");
 }
+
+/// What is no file in place of one, of whatever kind: reloads go on, say so, and take what is put there later.
+#[test]
+fn what_is_no_file_holds_up_nobody() {
+    let program = guest("rust", "stores");
+    let service =
+        |name: &str| format!("[services.{name}]\nhosts = [\"{name}.test\"]\nmanifest = \"{name}.toml\"\nmodule = \"{name}.wasm\"\n");
+    let manifest = "manifest_version = 3\nname = \"it\"\n[local_server.config_stores.settings]\nformat = \"json\"\nfile = \"data.json\"\n\
+        [local_server.secret_stores]\nsecrets = [{ key = \"k\", file = \"secret\" }]\n";
+    let setup = Setup::host(&[service("one"), service("two")].concat())
+        .file("one.toml", manifest)
+        .file("two.toml", "manifest_version = 3\nname = \"two\"\n")
+        .file("data.json", "{\"a\": \"1\"}")
+        .file("secret", "some-secret");
+    let setup = ["one.wasm", "two.wasm"].iter().fold(setup, |setup, name| setup.copy(name, &program));
+    let sidelight = setup.start();
+    for name in ["one.toml", "data.json", "secret", "one.wasm", "sidelight.toml"] {
+        let (path, kept) = (sidelight.path(name), sidelight.path("kept"));
+        fs::rename(&path, &kept).expect("renames");
+        for kind in ["a pipe", "a pipe with a writer", "a device", "a folder"] {
+            let mut writer = None;
+            match kind {
+                "a device" => symlink("/dev/zero", &path).expect("a link"),
+                "a folder" => fs::create_dir(&path).expect("a folder"),
+                _ => {
+                    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+                    let both = fs::OpenOptions::new().read(true).write(true).open(&path);
+                    writer = (kind != "a pipe").then(|| both.expect("opens"));
+                }
+            }
+            let verdict = sidelight.reload();
+            assert_eq!(verdict["result"], "failed", "{name} {kind}: {verdict}");
+            assert!(verdict.to_string().contains(name), "{name} {kind}: {verdict}");
+            drop(writer);
+            match kind {
+                "a folder" => fs::remove_dir(&path).expect("removes"),
+                _ => fs::remove_file(&path).expect("removes"),
+            }
+        }
+        fs::rename(&kept, &path).expect("renames");
+        let verdict = sidelight.reload();
+        assert_ne!(verdict["result"], "failed", "{name}: {verdict}");
+    }
+}

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::client::Connection;
-use crate::harness::{Setup, guest};
+use crate::harness::{Setup, Sidelight, guest};
 use crate::origin::Origin;
 use crate::reload::saying;
 
@@ -204,4 +204,37 @@ fn two_hundred() {
     many.signal(Signal::SIGTERM);
     std::thread::sleep(Duration::from_millis(1));
     assert_eq!(many.end().code(), Some(0));
+}
+
+/// Clients of one service that send a byte now and then hold all sandboxes that it may have; other services have theirs.
+#[test]
+fn one_that_is_sent_bodies_that_drip() {
+    let program = guest("rust", "behaviours");
+    let service = |name: &str| format!("[services.{name}]\nhosts = [\"{name}.test\"]\nmodule = \"{}\"\n", program.display());
+    let drip = |sidelight: &Sidelight, count: usize| {
+        let clients: Vec<_> = (0..count)
+            .map(|_| {
+                let mut client = Connection::open(sidelight.addr);
+                client.write(b"POST /echo HTTP/1.1\r\nHost: one.test\r\nContent-Length: 100000\r\n\r\nab");
+                client
+            })
+            .collect();
+        clients
+    };
+    let arguments = "--max-sandboxes 32 --queue-timeout 200ms";
+    let sidelight = Setup::host(&[service("one"), service("two"), service("three")].concat()).arg(arguments).start();
+    let clients = drip(&sidelight, 60);
+    sidelight.wait_until("the others", |sidelight| sidelight.metric("sidelight_refusals_total{reason=\"overloaded\"}") >= 36.0);
+    assert_eq!(sidelight.metric("sidelight_sandboxes"), 24.0);
+    assert_eq!(sidelight.get_of("one.test", "/synthetic").status, 503);
+    for name in ["two.test", "three.test"] {
+        assert_eq!(sidelight.get_of(name, "/synthetic").status, 418, "{name}");
+    }
+    // They are its again when the clients have gone.
+    drop(clients);
+    sidelight.wait_until("its own", |sidelight| sidelight.get_of("one.test", "/synthetic").status == 418);
+    // Who is alone has all.
+    let sidelight = Setup::host(&service("one")).arg(arguments).start();
+    let _clients = drip(&sidelight, 60);
+    sidelight.wait_until("all of them", |sidelight| sidelight.metric("sidelight_sandboxes") >= 32.0);
 }

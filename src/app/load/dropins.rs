@@ -337,7 +337,7 @@ fn is_regular(path: &Path) -> bool {
 fn said(folder: &Path, name: &str) -> std::io::Result<String> {
     let path = folder.join(name);
     match is_within(&path, folder) {
-        true => std::fs::read_to_string(path),
+        true => crate::config::files::read_text(&path, 1 << 20),
         false => Err(std::io::Error::other("it is not in the service's folder")),
     }
 }

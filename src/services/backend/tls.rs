@@ -14,7 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
 use super::ciphers;
-use crate::config::{BackendTls, HttpVersions, Pem, TlsVersion};
+use crate::config::{BackendTls, HttpVersions, Pem, TlsVersion, files};
 
 /// Settings that cannot work.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +137,8 @@ fn read<'a>(pem: &'a Pem, digest: &mut Sha256) -> Result<Cow<'a, [u8]>, TlsConfi
         Pem::Inline(text) => Cow::Borrowed(text.as_bytes()),
         Pem::Secret(secret) => Cow::Borrowed(secret.as_ref()),
         Pem::File(path) => {
-            let text = std::fs::read(path).map_err(|source| TlsConfigError::File { path: path.display().to_string(), source })?;
+            let text =
+                files::read(path, files::LARGEST).map_err(|source| TlsConfigError::File { path: path.display().to_string(), source })?;
             Cow::Owned(text)
         }
     };

@@ -19,8 +19,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use super::Finished;
 use super::assemble::Assembler;
 use super::record::Service;
-use crate::config::Secret;
 use crate::config::traces::{Export, Protocol, Traces};
+use crate::config::{Secret, files};
 use crate::telemetry::clock;
 use crate::telemetry::metrics::Metrics;
 
@@ -273,7 +273,7 @@ enum Transport {
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<u8>, StartError> {
-    std::fs::read(path).map_err(|error| StartError::File { path: path.to_owned(), error })
+    files::read(path, files::LARGEST).map_err(|error| StartError::File { path: path.to_owned(), error })
 }
 
 impl Transport {
