@@ -50,6 +50,9 @@ const SAMPLE: Duration = Duration::from_millis(1);
 /// How often it is looked how much memory the process has.
 const SAMPLE_OF_MEMORY: Duration = Duration::from_millis(20);
 
+/// A block that the allocator asks the kernel for, in bytes. Nobody touches it.
+const LARGE: usize = 64 << 20;
+
 /// Most threads that compile a program.
 const COMPILERS: usize = 4;
 
@@ -189,6 +192,10 @@ fn watch(memory: Arc<HostMemory>, resting: Arc<Resting>) -> impl FnMut() + Send 
         let shortage = memory.shortage();
         if shortage > Shortage::None {
             resting.send_all_away();
+            // What is free goes back to the kernel when somebody frees, some time later; nobody might.
+            let mut block = Vec::<u8>::new();
+            drop(block.try_reserve_exact(LARGE));
+            drop(std::hint::black_box(block));
         }
         let (used_mib, limit_mib) = (memory.used() >> 20, memory.most() >> 20);
         match shortage {

@@ -27,7 +27,7 @@ use crate::services::memory::{HostMemory, Shortage};
 pub const MAX_SIZE: usize = 256 << 20;
 
 /// How often it is looked whether there is memory.
-const LOOK: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Time for a registry or server to answer, and between two pieces of what it sends.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -204,6 +204,8 @@ impl Store {
                 Some(memory) => {
                     while memory.shortage() == Shortage::None && !self.gone.load(Ordering::Relaxed) {
                         tokio::time::sleep(LOOK).await;
+                        // What comes fast would have the rest before others look.
+                        memory.read();
                     }
                 }
                 None => std::future::pending().await,
@@ -466,12 +468,19 @@ async fn fetch(url: &str, largest: usize, careful: Option<&Arc<Operators>>) -> R
 }
 
 /// Runs `work` to its end on this thread.
-pub(super) fn block_on<T>(work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+pub(super) fn block_on<T: Send>(work: impl Future<Output = Result<T, SourceError>> + Send) -> Result<T, SourceError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| SourceError::File { error })?;
-    let done = runtime.block_on(work);
-    // A name that is being looked up holds up nobody.
-    runtime.shutdown_background();
-    done
+    // A thread that ends gives back all that it has freed; one that goes on, to wait for another program, keeps it.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("fetching".to_owned()).spawn_scoped(scope, || {
+            let done = runtime.block_on(work);
+            // A name that is being looked up holds up nobody.
+            runtime.shutdown_background();
+            done
+        });
+        let lost = || SourceError::File { error: io::Error::other("fetching it broke off") };
+        thread.map_err(|error| SourceError::File { error })?.join().map_err(|_| lost())?
+    })
 }
 
 /// A module as it is, or the one in a package or an image's layer, of so many bytes at most.
