@@ -139,11 +139,6 @@ impl Launch {
 /// Most bytes of a document.
 const MOST_TEXT: u64 = 32 << 20;
 
-/// A document's text, of no more than `most` bytes.
-fn read_bounded(path: &Path, most: u64) -> std::io::Result<String> {
-    files::read_text(path, most)
-}
-
 /// Reads documents, and keeps what is wrong with them.
 #[derive(Default)]
 struct Reader {
@@ -162,7 +157,7 @@ impl Reader {
     /// A document; `from` is where it is asked for.
     fn read(&mut self, path: &Path, from: Option<&Spanned<String>>) -> Option<Node> {
         self.documents.insert(path.to_owned());
-        let text = match read_bounded(path, self.most_text.unwrap_or(MOST_TEXT)) {
+        let text = match files::read_text(path, self.most_text.unwrap_or(MOST_TEXT)) {
             // Whoever writes a file for the second time empties it first.
             Ok(text) if text.trim().is_empty() && self.before.contains(path) => {
                 self.written.insert(path.to_owned());

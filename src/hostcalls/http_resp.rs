@@ -41,8 +41,8 @@ fn send_downstream(sandbox: &mut Sandbox, response: Response, body: Handle<Body>
     // A client that is gone is not the guest's fault: production tells it nothing either.
     if status == StatusCode::EARLY_HINTS {
         let Some(responder) = &mut sandbox.responder else { return Err(answered()) };
-        let head = sandbox.responses.take(response)?.head;
-        responder.early(head)?;
+        responder.count_early(&sandbox.responses.get(response)?.head)?;
+        responder.early(sandbox.responses.take(response)?.head);
         sandbox.take_body(body)?;
         return Ok(());
     }

@@ -175,17 +175,21 @@ impl Responder {
         (Self { way: sender, early: (0, 0) }, Answer(Some(receiver)))
     }
 
-    /// Sends an informational head, unless the client is gone. One answer has no more than 64 before it, of 256 KiB.
-    pub fn early(&mut self, head: ResponseHead) -> Result<(), TooManyEarly> {
+    /// Takes an informational head into account that is to be sent. One answer has no more than 64 before it, of 256 KiB.
+    pub fn count_early(&mut self, head: &ResponseHead) -> Result<(), TooManyEarly> {
         let early = (self.early.0 + 1, self.early.1 + framing::size(&head.headers));
         if early.0 > MAX_EARLY.0 || early.1 > MAX_EARLY.1 {
             return Err(TooManyEarly);
         }
         self.early = early;
+        Ok(())
+    }
+
+    /// Sends it, unless the client is gone.
+    pub fn early(&mut self, head: ResponseHead) {
         let (next, receiver) = oneshot::channel();
         let sender = std::mem::replace(&mut self.way, next);
         drop(sender.send(Link { reply: Reply::Early(head), next: Some(receiver) }));
-        Ok(())
     }
 
     /// Answers.
