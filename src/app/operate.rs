@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::reload::Reloader;
-use super::verdict::Outcome as Attempt;
+use super::verdict::{self, Outcome as Attempt};
 use super::watch::Asked;
 use super::{cache, faults, kv, watch};
 use crate::config::{HostConfig, files};
@@ -87,7 +87,7 @@ impl Operate for Control {
     }
 
     fn degraded(&self) -> Vec<String> {
-        [self.platform.degraded(), self.runtime.degraded()].concat()
+        verdict::away(&self.platform, &self.runtime)
     }
 
     fn settings(&self) -> Value {

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use super::files::digest;
 use super::load::ServicePlan;
 use super::refusal::Refusal;
+use super::verdict;
 use crate::config::diagnostics::Report;
 use crate::config::{Config, HostConfig, ModuleSource, Smoke};
 use crate::runtime::compiler::Effort;
@@ -211,9 +212,9 @@ fn loaded(
 }
 
 impl Preparer {
-    /// What it cannot do now.
-    pub fn degraded(&self) -> Vec<String> {
-        self.shared.runtime.degraded()
+    /// What this process cannot do now.
+    pub fn away(&self) -> Vec<String> {
+        verdict::away(&self.shared.platform, &self.shared.runtime)
     }
 
     /// For a host.

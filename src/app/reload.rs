@@ -259,7 +259,7 @@ impl Reloader {
                 .iter()
                 .rfind(|verdict| verdict.cause != "expiry")
                 .is_some_and(|last| last.result == Outcome::Failed || !last.rejected.is_empty()),
-            away: [self.platform.degraded(), self.preparer.degraded()].concat(),
+            away: self.preparer.away(),
             uptime: self.age().as_secs(),
             services: state.loaded.iter().map(service).collect(),
             faulty: state.faulty.clone(),

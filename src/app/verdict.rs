@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::config::diagnostics::Report;
+use crate::runtime::Runtime;
+use crate::services::Platform;
 use crate::telemetry::logs::{self, Format};
 
 /// What became of an attempt.
@@ -111,6 +113,11 @@ pub struct TrialStatus {
     pub stable_digest: String,
 }
 
+/// What this process cannot do now.
+pub fn away(platform: &Platform, runtime: &Runtime) -> Vec<String> {
+    [platform.degraded(), runtime.degraded()].concat()
+}
+
 /// What is in force, for operators.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -120,7 +127,7 @@ pub struct Status {
     pub generation: u64,
     /// Whether the last attempt is not in force.
     pub degraded: bool,
-    /// What state is kept in and cannot be used now.
+    /// What state is kept in and cannot be used now, and other parts that have failed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub away: Vec<String>,
     /// Seconds since the start.

@@ -1,7 +1,7 @@
 //! The disk tier: objects that are there again after a restart, and that may leave memory without being lost.
 //!
 //! The bytes of an object are one file; everything else about it is in a list ([`journal`](super::journal)). One thread
-//! writes, in the order in which things happen in memory. Bytes are checked block by block before anybody gets them: what
+//! writes, in the order in which things happen in memory; but purges are before objects that wait to be written. Bytes are checked block by block before anybody gets them: what
 //! is damaged is forgotten, and asked for again.
 
 use std::collections::HashMap;
@@ -47,6 +47,8 @@ pub struct Disk {
     bound: u64,
     bounds: Bounds,
     work: mpsc::Sender<Work>,
+    /// What is done before all of `work`.
+    urgent: mpsc::Sender<Work>,
     waiting: Arc<AtomicUsize>,
     /// What the list said at the start.
     generations: HashMap<String, u64>,
@@ -63,12 +65,16 @@ pub struct Disk {
 enum Work {
     Write(Arc<Object>),
     Remove(u64),
+    /// These have been purged.
+    Purged(Vec<u64>),
     Soft(u64, u64),
     Generation(String, u64),
     Position(String),
     Older(u64),
-    /// Say when everything before is done.
-    Flush(mpsc::Sender<()>),
+    /// Call this when everything before is done, and would be there after a loss of power; not if a purge has failed.
+    Flush(Box<dyn FnOnce() + Send>),
+    /// Something urgent is there.
+    Look,
 }
 
 /// The bytes of an object in a file.
@@ -164,16 +170,19 @@ impl Disk {
         };
         known.sweep(&folder);
         let (work, queue) = mpsc::channel();
+        let (urgent, first) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let found: Vec<Put> = known.puts.values().cloned().collect();
         let generations = known.generations.clone();
         let position = Mutex::new(known.position.clone());
-        let writer = Writer { folder: folder.clone(), journal, known, queue, waiting: waiting.clone(), troubled: false };
+        let writer =
+            Writer { folder: folder.clone(), journal, known, queue, first, waiting: waiting.clone(), troubled: false, lost: false };
         Ok(Self {
             folder,
             bound,
             bounds: Bounds::new(bound, largest),
             work,
+            urgent,
             waiting,
             generations,
             position,
@@ -240,6 +249,12 @@ impl Disk {
         drop(self.work.send(work));
     }
 
+    /// A purge, or who waits for purges. What is purged is not written any more, so it may be before what is purged.
+    fn urge(&self, work: Work) {
+        drop(self.urgent.send(work));
+        self.send(Work::Look);
+    }
+
     /// Counts an object that is on disk; others may have to leave.
     fn hold(&self, store: &Store, object: &Arc<Object>) {
         let Some(body) = object.content.on_disk() else { return };
@@ -281,7 +296,7 @@ impl Disk {
     }
 
     pub(super) fn set_generation(&self, service: &str, generation: u64) {
-        self.send(Work::Generation(service.to_owned(), generation));
+        self.urge(Work::Generation(service.to_owned(), generation));
     }
 
     /// Writes an object, in a while.
@@ -317,7 +332,22 @@ impl Disk {
     }
 
     pub(super) fn note_soft(&self, object: &Object) {
-        self.send(Work::Soft(object.id, object.purged_at()));
+        self.urge(Work::Soft(object.id, object.purged_at()));
+    }
+
+    /// These have been purged, and leave tables later.
+    pub(super) fn note_purged(&self, objects: Vec<u64>) {
+        if !objects.is_empty() {
+            self.urge(Work::Purged(objects));
+        }
+    }
+
+    /// Waits until the purges before this are on disk, no longer than `limit`; whether they are.
+    pub(super) async fn purges_are_kept(&self, limit: Duration) -> bool {
+        let (done, wait) = tokio::sync::oneshot::channel();
+        // Who is gone does not wait.
+        self.urge(Work::Flush(Box::new(move || done.send(()).unwrap_or(()))));
+        matches!(tokio::time::timeout(limit, wait).await, Ok(Ok(())))
     }
 
     pub(super) fn each(&self, look: impl FnMut(&Arc<Object>)) {
@@ -327,7 +357,7 @@ impl Disk {
     /// Waits until what is known is on disk, no longer than `limit`.
     pub(super) fn flush(&self, limit: Duration) {
         let (done, wait) = mpsc::channel();
-        self.send(Work::Flush(done));
+        self.send(Work::Flush(Box::new(move || done.send(()).unwrap_or(()))));
         // Too late is too late.
         let _ = wait.recv_timeout(limit);
     }
@@ -425,17 +455,23 @@ struct Writer {
     journal: Journal,
     known: Known,
     queue: mpsc::Receiver<Work>,
+    first: mpsc::Receiver<Work>,
     waiting: Arc<AtomicUsize>,
     /// Whether the last write has failed, and that has been told.
     troubled: bool,
+    /// Whether a purge could not be written.
+    lost: bool,
 }
 
 impl Writer {
     fn run(mut self, store: &Weak<Store>) {
         while let Ok(work) = self.queue.recv() {
-            let purges = matches!(work, Work::Generation(..) | Work::Soft(..));
+            while let Ok(urgent) = self.first.try_recv() {
+                let done = self.work(urgent, store);
+                self.lost |= done.is_err();
+                self.note(done, store);
+            }
             let done = self.work(work, store);
-            let done = done.and_then(|()| if purges { self.journal.sync() } else { Ok(()) });
             self.note(done, store);
             if self.journal.size() > self.known.size * 2 + SLACK {
                 let records = self.known.records();
@@ -474,27 +510,33 @@ impl Writer {
                 let Some(store) = store.upgrade() else { return Ok(()) };
                 self.write(&object, &store)
             }
-            Work::Remove(id) => {
-                if !self.known.puts.contains_key(&id) {
-                    return Ok(());
-                }
-                self.journal.add(&Record::Remove(id))?;
-                if let Some(body) = self.known.remove(id) {
-                    drop(fs::remove_file(body_path(&self.folder, body)));
-                }
-                Ok(())
-            }
+            Work::Remove(id) => self.remove(id),
+            Work::Purged(ids) => ids.into_iter().map(|id| self.remove(id)).fold(Ok(()), Result::and),
             Work::Soft(id, age) if self.known.puts.contains_key(&id) => self.add(Record::Soft(id, age)),
             Work::Soft(..) => Ok(()),
             Work::Generation(service, generation) => self.add(Record::Generation(service, generation)),
             Work::Position(position) => self.add(Record::Position(position)),
             Work::Older(by) => self.add(Record::Older(by)),
             Work::Flush(done) => {
-                // Nobody may wait any more.
-                let _ = done.send(());
+                self.journal.sync()?;
+                if !std::mem::take(&mut self.lost) {
+                    done();
+                }
                 Ok(())
             }
+            Work::Look => Ok(()),
         }
+    }
+
+    /// Without its file an object is passed over when the list is read: where the list cannot be written, that has to do.
+    fn remove(&mut self, id: u64) -> io::Result<()> {
+        if !self.known.puts.contains_key(&id) {
+            return Ok(());
+        }
+        if let Some(body) = self.known.remove(id) {
+            drop(fs::remove_file(body_path(&self.folder, body)));
+        }
+        self.journal.add(&Record::Remove(id))
     }
 
     fn write(&mut self, object: &Arc<Object>, store: &Arc<Store>) -> io::Result<()> {

@@ -234,13 +234,16 @@ impl Cache {
         objects
     }
 
-    /// Forgets something here and tells all replicas. An error: it is done here, and they have not heard of it.
+    /// Forgets something here, on disk too, and tells all replicas. An error: it is done here, and they have not heard of it.
     pub async fn purge_everywhere(&self, purge: &Purge) -> Result<Purged, Unavailable> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let objects = self.apply(purge);
         let id = format!("{}-{}-{}", std::process::id(), clock::unix().as_secs(), COUNT.fetch_add(1, Ordering::Relaxed));
         if let Some(fanout) = &self.fanout {
             fanout.publish(self.space.name(), purge).await?;
+        }
+        if !self.store.purges_are_kept(PURGES).await {
+            tracing::error!(target: "sidelight::cache", service = self.space.name(), "a purge is not on disk: what was purged may be found after a restart");
         }
         let counted = (!matches!(purge, Purge::All)).then_some(objects);
         tracing::info!(target: "sidelight::cache", service = self.space.name(), ?purge, objects = counted, id, "purged");
@@ -257,6 +260,9 @@ impl Cache {
         self.store.look_stale(key, headers)
     }
 }
+
+/// How long a purge waits for the disk.
+const PURGES: Duration = Duration::from_secs(5);
 
 /// For how long requests do without the cache, if nothing is said.
 pub const PASS_TIME: Duration = Duration::from_secs(120);

@@ -606,9 +606,26 @@ impl Store {
             return hit.count();
         }
         let objects = space.take_tagged(key);
-        let hit = objects.iter().filter(|object| object.generation == space.generation() && object.go()).count();
+        let hit = objects.iter().filter(|object| object.generation == space.generation() && object.go());
+        let hit: Vec<u64> = hit.map(|object| object.id).collect();
+        let count = hit.len();
+        self.note_purged(hit);
         self.forget_later(objects);
-        hit
+        count
+    }
+
+    fn note_purged(&self, objects: Vec<u64>) {
+        if let Some(disk) = &self.disk {
+            disk.note_purged(objects);
+        }
+    }
+
+    /// Waits until the purges before this outlive the process, and the machine's power; whether they do.
+    pub(super) async fn purges_are_kept(&self, limit: Duration) -> bool {
+        match &self.disk {
+            Some(disk) => disk.purges_are_kept(limit).await,
+            None => true,
+        }
     }
 
     fn note_soft(&self, object: &Object) {
@@ -628,11 +645,13 @@ impl Store {
             let hit = objects.iter().filter(|object| !object.is_gone() && object.soften(now)).inspect(|object| self.note_soft(object));
             return hit.count();
         }
-        let hit = objects.iter().filter(|object| !object.is_gone() && object.go()).count();
+        let hit: Vec<u64> = objects.iter().filter(|object| object.go()).map(|object| object.id).collect();
+        let count = hit.len();
+        self.note_purged(hit);
         for object in &objects {
             self.drop_object(object);
         }
-        hit
+        count
     }
 
     /// Makes all objects of a service not to be found.

@@ -202,6 +202,34 @@ fn a_restart_finds_what_is_on_disk() {
     assert_eq!(sidelight.get("/plain/long").text(), "again");
 }
 
+/// A purge that has been answered is one, whatever happens then: by key, by address, of everything.
+#[test]
+fn a_purge_outlives_a_kill() {
+    let origin = Origin::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = format!("--data-dir {} --cache-disk 64", folder.path().display());
+    let paths: Vec<String> = (0..40).map(|index| format!("/plain/{index}")).collect();
+    for (index, path) in paths.iter().enumerate() {
+        let key = if index == 0 { "other" } else { "key" };
+        origin.script(path, &[ok("kept").control("max-age=1000").with("surrogate-key", key)]);
+    }
+    let purges: [(&str, usize); 3] = [("/service/it/purge/key", 1), ("/purge/edge.test/plain/7", 39), ("/service/it/purge_all", 0)];
+    for (purge, left) in purges {
+        let sidelight = setup(&origin).arg(&data).start();
+        paths.iter().for_each(|path| assert_eq!(sidelight.get(path).text(), "kept"));
+        sidelight
+            .wait_until("all of it on disk", |sidelight| operate(sidelight, "GET", "/cache", &[]).json()["disk_objects"] == paths.len());
+        assert_eq!(operate(&sidelight, "POST", purge, &[]).status, 200, "{purge}");
+        sidelight.signal(Signal::SIGKILL);
+        sidelight.end();
+        let sidelight = setup(&origin).arg(&data).start();
+        let found = operate(&sidelight, "GET", "/cache", &[]).json()["disk_objects"].as_u64();
+        assert_eq!(found, Some(left as u64), "{purge}");
+        sidelight.signal(Signal::SIGTERM);
+        sidelight.end();
+    }
+}
+
 #[test]
 fn a_disk_without_room_is_said_and_the_cache_goes_on_in_memory() {
     let origin = Origin::start();
