@@ -708,6 +708,7 @@ ROWS = [
                     Target(total(process("sidelight_cache_evictions_total")), "evicted"),
                     Target(total(process("sidelight_cache_too_large_total")), "too large"),
                     Target(total(process("sidelight_cache_disk_errors_total")), "not written to disk"),
+                    Target(total(process("sidelight_cache_disk_skipped_total")), "disk behind"),
                 ],
                 unit="ops",
             ),

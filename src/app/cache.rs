@@ -168,12 +168,10 @@ pub enum Failed {
 
 /// Does it; JSON.
 pub async fn fulfil(wish: Wish, platform: &Arc<Platform>, services: &[Named]) -> Result<Json, Failed> {
-    // An id goes before names: a service that comes and goes may be called like another's. Several may have one, as previews of one service do.
+    // All that are called that, or have it for an id: several may have one, as previews of one service do, and one that comes and goes may have
+    // another's id for a name, or its name for an id, which keeps no purge from who it is meant for.
     let named = |service: &str| -> Result<Vec<&Named>, Refused> {
-        let mut found: Vec<&Named> = services.iter().filter(|named| named.id == service).collect();
-        if found.is_empty() {
-            found.extend(services.iter().find(|named| named.name == service));
-        }
+        let found: Vec<&Named> = services.iter().filter(|named| named.id == service || named.name == service).collect();
         if found.is_empty() { Err(Refused::NotFound(format!("there is no service `{service}`"))) } else { Ok(found) }
     };
     let heard = |error: crate::services::redis::Unavailable| Failed::Unheard(error.to_string());

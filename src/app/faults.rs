@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize as _;
 use serde_json::{Value as Json, json};
 
 use super::kv::{Refused, decode};
@@ -29,7 +30,9 @@ pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Wish, Refused> {
         ("GET" | "HEAD", Some((_, []))) => Ok(Wish::Show),
         (_, Some((_, []))) => Err(Refused::Method("faults are listed by GET, and are set at /faults/SERVICE/BACKEND")),
         ("PUT", Some((_, [service, backend]))) => {
-            let faults: Faults = serde_json::from_slice(body)
+            // A list would be taken for an object whose names are left out.
+            let faults: Faults = serde_json::from_slice::<serde_json::Map<_, _>>(body)
+                .and_then(|object| Faults::deserialize(serde_json::Value::Object(object)))
                 .map_err(|error| Refused::Bad(format!("{error}; expected JSON like {{\"latency_ms\": 200, \"errors\": 10}}")))?;
             if let Some((fault, hint)) = faults.impossible() {
                 return Err(Refused::Bad(format!("{fault}; expected {hint}")));

@@ -9,6 +9,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+/// Whether a letter breaks lines, moves a terminal's cursor, or turns the direction of reading: shown as it is, it could make a text look like
+/// another.
+pub fn misleads(letter: char) -> bool {
+    letter.is_control() && letter != '\t' || matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::diagnostics::Problem;
+use super::diagnostics::{Problem, misleads};
 use super::document::{Key, Node, Value};
 use super::host_file::{Decide, HostLimits, Surroundings, environment};
 use super::settings::{EnvironmentSettings, LimitSettings};
@@ -183,7 +183,11 @@ impl Decide<'_> {
 
     /// A host, or every name below one.
     pub(super) fn host(&mut self, host: &Spanned<String>) -> String {
-        let text = host.get_ref().to_ascii_lowercase();
+        let mut text = host.get_ref().to_ascii_lowercase();
+        // With the root's dot it is the same name.
+        if text.len() > 1 && text.ends_with('.') {
+            text.pop();
+        }
         let plain = text.strip_prefix("*.").unwrap_or(&text);
         let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b':' | b'[' | b']');
         let has_port = plain.contains(':') && !(plain.starts_with('[') && plain.ends_with(']'));
@@ -223,6 +227,13 @@ impl Decide<'_> {
             self.problem(
                 name,
                 "metrics have this name for requests of no service, and for services beyond the first thousand",
+                "call it otherwise",
+            );
+        }
+        if name.get_ref().contains(misleads) {
+            self.problem(
+                name,
+                "a service's name cannot have letters that do not show, or that turn the direction of reading",
                 "call it otherwise",
             );
         }

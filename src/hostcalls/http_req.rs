@@ -357,7 +357,8 @@ fn register_dynamic_backend(sandbox: &mut Sandbox, name: Str, target: Str, recor
         return Err(HostError::inval("a backend needs a name"));
     }
     let target: Authority = target.text()?.parse().map_err(|_| HostError::inval("the target is no host"))?;
-    if target.as_str().contains('@') || target.host().is_empty() {
+    let no_port = target.as_str().strip_prefix(target.host()).is_some_and(|rest| rest.len() > 1) && target.port_u16().is_none();
+    if target.as_str().contains('@') || target.host().is_empty() || no_port {
         return Err(HostError::inval("the target is no host"));
     }
     if record.override_host.as_ref().is_some_and(|host| HeaderValue::from_str(host).is_err()) {

@@ -295,6 +295,9 @@ impl Body {
 /// Where a body goes that nobody takes bit by bit: a place that keeps it.
 #[async_trait]
 pub trait BodySink: Send + Sync {
+    /// Whether it takes so many bytes at once, without waiting.
+    fn has_room(&self, bytes: usize) -> bool;
+
     /// Takes the next bytes, never empty. An error: no more of them are wanted. Only with `may_wait` may it take its time
     /// until there is room.
     async fn push(&mut self, bytes: Bytes, may_wait: bool) -> Result<(), ReaderGone>;
@@ -366,10 +369,18 @@ impl BodyWriter {
             To::Nowhere => return Err(ReaderGone),
         };
         // What is here goes in at once, so that who looks next sees it.
+        let mut first = None;
         loop {
             match body.try_chunk() {
-                // A copy: it is kept for longer than whoever made it may be charged for.
-                Poll::Ready(Ok(Some(bytes))) => sink.push(Bytes::copy_from_slice(&bytes), false).await?,
+                Poll::Ready(Ok(Some(bytes))) => {
+                    // A copy: it is kept for longer than whoever made it may be charged for.
+                    let bytes = Bytes::copy_from_slice(&bytes);
+                    if !sink.has_room(bytes.len()) {
+                        first = Some(bytes);
+                        break;
+                    }
+                    sink.push(bytes, false).await?;
+                }
                 Poll::Ready(Ok(None)) => {
                     if let Some(more) = body.take_trailers() {
                         self.trailers_mut().extend(*more);
@@ -390,7 +401,7 @@ impl BodyWriter {
         if let Some(more) = writer.trailers {
             self.trailers_mut().extend(*more);
         }
-        tokio::spawn(pour(body, sink));
+        tokio::spawn(pour(first, body, sink));
         Ok(())
     }
 
@@ -429,7 +440,12 @@ impl BodyWriter {
 }
 
 /// Moves all of a body into a place that keeps it.
-pub async fn pour(mut body: Body, mut sink: Box<dyn BodySink>) {
+async fn pour(first: Option<Bytes>, mut body: Body, mut sink: Box<dyn BodySink>) {
+    if let Some(bytes) = first
+        && sink.push(bytes, true).await.is_err()
+    {
+        return;
+    }
     loop {
         match body.chunk().await {
             Ok(Some(bytes)) => {

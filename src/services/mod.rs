@@ -134,7 +134,11 @@ impl Services {
         }
         let cache = cache::Cache::new(&platform.cache, &config.name);
         if !platform.is_trial() {
-            cache.space().is_of(&config.service_id, &config.cache_open_to);
+            cache.space().is_of(cache::Owner {
+                service_id: config.service_id.clone(),
+                open_to: config.cache_open_to.clone(),
+                comes_and_goes: config.dropin.is_some(),
+            });
         }
         let fanout = match (&config.state.redis, &redis) {
             (Some(settings), Some(redis)) => Some(platform.fanout(settings, redis)),

@@ -93,7 +93,7 @@ impl Entry {
                 true => write!(line, "\"{}\":", field.name()),
                 false => write!(line, "{}=", field.name()),
             };
-            self.value(*field, took).write(&mut line, json);
+            self.value(*field, took).write(&mut line, self.log.format);
         }
         if json {
             line.push('}');
@@ -149,28 +149,29 @@ enum Value<'a> {
 }
 
 impl Value<'_> {
-    fn write(&self, line: &mut String, json: bool) {
+    fn write(&self, line: &mut String, format: Format) {
         match self {
-            Self::None => line.push_str(if json { "null" } else { "-" }),
+            Self::None => line.push_str(if format == Format::Json { "null" } else { "-" }),
             Self::Number(number) => {
                 let _ = write!(line, "{number}");
             }
-            Self::Text(text) => quoted(line, text, json),
-            Self::Borrowed(text) => quoted(line, text, json),
+            Self::Text(text) => quoted(line, text, format),
+            Self::Borrowed(text) => quoted(line, text, format),
         }
     }
 }
 
 /// In JSON always in quotes; in text only where a reader would be misled.
-fn quoted(line: &mut String, text: &str, json: bool) {
+fn quoted(line: &mut String, text: &str, format: Format) {
     let text = &*secrets::hidden(text);
-    let plain = !json
+    let plain = format == Format::Text
         && !text.is_empty()
         && text != "-"
         && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'='));
     if plain {
         line.push_str(text);
     } else {
-        line.push_str(&serde_json::Value::from(text).to_string());
+        let text = serde_json::Value::from(text).to_string();
+        line.push_str(&logs::unmisleading(&text, |letter| format!("\\u{:04x}", u32::from(letter))));
     }
 }

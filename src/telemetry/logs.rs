@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::secrets;
 use super::trace::spans;
+use crate::config::diagnostics::misleads;
 use parking_lot::Mutex;
 use tracing_log::{AsLog as _, log};
 use tracing_subscriber::filter::LevelFilter;
@@ -82,20 +83,29 @@ pub fn format() -> Format {
 /// A text as a line of the log may have it: in JSON as it is; as text without breaks, behind which anything could be made to look like a line
 /// of its own, without what moves a terminal's cursor, and without what turns the direction of reading.
 pub fn one_line(text: &str) -> Cow<'_, str> {
-    let misleads =
-        |letter: char| letter.is_control() && letter != '\t' || matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     match format() {
-        Format::Text if text.contains(misleads) => {
-            let escaped = text.chars().map(|letter| match letter {
-                '\n' => "\\n".to_owned(),
-                '\r' => "\\r".to_owned(),
-                other if misleads(other) => other.escape_unicode().to_string(),
-                other => other.to_string(),
-            });
-            Cow::Owned(escaped.collect())
-        }
-        Format::Text | Format::Json => Cow::Borrowed(text),
+        Format::Text => unmisleading(text, |letter| match letter {
+            '\n' => "\\n".to_owned(),
+            '\r' => "\\r".to_owned(),
+            other => other.escape_unicode().to_string(),
+        }),
+        Format::Json => Cow::Borrowed(text),
     }
+}
+
+/// A text whose letters that would mislead a reader of lines are written as `escape` has them.
+pub(super) fn unmisleading(text: &str, escape: impl Fn(char) -> String) -> Cow<'_, str> {
+    if !text.contains(misleads) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.chars().fold(String::with_capacity(text.len() + 16), |mut shown, letter| {
+        if misleads(letter) {
+            shown.push_str(&escape(letter))
+        } else {
+            shown.push(letter)
+        }
+        shown
+    }))
 }
 
 /// What is logged.

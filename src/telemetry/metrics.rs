@@ -221,6 +221,7 @@ families! {
     cache_refusals: IntCounter("sidelight_cache_too_large_total", "Objects that were too large to be cached.", [], NONE);
     cache_purges: IntCounterVec("sidelight_cache_purges_total", "Purges of cached objects.", ["kind" = "`hard`, `soft`, `url`, `all`"], NONE);
     cache_disk_errors: IntCounter("sidelight_cache_disk_errors_total", "Writes of cached objects to disk that failed.", [], NONE);
+    cache_disk_skipped: IntCounter("sidelight_cache_disk_skipped_total", "Cached objects that were not written to disk because the disk was behind.", [], NONE);
     store_time: HistogramVec("sidelight_store_operation_seconds", "Time of operations of stores.", ["store" = "`kv`", "keep" = "`memory`, `embedded`, `redis`", "operation" = "`lookup`, `insert`, `delete`, `list`"], STORES);
     store_errors: IntCounterVec("sidelight_store_errors_total", "Operations of stores that did not do what they were asked.", ["store" = "as above", "keep" = "as above", "operation" = "as above", "error" = "`bad_request`, `precondition_failed`, `payload_too_large`, `too_many_requests`, `unavailable`"], NONE);
     state_up: IntGaugeVec("sidelight_state_up", "Whether what shared state is kept in can be reached: 1 or 0.", ["part" = "`redis`"], NONE);

@@ -126,6 +126,12 @@ fn the_access_log() {
         "method=GET host=a.test path=/synthetic query=\"a=b&token=REDACTED\" status=418 bytes=21 service=it client=127.0.0.1 \
          user_agent=\"it \\\"1\\\"\" referer=- version=1.1",
     ]);
+    // Letters that break lines, or move a terminal's cursor, are not written as they are.
+    let misleading =
+        "GET /synthetic?\u{2028}=\u{85} HTTP/1.1\r\nHost: a.test\r\nUser-Agent: a\u{9b}2J\u{202e}b\r\nConnection: close\r\n\r\n";
+    client::send(sidelight.addr, misleading);
+    sidelight.log.wait_for(&["user_agent=\"a\\u009b2J\\u202eb\""]);
+    assert!(!sidelight.log.text().contains(['\u{2028}', '\u{85}', '\u{9b}', '\u{202e}']));
     // One that is no request has none; one that no service has does.
     assert_eq!(client::send(sidelight.addr, "nonsense\r\n\r\n").status, 400);
     let sidelight = Setup::behaviours("rust").arg("--access-log --log-format json").start();

@@ -27,21 +27,36 @@ const PIECE_COST: u64 = 64;
 /// How far the writer of an object that is not kept may be ahead of its slowest reader, in bytes.
 const WINDOW: u64 = 1 << 20;
 
-/// Bytes of objects that are being written, or are in the cache no more and still read, for all of a store.
+/// Bytes of objects that are being written, or are in the cache no more and still read: of all of a store, or of a
+/// service's part, which are counted in both.
 #[derive(Debug, Default)]
-pub(super) struct InFlight(AtomicU64);
+pub(super) struct InFlight {
+    bytes: AtomicU64,
+    all: Option<Arc<InFlight>>,
+}
 
 impl InFlight {
+    /// A part of `all`.
+    pub(super) fn part(all: &Arc<InFlight>) -> Arc<Self> {
+        Arc::new(Self { bytes: AtomicU64::new(0), all: Some(all.clone()) })
+    }
+
     pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed)
     }
 
     fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(all) = &self.all {
+            all.add(bytes);
+        }
     }
 
     fn sub(&self, bytes: u64) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(all) = &self.all {
+            all.sub(bytes);
+        }
     }
 }
 
@@ -130,8 +145,22 @@ impl Open {
         self.places.iter().flatten().min().copied()
     }
 
+    /// What counts as in flight: not the window of what is not kept, which is as of other bodies that pass.
+    fn counts(&self) -> u64 {
+        if self.detached { self.held.saturating_sub(WINDOW) } else { self.held }
+    }
+
+    /// Changes it, and what counts with it.
+    fn change(&mut self, in_flight: &InFlight, change: impl FnOnce(&mut Self)) {
+        let before = self.counts();
+        change(self);
+        let after = self.counts();
+        in_flight.add(after.saturating_sub(before));
+        in_flight.sub(before.saturating_sub(after));
+    }
+
     /// Drops what all readers have had.
-    fn trim(&mut self) -> u64 {
+    fn trim(&mut self) {
         let upto = self.slowest().unwrap_or(self.total);
         let mut freed = 0;
         while let Some((start, piece)) = self.pieces.front()
@@ -141,7 +170,6 @@ impl Open {
             self.pieces.pop_front();
         }
         self.held -= freed;
-        freed
     }
 }
 
@@ -204,15 +232,15 @@ impl Content {
         })
     }
 
-    /// All of it.
-    pub(super) fn whole(whole: Whole) -> Arc<Self> {
+    /// All of it. What is in the cache no more, and read, counts in `in_flight`.
+    pub(super) fn whole(whole: Whole, in_flight: Arc<InFlight>) -> Arc<Self> {
         let expected = Some(whole.length);
         let state = Mutex::new(State::Whole(Arc::new(whole)));
         Arc::new(Self {
             state,
             changed: Notify::new(),
             expected,
-            in_flight: Arc::default(),
+            in_flight,
             object: Mutex::default(),
             file: Mutex::default(),
             lingers: AtomicU64::new(0),
@@ -280,6 +308,15 @@ impl Content {
         matches!(&*self.state.lock(), State::Failed(_))
     }
 
+    /// Bytes of memory of what is being written, and of what else its service has in flight.
+    pub(super) fn in_flight(&self) -> (u64, u64) {
+        let own = match &*self.state.lock() {
+            State::Open(open) => open.counts(),
+            State::Whole(_) | State::Failed(_) => 0,
+        };
+        (own, self.in_flight.get().saturating_sub(own))
+    }
+
     /// How much of it is there.
     pub(super) fn size(&self) -> u64 {
         match &*self.state.lock() {
@@ -299,11 +336,11 @@ impl Content {
             self.fail(BodyError::Malformed("more came than was told".to_owned()));
             return false;
         }
-        let start = open.total;
-        open.pieces.push_back((start, bytes));
-        open.total += length;
-        open.held += length + PIECE_COST;
-        self.in_flight.add(length + PIECE_COST);
+        open.change(&self.in_flight, |open| {
+            open.pieces.push_back((open.total, bytes));
+            open.total += length;
+            open.held += length + PIECE_COST;
+        });
         drop(state);
         self.changed.notify_waiters();
         true
@@ -318,7 +355,7 @@ impl Content {
             self.fail(BodyError::Incomplete("less came than was told".to_owned()));
             return false;
         }
-        self.in_flight.sub(open.held);
+        self.in_flight.sub(open.counts());
         let pieces = std::mem::take(&mut open.pieces);
         let whole = if open.detached {
             // Only who reads it now does: it must find its place, however much has been dropped before.
@@ -336,7 +373,7 @@ impl Content {
     pub(super) fn fail(&self, error: BodyError) {
         let mut state = self.state.lock();
         if let State::Open(open) = &*state {
-            self.in_flight.sub(open.held);
+            self.in_flight.sub(open.counts());
             *state = State::Failed(error);
         }
         drop(state);
@@ -346,8 +383,10 @@ impl Content {
     /// From now on, only what somebody has still to read is held.
     pub(super) fn detach(&self) {
         if let State::Open(open) = &mut *self.state.lock() {
-            open.detached = true;
-            self.in_flight.sub(open.trim());
+            open.change(&self.in_flight, |open| {
+                open.detached = true;
+                open.trim();
+            });
         }
     }
 
@@ -407,7 +446,7 @@ impl Content {
 impl Drop for Content {
     fn drop(&mut self) {
         if let State::Open(open) = self.state.get_mut() {
-            self.in_flight.sub(open.held);
+            self.in_flight.sub(open.counts());
         }
         self.in_flight.sub(*self.lingers.get_mut());
     }
@@ -479,7 +518,7 @@ impl Drop for Place {
                 *place = None;
             }
             if open.detached {
-                self.content.in_flight.sub(open.trim());
+                open.change(&self.content.in_flight, Open::trim);
             }
         }
         self.content.changed.notify_waiters();
@@ -516,7 +555,7 @@ impl Reader {
                 let bytes = self.cut(bytes);
                 self.place.moves(open, self.at + bytes.len() as u64);
                 if open.detached {
-                    content.in_flight.sub(open.trim());
+                    open.change(&content.in_flight, Open::trim);
                     drop(state);
                     content.changed.notify_waiters();
                 }

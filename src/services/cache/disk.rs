@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use super::object::{Object, Place};
 use super::store::Store;
 use crate::http::BodyError;
 use crate::services::data::{self, DataError};
-use crate::telemetry::clock;
+use crate::telemetry::{Telemetry, clock};
 
 /// Bytes that are checked together.
 const BLOCK: u64 = 64 << 10;
@@ -32,8 +32,11 @@ const BLOCK: u64 = 64 << 10;
 /// Up to this size an object is checked, and is in memory again, before it counts as found.
 pub(super) const AT_ONCE: u64 = BLOCK;
 
-/// Objects that may wait to be written; others are not written.
+/// Objects that may wait to be written; others are not written, and neither are those that leave memory meanwhile.
 const WAITING: usize = 4096;
+
+/// What an object on disk costs in memory beside [`Object::meta_weight`]: its place in the list.
+const LISTED: u64 = 512;
 
 /// How far clocks may be apart.
 const CLOCKS: Duration = Duration::from_secs(1);
@@ -46,6 +49,10 @@ pub struct Disk {
     folder: PathBuf,
     bound: u64,
     bounds: Bounds,
+    /// Bytes of memory that may be of what is known of objects on disk.
+    memory: u64,
+    /// Bytes in use.
+    used: AtomicU64,
     work: mpsc::Sender<Work>,
     /// What is done before all of `work`.
     urgent: mpsc::Sender<Work>,
@@ -63,7 +70,7 @@ pub struct Disk {
 
 /// Something for the thread to do.
 enum Work {
-    Write(Arc<Object>),
+    Write(Weak<Object>),
     Remove(u64),
     /// These have been purged.
     Purged(Vec<u64>),
@@ -142,7 +149,9 @@ fn unusable(folder: &Path, error: &io::Error) -> DataError {
 
 impl Disk {
     /// The files in a folder, made if it is not there. A list that is worthless is begun anew, with a message.
-    pub(super) fn open(data_dir: &Path, bound: u64, largest: u64) -> Result<Self, DataError> {
+    ///
+    /// What is known of the objects takes `memory` bytes at most.
+    pub(super) fn open(data_dir: &Path, bound: u64, largest: u64, memory: u64) -> Result<Self, DataError> {
         let folder = data_dir.join("cache");
         let fail = |error: io::Error| unusable(&folder, &error);
         data::own_folder(&folder.join("bodies")).map_err(fail)?;
@@ -153,26 +162,27 @@ impl Disk {
             return Err(DataError::Setting(text));
         }
         let list = folder.join("list");
+        let fail_list = |error: io::Error| unusable(&list, &error);
         let mut known = Known::default();
         let journal = match journal::read(&list) {
             Ok((records, end)) => {
-                records.into_iter().for_each(|record| known.apply(record));
+                records.into_iter().for_each(|(record, size)| known.apply(record, size));
                 known.check(&folder);
-                Journal::open(&list, end).map_err(fail)?
+                Journal::open(&list, end).map_err(fail_list)?
             }
             Err(journal::Damage::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-                Journal::create(&list, std::iter::empty()).map_err(fail)?
+                Journal::create(&list, std::iter::empty()).map_err(fail_list)?
             }
             Err(damage) => {
                 tracing::warn!(target: "sidelight::cache", file = %list.display(), %damage, "the list of cached objects is passed over: the cache begins empty");
-                Journal::create(&list, std::iter::empty()).map_err(fail)?
+                Journal::create(&list, std::iter::empty()).map_err(fail_list)?
             }
         };
         known.sweep(&folder);
         let (work, queue) = mpsc::channel();
         let (urgent, first) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let found: Vec<Put> = known.puts.values().cloned().collect();
+        let found: Vec<Put> = known.puts.values().map(|listed| listed.put.clone()).collect();
         let generations = known.generations.clone();
         let position = Mutex::new(known.position.clone());
         let writer =
@@ -181,6 +191,8 @@ impl Disk {
             folder,
             bound,
             bounds: Bounds::new(bound, largest),
+            memory: memory.max(1),
+            used: AtomicU64::new(0),
             work,
             urgent,
             waiting,
@@ -207,7 +219,8 @@ impl Disk {
             }
             let file = BodyFile { id: body, path: body_path(&self.folder, body), length: put.length, sums: put.sums.into() };
             let body = DiskBody { file: Arc::new(file) };
-            let content = Content::whole(Whole { length: put.length, trailers: None, bytes: Kept::Disk(body.clone()) });
+            let whole = Whole { length: put.length, trailers: None, bytes: Kept::Disk(body.clone()) };
+            let content = Content::whole(whole, space.in_flight.clone());
             content.is_on_disk(body);
             let mut options = put.options;
             let inserted = match store.at_unix(put.inserted) {
@@ -258,7 +271,14 @@ impl Disk {
     /// Counts an object that is on disk; others may have to leave.
     fn hold(&self, store: &Store, object: &Arc<Object>) {
         let Some(body) = object.content.on_disk() else { return };
-        for left in self.bounds.keep(object.clone(), body.length() + object.meta_weight()) {
+        let size = body.length() + object.meta_weight();
+        // What is known of it is in memory, whatever has a disk's room: small objects with much beside them weigh more.
+        let known = object.meta_weight() + object.about.len() as u64 + LISTED;
+        let share = u128::from(known) * u128::from(self.bound) / u128::from(self.memory);
+        object.on_disk.store(size, Ordering::Relaxed);
+        self.used.fetch_add(size, Ordering::Relaxed);
+        for left in self.bounds.keep(object.clone(), size.max(u64::try_from(share).unwrap_or(u64::MAX))) {
+            self.left(&left);
             self.send(Work::Remove(left.id));
             if left.content.get().is_some_and(|whole| matches!(whole.bytes, Kept::Disk(_))) {
                 store.drop_object(&left);
@@ -266,6 +286,15 @@ impl Disk {
                 left.content.is_off_disk();
             }
         }
+        // It may have gone meanwhile.
+        if object.is_gone() {
+            self.bounds.remove(object);
+            self.left(object);
+        }
+    }
+
+    fn left(&self, object: &Object) {
+        self.used.fetch_sub(object.on_disk.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// The highest number that an object has.
@@ -275,7 +304,7 @@ impl Disk {
 
     /// Objects, bytes, and the most bytes.
     pub(super) fn used(&self) -> (usize, u64, u64) {
-        (self.bounds.count(), self.bounds.used(), self.bound)
+        (self.bounds.count(), self.used.load(Ordering::Relaxed), self.bound)
     }
 
     pub(super) fn generation(&self, service: &str) -> u64 {
@@ -300,7 +329,7 @@ impl Disk {
     }
 
     /// Writes an object, in a while.
-    pub(super) fn write(&self, object: &Arc<Object>) {
+    pub(super) fn write(&self, object: &Arc<Object>, telemetry: &Telemetry) {
         let whole = object.content.get();
         let fits = whole.is_some_and(|whole| whole.trailers.is_none() && whole.length <= self.bound);
         if object.options.sensitive || object.pass || !fits {
@@ -309,9 +338,10 @@ impl Disk {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
             // The disk is behind; what is asked for again is written then.
             self.waiting.fetch_sub(1, Ordering::Relaxed);
+            telemetry.metrics.cache_disk_skipped.inc();
             return;
         }
-        self.send(Work::Write(object.clone()));
+        self.send(Work::Write(Arc::downgrade(object)));
     }
 
     /// An object leaves memory: whether it is here.
@@ -328,6 +358,7 @@ impl Disk {
 
     pub(super) fn remove(&self, object: &Object) {
         self.bounds.remove(object);
+        self.left(object);
         self.send(Work::Remove(object.id));
     }
 
@@ -367,10 +398,16 @@ fn body_path(folder: &Path, id: u64) -> PathBuf {
     folder.join("bodies").join(format!("{:02x}", id & 0xff)).join(format!("{id:016x}"))
 }
 
+/// An object, and how many bytes of the list it takes.
+struct Listed {
+    put: Put,
+    size: u64,
+}
+
 /// What the list says.
 #[derive(Default)]
 struct Known {
-    puts: HashMap<u64, Put>,
+    puts: HashMap<u64, Listed>,
     /// How many objects have a file of bytes.
     bodies: HashMap<u64, usize>,
     generations: HashMap<String, u64>,
@@ -380,23 +417,23 @@ struct Known {
 }
 
 impl Known {
-    fn apply(&mut self, record: Record) {
+    fn apply(&mut self, record: Record, size: u64) {
         match record {
             Record::Put(put) => {
                 *self.bodies.entry(put.body).or_default() += 1;
-                self.size += 200 + (put.sums.len() * 4 + put.about.len()) as u64;
-                self.puts.insert(put.id, *put);
+                self.size += size;
+                self.puts.insert(put.id, Listed { put: *put, size });
             }
             Record::Remove(id) => drop(self.remove(id)),
             Record::Soft(id, age) => {
-                if let Some(put) = self.puts.get_mut(&id) {
+                if let Some(Listed { put, .. }) = self.puts.get_mut(&id) {
                     put.purged_at = put.purged_at.min(age);
                 }
             }
             Record::Generation(service, generation) => drop(self.generations.insert(service, generation)),
             Record::Position(position) => self.position = Some(position),
             Record::Older(by) => {
-                for put in self.puts.values_mut() {
+                for Listed { put, .. } in self.puts.values_mut() {
                     put.inserted = put.inserted.saturating_sub(Duration::from_nanos(by));
                 }
             }
@@ -405,8 +442,8 @@ impl Known {
 
     /// Forgets an object; gives the file of its bytes if it is of no other.
     fn remove(&mut self, id: u64) -> Option<u64> {
-        let put = self.puts.remove(&id)?;
-        self.size = self.size.saturating_sub(200 + (put.sums.len() * 4 + put.about.len()) as u64);
+        let Listed { put, size } = self.puts.remove(&id)?;
+        self.size = self.size.saturating_sub(size);
         let users = self.bodies.get_mut(&put.body)?;
         *users -= 1;
         if *users > 0 {
@@ -419,7 +456,7 @@ impl Known {
     /// Forgets objects whose bytes are not all there.
     fn check(&mut self, folder: &Path) {
         let whole = |put: &Put| fs::metadata(body_path(folder, put.body)).is_ok_and(|file| file.len() == put.length);
-        let lost: Vec<u64> = self.puts.values().filter(|put| !whole(put)).map(|put| put.id).collect();
+        let lost: Vec<u64> = self.puts.values().map(|listed| &listed.put).filter(|put| !whole(put)).map(|put| put.id).collect();
         if !lost.is_empty() {
             tracing::warn!(target: "sidelight::cache", objects = lost.len(), folder = %folder.display(), "cached objects whose files are not as they were are passed over");
         }
@@ -442,10 +479,10 @@ impl Known {
         }
     }
 
-    fn records(&self) -> Vec<Record> {
+    fn records(&self) -> impl Iterator<Item = Record> + '_ {
         let generations = self.generations.iter().map(|(service, generation)| Record::Generation(service.clone(), *generation));
         let position = self.position.iter().map(|position| Record::Position(position.clone()));
-        generations.chain(position).chain(self.puts.values().map(|put| Record::Put(Box::new(put.clone())))).collect()
+        generations.chain(position).chain(self.puts.values().map(|listed| Record::Put(Box::new(listed.put.clone()))))
     }
 }
 
@@ -474,8 +511,7 @@ impl Writer {
             let done = self.work(work, store);
             self.note(done, store);
             if self.journal.size() > self.known.size * 2 + SLACK {
-                let records = self.known.records();
-                match Journal::create(&self.folder.join("list"), records.iter()) {
+                match Journal::create(&self.folder.join("list"), self.known.records()) {
                     Ok(journal) => self.journal = journal,
                     Err(error) => self.note(Err(error), store),
                 }
@@ -498,8 +534,8 @@ impl Writer {
     }
 
     fn add(&mut self, record: Record) -> io::Result<()> {
-        self.journal.add(&record)?;
-        self.known.apply(record);
+        let size = self.journal.add(&record)?;
+        self.known.apply(record, size);
         Ok(())
     }
 
@@ -508,7 +544,12 @@ impl Writer {
             Work::Write(object) => {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
                 let Some(store) = store.upgrade() else { return Ok(()) };
-                self.write(&object, &store)
+                match object.upgrade() {
+                    Some(object) => self.write(&object, &store)?,
+                    // The disk was behind.
+                    None => store.telemetry.metrics.cache_disk_skipped.inc(),
+                }
+                Ok(())
             }
             Work::Remove(id) => self.remove(id),
             Work::Purged(ids) => ids.into_iter().map(|id| self.remove(id)).fold(Ok(()), Result::and),
@@ -536,7 +577,7 @@ impl Writer {
         if let Some(body) = self.known.remove(id) {
             drop(fs::remove_file(body_path(&self.folder, body)));
         }
-        self.journal.add(&Record::Remove(id))
+        self.journal.add(&Record::Remove(id)).map(drop)
     }
 
     fn write(&mut self, object: &Arc<Object>, store: &Arc<Store>) -> io::Result<()> {

@@ -3,7 +3,7 @@
 //! since a purge may be what is missing.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::key::{Key, SurrogateKeys, VaryRule};
 use super::object::{StoredHead, WriteOptions};
+use crate::config::files;
 
 /// What a file of this format begins with.
 const MAGIC: &[u8; 8] = b"SLcache1";
@@ -211,13 +212,13 @@ pub(super) struct Journal {
 
 impl Journal {
     /// An empty one, in place of whatever is there, with what `records` gives.
-    pub(super) fn create<'r>(path: &Path, records: impl Iterator<Item = &'r Record>) -> io::Result<Self> {
+    pub(super) fn create(path: &Path, records: impl Iterator<Item = Record>) -> io::Result<Self> {
         let partial = path.with_extension("new");
         let mut file = io::BufWriter::new(File::create(&partial)?);
         file.write_all(MAGIC)?;
         let mut size = MAGIC.len() as u64;
         for record in records {
-            let bytes = frame(record);
+            let bytes = frame(&record);
             file.write_all(&bytes)?;
             size += bytes.len() as u64;
         }
@@ -234,13 +235,13 @@ impl Journal {
         Ok(Self { file, size })
     }
 
-    /// Adds a record.
-    pub(super) fn add(&mut self, record: &Record) -> io::Result<()> {
+    /// Adds a record; how many bytes it takes.
+    pub(super) fn add(&mut self, record: &Record) -> io::Result<u64> {
         let bytes = frame(record);
         match self.file.write_all(&bytes) {
             Ok(()) => {
                 self.size += bytes.len() as u64;
-                Ok(())
+                Ok(bytes.len() as u64)
             }
             Err(error) => {
                 // Half of a record must not be in front of others.
@@ -270,11 +271,9 @@ fn frame(record: &Record) -> BytesMut {
     bytes
 }
 
-/// All records of a list, and where the last of them ends.
-pub(super) fn read(path: &Path) -> Result<(Vec<Record>, u64), Damage> {
-    let mut all = Vec::new();
-    File::open(path)?.read_to_end(&mut all)?;
-    let mut bytes = Bytes::from(all);
+/// All records of a list, how many bytes each takes, and where the last of them ends.
+pub(super) fn read(path: &Path) -> Result<(Vec<(Record, u64)>, u64), Damage> {
+    let mut bytes = Bytes::from(files::read(path, u64::MAX)?);
     if !bytes.starts_with(MAGIC) {
         return Err(Damage::Format);
     }
@@ -295,7 +294,7 @@ pub(super) fn read(path: &Path) -> Result<(Vec<Record>, u64), Damage> {
         if crc32fast::hash(&content) != sum {
             return Err(Damage::At(at));
         }
-        records.push(Record::decode(&mut content).ok_or(Damage::At(at))?);
+        records.push((Record::decode(&mut content).ok_or(Damage::At(at))?, (FRAME + length) as u64));
         bytes.advance(FRAME + length);
         at += FRAME + length;
     }
@@ -333,13 +332,13 @@ mod tests {
     fn what_is_written_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("list");
-        let mut journal = Journal::create(&path, [example()].iter()).expect("makes it");
+        let mut journal = Journal::create(&path, [example()].into_iter()).expect("makes it");
         for record in [Record::Remove(1), Record::Soft(2, 3), Record::Generation("a".to_owned(), 4), Record::Position("5-6".to_owned())] {
             journal.add(&record).expect("adds");
         }
         let (records, end) = read(&path).expect("reads");
         assert_eq!((records.len(), end), (5, journal.size()));
-        assert_eq!(format!("{:?}", records[0]).replace("length: Some(70000)", "length: None"), format!("{:?}", example()));
+        assert_eq!(format!("{:?}", records[0].0).replace("length: Some(70000)", "length: None"), format!("{:?}", example()));
         // Half a record at the end, then one byte that is not as it was.
         let whole = std::fs::read(&path).expect("reads");
         std::fs::write(&path, &whole[..whole.len() - 3]).expect("writes");

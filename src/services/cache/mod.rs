@@ -44,7 +44,7 @@ pub use entry::{MAX_RULES, MAX_VARIANTS};
 pub use key::{Face, Key, MAX_KEY, MAX_SURROGATE_KEYS, SurrogateKeys, VaryRule};
 pub use lookup::{Found, Lookup, Obligation, Outcome};
 pub use object::{Object, Phase, StoredHead, WriteOptions};
-pub use space::Space;
+pub use space::{Owner, Space};
 pub use store::{Limits, Store};
 
 use entry::Asked;
@@ -140,7 +140,7 @@ impl Cache {
 
     /// The part of the service with that id, if it lets this one use it.
     pub fn shared_by(&self, service_id: &str) -> Option<Self> {
-        let space = self.store.shared(service_id, self.space.name())?;
+        let space = self.store.shared(service_id, &self.space)?;
         Some(Self { space, ..self.clone() })
     }
 
@@ -242,7 +242,8 @@ impl Cache {
         if let Some(fanout) = &self.fanout {
             fanout.publish(self.space.name(), purge).await?;
         }
-        if !self.store.purges_are_kept(PURGES).await {
+        let some = objects > 0 || matches!(purge, Purge::All);
+        if some && !self.store.purges_are_kept(PURGES).await {
             tracing::error!(target: "sidelight::cache", service = self.space.name(), "a purge is not on disk: what was purged may be found after a restart");
         }
         let counted = (!matches!(purge, Purge::All)).then_some(objects);

@@ -141,6 +141,8 @@ pub struct Object {
     purged_at: AtomicU64,
     gone: AtomicBool,
     hits: AtomicU64,
+    /// What it counts for on disk, in bytes; 0: it is not there.
+    pub(super) on_disk: AtomicU64,
     /// What was there before, until this one is whole.
     pub(super) previous: Mutex<Option<Arc<Object>>>,
 }
@@ -177,6 +179,7 @@ impl Object {
             purged_at: AtomicU64::new(u64::MAX),
             gone: AtomicBool::new(false),
             hits: AtomicU64::new(0),
+            on_disk: AtomicU64::new(0),
             previous: Mutex::new(None),
         }
     }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use super::content::InFlight;
 use super::object::Object;
 
 /// Parts of the index, each with a lock of its own.
@@ -16,9 +17,22 @@ const PARTS: usize = 16;
 pub struct Space {
     name: Box<str>,
     generation: AtomicU64,
-    /// Its service's id, and who else may use it.
-    shared: Mutex<(String, Vec<String>)>,
+    /// What is known of its service.
+    owner: Mutex<Owner>,
+    /// What is being written in it.
+    pub(super) in_flight: Arc<InFlight>,
     tagged: [Mutex<HashMap<Arc<str>, Tagged>>; PARTS],
+}
+
+/// Whose a part is.
+#[derive(Clone, Debug, Default)]
+pub struct Owner {
+    /// The service's id, which others may have, too.
+    pub service_id: String,
+    /// Names of services that may use it, too; `*`: all.
+    pub open_to: Vec<String>,
+    /// Whether it is a service that comes and goes: nobody has said that it may be called what it is called.
+    pub comes_and_goes: bool,
 }
 
 /// Objects with one key. Most keys have one or many.
@@ -34,11 +48,12 @@ impl std::fmt::Debug for Space {
 }
 
 impl Space {
-    pub(super) fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str, all: &Arc<InFlight>) -> Self {
         Self {
             name: name.into(),
             generation: AtomicU64::new(0),
-            shared: Mutex::default(),
+            owner: Mutex::default(),
+            in_flight: InFlight::part(all),
             tagged: std::array::from_fn(|_| Mutex::default()),
         }
     }
@@ -48,15 +63,23 @@ impl Space {
         &self.name
     }
 
-    /// Notes its service's id, and who else may use it; `*`: everybody.
-    pub fn is_of(&self, service_id: &str, open_to: &[String]) {
-        *self.shared.lock() = (service_id.to_owned(), open_to.to_vec());
+    /// Notes whose it is.
+    pub fn is_of(&self, owner: Owner) {
+        *self.owner.lock() = owner;
     }
 
-    /// Whether it is that of a service id that lets `name` use it.
-    pub(super) fn lets(&self, service_id: &str, name: &str) -> bool {
-        let shared = self.shared.lock();
-        shared.0 == service_id && shared.1.iter().any(|open| open == "*" || open == name)
+    /// Whether its service comes and goes.
+    pub(super) fn comes_and_goes(&self) -> bool {
+        self.owner.lock().comes_and_goes
+    }
+
+    /// Whether it is that of a service id that lets the service of `other` use it. Of those that come and go, which may
+    /// have any name, a service that does not lets only all or none.
+    pub(super) fn lets(&self, service_id: &str, other: &Space) -> bool {
+        let stranger = other.comes_and_goes();
+        let owner = self.owner.lock();
+        let by_name = owner.comes_and_goes || !stranger;
+        owner.service_id == service_id && owner.open_to.iter().any(|open| open == "*" || by_name && *open == *other.name)
     }
 
     /// How often everything has been purged.

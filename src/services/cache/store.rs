@@ -119,7 +119,7 @@ impl Store {
 
     /// One whose objects are on disk, too: those that are there already are found.
     pub fn with_disk(limits: Limits, telemetry: &Telemetry, folder: &Path, bytes: u64) -> Result<Arc<Self>, DataError> {
-        let disk = Disk::open(folder, bytes, limits.object)?;
+        let disk = Disk::open(folder, bytes, limits.object, limits.memory)?;
         let store = Self::build(limits, telemetry, Some(disk), false);
         if let Some(disk) = &store.disk {
             disk.begin(&store);
@@ -167,7 +167,7 @@ impl Store {
         if let Some(space) = spaces.get(service) {
             return space.clone();
         }
-        let space = Arc::new(Space::new(service));
+        let space = Arc::new(Space::new(service, &self.in_flight));
         if let Some(disk) = &self.disk {
             space.set_generation(disk.generation(service));
         }
@@ -175,9 +175,17 @@ impl Store {
         space
     }
 
-    /// The part of the service with that id, if it lets the service `name` use it.
-    pub(super) fn shared(&self, service_id: &str, name: &str) -> Option<Arc<Space>> {
-        self.spaces.lock().values().find(|space| space.lets(service_id, name)).cloned()
+    /// The part of the service with that id, if it lets the service of `other` use it: of services that come and go, if no
+    /// other has that id, since whoever has dropped one in could take any.
+    pub(super) fn shared(&self, service_id: &str, other: &Space) -> Option<Arc<Space>> {
+        let all: Vec<Arc<Space>> = self.spaces.lock().values().cloned().collect();
+        let (come_and_go, stay): (Vec<_>, Vec<_>) =
+            all.into_iter().filter(|space| space.lets(service_id, other)).partition(|space| space.comes_and_goes());
+        match (stay.first(), come_and_go.as_slice()) {
+            (Some(space), _) => Some(space.clone()),
+            (None, [space]) => Some(space.clone()),
+            (None, _) => None,
+        }
     }
 
     /// Its time, in nanoseconds.
@@ -482,7 +490,7 @@ impl Store {
             return;
         }
         if let Some(disk) = &self.disk {
-            disk.write(object);
+            disk.write(object, &self.telemetry);
         }
         for left in self.bounds.keep(object.clone(), object.weight()) {
             self.leave_memory(&left);
@@ -719,7 +727,7 @@ impl Store {
     /// An object that is written from now on, and who writes it.
     pub(super) fn begin(&self, place: Place, options: WriteOptions, flight: Option<u64>) -> Option<(Filler, Arc<Object>)> {
         let store = self.arc()?;
-        let content = Content::open(options.length, self.in_flight.clone());
+        let content = Content::open(options.length, place.space.in_flight.clone());
         let object = Arc::new(Object::new(self.next_id(), place, options, self.now(), false, content));
         object.content.belongs_to(&object);
         self.put(&object, flight);
@@ -729,7 +737,7 @@ impl Store {
     /// A mark that requests like this are not to be cached.
     pub(super) fn mark(&self, place: Place, max_age: Duration, vary: VaryRule, flight: u64) {
         let options = WriteOptions { max_age, vary, surrogate_keys: SurrogateKeys::default(), ..WriteOptions::default() };
-        let content = Content::whole(Whole::of(bytes::Bytes::new()));
+        let content = Content::whole(Whole::of(bytes::Bytes::new()), place.space.in_flight.clone());
         let object = Object::new(self.next_id(), place, options, self.now(), true, content);
         self.put(&Arc::new(object), Some(flight));
     }

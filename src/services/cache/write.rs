@@ -11,6 +11,10 @@ use super::store::Store;
 use crate::http::BodyError;
 use crate::http::body::{BodySink, ReaderGone};
 
+/// What one service may have of what is being written, unless that is one object: another one's stalled origins are its
+/// own affair.
+const SHARE: (u64, u64) = (3, 4);
+
 /// Who writes an object. Dropped before the end, it fails the object.
 pub(super) struct Filler {
     store: Arc<Store>,
@@ -47,12 +51,30 @@ impl Filler {
         if self.store.in_flight.get() + more > limits.memory {
             return Some("more is being written than the cache has room for");
         }
+        let (own, others) = self.content.in_flight();
+        if others > 0 && own + others + more > limits.memory / SHARE.1 * SHARE.0 {
+            return Some("its service writes more than its share of the cache");
+        }
         None
+    }
+
+    /// Goes on without being kept, for those who read it.
+    fn detach(&self, why: &str) {
+        let object = self.content.object();
+        let about = object.as_ref().map(|object| &*object.about);
+        tracing::info!(target: "sidelight::cache", about, why, "not kept");
+        self.store.telemetry.metrics.cache_refusals.inc();
+        self.content.detach();
+        self.withdraw();
     }
 }
 
 #[async_trait]
 impl BodySink for Filler {
+    fn has_room(&self, bytes: usize) -> bool {
+        self.over || !self.content.is_detached() && self.is_too_much(bytes as u64).is_none()
+    }
+
     async fn push(&mut self, bytes: Bytes, may_wait: bool) -> Result<(), ReaderGone> {
         if self.over {
             return Err(ReaderGone);
@@ -60,17 +82,12 @@ impl BodySink for Filler {
         if !self.content.is_detached()
             && let Some(why) = self.is_too_much(bytes.len() as u64)
         {
-            let object = self.content.object();
-            let about = object.as_ref().map(|object| &*object.about);
-            tracing::info!(target: "sidelight::cache", about, why, "not kept");
-            self.store.telemetry.metrics.cache_refusals.inc();
+            self.detach(why);
             if !may_wait {
                 // Whoever reads it may be who writes it: it would wait for itself.
                 self.give_up(BodyError::Incomplete(why.to_owned()));
                 return Err(ReaderGone);
             }
-            self.content.detach();
-            self.withdraw();
         }
         if self.content.is_detached() && !self.content.room().await {
             self.over = true;

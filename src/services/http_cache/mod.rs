@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header;
-use ::http::{HeaderMap, Method, StatusCode};
+use ::http::{HeaderMap, Method, StatusCode, Uri};
 use sha2::{Digest, Sha256};
 
 use crate::http::body::BodyWriter;
@@ -56,7 +56,13 @@ const MAX_ABOUT: usize = 1024;
 
 /// What a purge of one URL is of: `host/path?query`, with or without a scheme.
 pub fn key_of_url(url: &str) -> Option<[u8; 32]> {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = match url.split_once("://") {
+        Some((scheme, rest)) if ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) => rest,
+        // In what follows the host it is a part of the path, or of the query.
+        Some((before, _)) if before.contains('/') => url,
+        Some(_) => return None,
+        None => url,
+    };
     let (host, path) = match rest.find('/') {
         Some(at) => rest.split_at(at),
         None => (rest, "/"),
@@ -64,7 +70,11 @@ pub fn key_of_url(url: &str) -> Option<[u8; 32]> {
     if host.is_empty() {
         return None;
     }
-    let uri = format!("http://{host}{path}").parse().ok()?;
+    let uri: Uri = format!("http://{host}{path}").parse().ok()?;
+    let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| !port.ends_with(']'));
+    if host.contains('@') || port.is_some_and(|port| !port.is_empty() && uri.port_u16().is_none()) {
+        return None;
+    }
     Some(default_key(&RequestHead { uri, ..RequestHead::default() }))
 }
 

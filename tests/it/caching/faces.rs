@@ -1,5 +1,7 @@
 //! Every face of the cache from every language.
 
+use std::path::Path;
+
 use crate::client::{self, Answer};
 use crate::harness::{Setup, Sidelight, guest};
 
@@ -279,6 +281,41 @@ fn another_services_core_cache_is_there_for_those_it_lets() {
     of("a", "/core/fill?key=m&keys=same&who=a");
     of("a", "/purge?key=same");
     assert_eq!((of("a", "/core/get?key=m").as_str(), of("c", "/core/get?key=k").as_str()), ("none", "filled by c"));
+}
+
+/// One that comes and goes has whatever id and name it likes: it is no way into what others share, nor among those they share it with.
+#[test]
+fn what_services_share_is_not_for_those_that_take_an_id_or_a_name() {
+    let wasm = guest("rust", "cache").display().to_string();
+    let host = format!(
+        "services_dir = \"services\"\n\
+         [services.a]\nhosts = [\"a\"]\nmodule = \"{wasm}\"\nservice_id = \"id-a\"\n[services.a.sidelight.cache]\nopen_to = [\"b\", \"free\"]\n\
+         [services.b]\nhosts = [\"b\"]\nmodule = \"{wasm}\"\n"
+    );
+    let dropped = |name: &str, id: &str| {
+        format!("hosts = [\"{name}\"]\nmodule = \"app.wasm\"\nservice_id = \"{id}\"\nsidelight.cache.open_to = [\"*\"]\n")
+    };
+    let setup = ["one", "two", "free"].into_iter().fold(Setup::host(&host), |setup, name| {
+        let id = if name == "free" { "id-free" } else { "id-a" };
+        setup
+            .copy(&format!("services/{name}/app.wasm"), Path::new(&wasm))
+            .file(&format!("services/{name}/service.toml"), &dropped(name, id))
+    });
+    let sidelight = setup.start();
+    let of = |host: &str, path: &str| sidelight.get_of(host, path).text();
+    sidelight.wait_until("all", |sidelight| {
+        ["one", "two", "free"].iter().all(|host| sidelight.get_of(host, "/core/get?key=k").text() == "none")
+    });
+    for host in ["a", "one", "two", "free"] {
+        assert_eq!(of(host, &format!("/core/fill?key=k&who={host}")), format!("filled by {host}"));
+    }
+    for _ in 0..8 {
+        assert_eq!(of("b", "/core/service?key=k&id=id-a"), "filled by a");
+    }
+    // It has a name that `a` lets in, and nobody has said that it may be called that; of two others that let it in, nobody knows whose the id is.
+    assert_eq!(of("free", "/core/service?key=k&id=id-a"), "Unsupported");
+    // Of those that come and go, `id-free` is of one, and lets everybody.
+    assert_eq!(of("one", "/core/service?key=k&id=id-free"), "filled by free");
 }
 
 #[test]

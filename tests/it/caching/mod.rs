@@ -9,6 +9,7 @@ mod cases_storing;
 mod cases_variants;
 mod faces;
 mod operators;
+mod room;
 mod script;
 mod streams;
 mod table;
