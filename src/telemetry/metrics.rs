@@ -218,7 +218,7 @@ families! {
     cache_bytes: IntGaugeVec("sidelight_cache_bytes", "Bytes of cached objects, what they cost included.", ["tier" = "`memory`, `disk`"], NONE);
     cache_objects: IntGaugeVec("sidelight_cache_objects", "Objects in the cache.", ["tier" = "`memory`, `disk`"], NONE);
     cache_evictions: IntCounter("sidelight_cache_evictions_total", "Objects that left the cache's memory for want of room.", [], NONE);
-    cache_refusals: IntCounter("sidelight_cache_too_large_total", "Objects that were too large to be cached.", [], NONE);
+    cache_refusals: IntCounter("sidelight_cache_too_large_total", "Objects that were not cached because they were too large, or too much was being written.", [], NONE);
     cache_purges: IntCounterVec("sidelight_cache_purges_total", "Purges of cached objects.", ["kind" = "`hard`, `soft`, `url`, `all`"], NONE);
     cache_disk_errors: IntCounter("sidelight_cache_disk_errors_total", "Writes of cached objects to disk that failed.", [], NONE);
     cache_disk_skipped: IntCounter("sidelight_cache_disk_skipped_total", "Cached objects that were not written to disk because the disk was behind.", [], NONE);

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
@@ -95,9 +95,24 @@ pub(super) struct BodyFile {
     path: PathBuf,
     length: u64,
     sums: Box<[u32]>,
+    /// Of no object any more: it is removed when nobody reads it any more.
+    unwanted: AtomicBool,
+}
+
+impl Drop for BodyFile {
+    fn drop(&mut self) {
+        if *self.unwanted.get_mut() {
+            drop(fs::remove_file(&self.path));
+        }
+    }
 }
 
 impl DiskBody {
+    fn new(folder: &Path, id: u64, length: u64, sums: Vec<u32>) -> Self {
+        let path = body_path(folder, id);
+        Self { file: Arc::new(BodyFile { id, path, length, sums: sums.into(), unwanted: AtomicBool::new(false) }) }
+    }
+
     pub(super) fn length(&self) -> u64 {
         self.file.length
     }
@@ -185,8 +200,17 @@ impl Disk {
         let found: Vec<Put> = known.puts.values().map(|listed| listed.put.clone()).collect();
         let generations = known.generations.clone();
         let position = Mutex::new(known.position.clone());
-        let writer =
-            Writer { folder: folder.clone(), journal, known, queue, first, waiting: waiting.clone(), troubled: false, lost: false };
+        let writer = Writer {
+            folder: folder.clone(),
+            journal,
+            known,
+            queue,
+            first,
+            waiting: waiting.clone(),
+            troubled: false,
+            lost: false,
+            files: HashMap::new(),
+        };
         Ok(Self {
             folder,
             bound,
@@ -208,6 +232,7 @@ impl Disk {
     pub(super) fn begin(&self, store: &Arc<Store>) {
         let mut found = std::mem::take(&mut *self.found.lock());
         found.sort_unstable_by_key(|put| put.inserted);
+        let mut bodies = HashMap::new();
         let (count, mut objects) = (found.len(), 0);
         for put in found {
             let (id, body) = (put.id, put.body);
@@ -217,8 +242,11 @@ impl Disk {
                 self.send(Work::Remove(id));
                 continue;
             }
-            let file = BodyFile { id: body, path: body_path(&self.folder, body), length: put.length, sums: put.sums.into() };
-            let body = DiskBody { file: Arc::new(file) };
+            let body = match bodies.get(&body).and_then(Weak::upgrade) {
+                Some(file) => DiskBody { file },
+                None => DiskBody::new(&self.folder, body, put.length, put.sums),
+            };
+            bodies.insert(body.file.id, Arc::downgrade(&body.file));
             let whole = Whole { length: put.length, trailers: None, bytes: Kept::Disk(body.clone()) };
             let content = Content::whole(whole, space.in_flight.clone());
             content.is_on_disk(body);
@@ -248,7 +276,8 @@ impl Disk {
         if count > 0 {
             tracing::info!(target: "sidelight::cache", objects, "cached objects are here from before");
         }
-        if let Some(writer) = self.writer.lock().take() {
+        if let Some(mut writer) = self.writer.lock().take() {
+            writer.files = bodies;
             let store = Arc::downgrade(store);
             let started = std::thread::Builder::new().name("sidelight-cache".to_owned()).spawn(move || writer.run(&store));
             if let Err(error) = started {
@@ -498,6 +527,8 @@ struct Writer {
     troubled: bool,
     /// Whether a purge could not be written.
     lost: bool,
+    /// The files of bodies, as readers have them.
+    files: HashMap<u64, Weak<BodyFile>>,
 }
 
 impl Writer {
@@ -575,7 +606,10 @@ impl Writer {
             return Ok(());
         }
         if let Some(body) = self.known.remove(id) {
-            drop(fs::remove_file(body_path(&self.folder, body)));
+            match self.files.remove(&body).and_then(|file| file.upgrade()) {
+                Some(file) => file.unwanted.store(true, Ordering::Relaxed),
+                None => drop(fs::remove_file(body_path(&self.folder, body))),
+            }
         }
         self.journal.add(&Record::Remove(id)).map(drop)
     }
@@ -591,7 +625,7 @@ impl Writer {
             (_, Kept::Memory(pieces)) => {
                 let path = body_path(&self.folder, object.id);
                 match write_body(&path, pieces) {
-                    Ok(sums) => DiskBody { file: Arc::new(BodyFile { id: object.id, path, length: whole.length, sums: sums.into() }) },
+                    Ok(sums) => DiskBody::new(&self.folder, object.id, whole.length, sums),
                     Err(error) => {
                         drop(fs::remove_file(&path));
                         return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
@@ -616,6 +650,7 @@ impl Writer {
             sums: body.file.sums.to_vec(),
         };
         self.add(Record::Put(Box::new(put)))?;
+        self.files.insert(body.file.id, Arc::downgrade(&body.file));
         object.content.is_on_disk(body);
         if let Some(disk) = &store.disk {
             disk.hold(store, object);

@@ -320,6 +320,29 @@ async fn objects_are_there_after_a_restart_and_no_longer_than_their_time() {
     assert_eq!((read(&cache, "small").await, read(&cache, "overwritten").await.as_deref()), (None, Some("new")));
 }
 
+/// What leaves the disk while somebody has it is read to its end, and its file goes then.
+#[tokio::test]
+async fn what_leaves_the_disk_is_read_to_its_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = on_disk(folder.path(), 1 << 20, 64 << 20);
+    let files = || {
+        let parts = std::fs::read_dir(folder.path().join("cache/bodies")).expect("the bodies").flatten();
+        parts.map(|part| std::fs::read_dir(part.path()).map_or(0, Iterator::count)).sum::<usize>()
+    };
+    fill(&cache, "a", WriteOptions { surrogate_keys: SurrogateKeys::parse(b"k"), ..seconds(1000) }, vec![7; 200_000]).await;
+    cache.store().flush(Duration::from_secs(30));
+    for index in 0..20 {
+        fill(&cache, &format!("{index}"), seconds(1000), vec![8; 100_000]).await;
+    }
+    let found = cache.lookup(&cache.key(Face::Core, b"a"), &HeaderMap::new()).expect("found");
+    cache.apply(&Purge::Key { key: "k".to_owned(), soft: false });
+    cache.store().flush(Duration::from_secs(30));
+    let before = files();
+    assert_eq!(found.body(0, None).collect(1 << 20).await.expect("reads").expect("all"), vec![7; 200_000]);
+    drop(found);
+    eventually(|| files() == before - 1).await;
+}
+
 /// The list is written anew when it has outgrown what it says, and not with every object.
 #[tokio::test]
 async fn a_long_list_is_added_to() {
