@@ -52,6 +52,11 @@ fn a_name_is_used_once() {
     assert!(made(&sidelight, origin.addr, "&twice").text().starts_with("Err("));
     let answer = made(&sidelight, origin.addr, "&name=origin");
     assert_eq!((answer.status, answer.text().contains("NameInUse")), (502, true), "{}", answer.text());
+    // No port, and none that would be another.
+    for target in ["127.0.0.1:75237", "127.0.0.1:x", "user@127.0.0.1:80"] {
+        let answer = made(&sidelight, target, "");
+        assert!(answer.status == 502 || answer.text().starts_with("Err("), "{target}: {} {}", answer.status, answer.text());
+    }
     // Another sandbox may use it again.
     assert_eq!(made(&sidelight, origin.addr, "").status, 200);
 }

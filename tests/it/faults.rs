@@ -156,6 +156,7 @@ fn operators_go_before_the_manifest() {
         ("/faults/it/nobody", "{}", 404, "the manifest of `it` has no backend `nobody`; it has: origin"),
         ("/faults/other/origin", "{}", 404, "there is no service `other`"),
         ("/faults/it/origin", r#"{"latency": 5}"#, 400, "unknown field `latency`"),
+        ("/faults/it/origin", "[]", 400, "expected JSON like"),
         ("/faults/it/origin", r#"{"resets": 200}"#, 400, "resets is a share of 100"),
     ] {
         let answer = set(&sidelight, "PUT", path, body);

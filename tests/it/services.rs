@@ -17,7 +17,7 @@ fn service(name: &str, more: &str) -> String {
 #[test]
 fn by_host_and_path() {
     let host = [
-        service("shop", "hosts = [\"shop.test\", \"WWW.shop.test\"]"),
+        service("shop", "hosts = [\"shop.test\", \"WWW.shop.test.\"]"),
         service("api", "hosts = [\"shop.test\"]\npaths = [\"/api\", \"/v2/\"]"),
         service("preview", "hosts = [\"*.preview.test\"]"),
         service("one", "hosts = [\"one.preview.test\"]"),
@@ -133,9 +133,14 @@ fn faults_of_all_files_are_told_together() {
     for part in ["sidelight.toml:1:1: unknown field `listn`", "did you mean `listen`?", "sidelight.toml:7:12: expected a table"] {
         assert!(log.contains(part), "no {part:?} in\n{log}");
     }
-    let host = "[limits]\nwall = \"soon\"\n[services.a]\nmanifest = \"a/fastly.toml\"\n[services.b]\nmanifest = \"b.toml\"\n[services.c]\n[services.d]\nmodule = \"d.wasm\"\nhosts = [\"a b\"]\n";
+    let host = "[limits]\nwall = \"soon\"\n[services.a]\nmanifest = \"a/fastly.toml\"\n[services.b]\nmanifest = \"b.toml\"\n[services.c]\n[services.d]\nmodule = \"d.wasm\"\nhosts = [\"a b\"]\n[services.\"x\u{202e}y\"]\nmodule = \"d.wasm\"\n";
     let (_, log) = Setup::host(host).fails();
-    for part in ["sidelight.toml:2:8: ", "a time is written", "sidelight.toml:10:10: `a b` is no host"] {
+    for part in [
+        "sidelight.toml:11:11: a service's name cannot have letters that do not show",
+        "sidelight.toml:2:8: ",
+        "a time is written",
+        "sidelight.toml:10:10: `a b` is no host",
+    ] {
         assert!(log.contains(part), "no {part:?} in\n{log}");
     }
     let host = "[services.a]\nmanifest = \"a/fastly.toml\"\n[services.b]\nmanifest = \"b.toml\"\n[services.c]\n[services.d]\nmodule = \"d.wasm\"\nbackends.x.url = \"ftp://x\"\n";
