@@ -238,13 +238,13 @@ impl Cache {
     pub async fn purge_everywhere(&self, purge: &Purge) -> Result<Purged, Unavailable> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let objects = self.apply(purge);
-        let id = format!("{}-{}-{}", std::process::id(), clock::unix().as_secs(), COUNT.fetch_add(1, Ordering::Relaxed));
-        if let Some(fanout) = &self.fanout {
-            fanout.publish(self.space.name(), purge).await?;
-        }
         let some = objects > 0 || matches!(purge, Purge::All);
         if some && !self.store.purges_are_kept(PURGES).await {
             tracing::error!(target: "sidelight::cache", service = self.space.name(), "a purge is not on disk: what was purged may be found after a restart");
+        }
+        let id = format!("{}-{}-{}", std::process::id(), clock::unix().as_secs(), COUNT.fetch_add(1, Ordering::Relaxed));
+        if let Some(fanout) = &self.fanout {
+            fanout.publish(self.space.name(), purge).await?;
         }
         let counted = (!matches!(purge, Purge::All)).then_some(objects);
         tracing::info!(target: "sidelight::cache", service = self.space.name(), ?purge, objects = counted, id, "purged");

@@ -653,7 +653,7 @@ impl Store {
             let hit = objects.iter().filter(|object| !object.is_gone() && object.soften(now)).inspect(|object| self.note_soft(object));
             return hit.count();
         }
-        let hit: Vec<u64> = objects.iter().filter(|object| object.go()).map(|object| object.id).collect();
+        let hit: Vec<u64> = objects.iter().filter(|object| !object.is_gone() && object.go()).map(|object| object.id).collect();
         let count = hit.len();
         self.note_purged(hit);
         for object in &objects {
