@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-/// Whether a letter breaks lines, moves a terminal's cursor, or turns the direction of reading: shown as it is, it could make a text look like
-/// another.
+/// Whether a letter breaks lines, moves a terminal's cursor, turns the direction of reading, or does not show: as it is, it could make a text look
+/// like another.
 pub fn misleads(letter: char) -> bool {
-    letter.is_control() && letter != '\t' || matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let unseen = matches!(letter, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
+    letter.is_control() && letter != '\t' || matches!(letter, '\u{2028}'..='\u{202e}') || unseen
 }
 
 /// One fault.

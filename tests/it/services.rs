@@ -133,10 +133,11 @@ fn faults_of_all_files_are_told_together() {
     for part in ["sidelight.toml:1:1: unknown field `listn`", "did you mean `listen`?", "sidelight.toml:7:12: expected a table"] {
         assert!(log.contains(part), "no {part:?} in\n{log}");
     }
-    let host = "[limits]\nwall = \"soon\"\n[services.a]\nmanifest = \"a/fastly.toml\"\n[services.b]\nmanifest = \"b.toml\"\n[services.c]\n[services.d]\nmodule = \"d.wasm\"\nhosts = [\"a b\"]\n[services.\"x\u{202e}y\"]\nmodule = \"d.wasm\"\n";
+    let host = "[limits]\nwall = \"soon\"\n[services.a]\nmanifest = \"a/fastly.toml\"\n[services.b]\nmanifest = \"b.toml\"\n[services.c]\n[services.d]\nmodule = \"d.wasm\"\nhosts = [\"a b\"]\n[services.\"x\u{202e}y\"]\nmodule = \"d.wasm\"\n[services.\"b\u{200b}\"]\nmodule = \"d.wasm\"\n";
     let (_, log) = Setup::host(host).fails();
     for part in [
         "sidelight.toml:11:11: a service's name cannot have letters that do not show",
+        "sidelight.toml:13:11: a service's name cannot have letters that do not show",
         "sidelight.toml:2:8: ",
         "a time is written",
         "sidelight.toml:10:10: `a b` is no host",

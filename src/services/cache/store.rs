@@ -175,12 +175,14 @@ impl Store {
         space
     }
 
-    /// The part of the service with that id, if it lets the service of `other` use it: of services that come and go, if no
-    /// other has that id, since whoever has dropped one in could take any.
+    /// The part of the service with that id, if it lets the service of `other` use it: of several, that of the first name; of
+    /// services that come and go, if no other has that id, since whoever has dropped one in could take any.
     pub(super) fn shared(&self, service_id: &str, other: &Space) -> Option<Arc<Space>> {
         let all: Vec<Arc<Space>> = self.spaces.lock().values().cloned().collect();
-        let (come_and_go, stay): (Vec<_>, Vec<_>) =
-            all.into_iter().filter(|space| space.lets(service_id, other)).partition(|space| space.comes_and_goes());
+        let mut open: Vec<_> = all.into_iter().filter(|space| space.lets(service_id, other)).collect();
+        // Of several it is always the same.
+        open.sort_unstable_by(|one, next| one.name().cmp(next.name()));
+        let (come_and_go, stay): (Vec<_>, Vec<_>) = open.into_iter().partition(|space| space.comes_and_goes());
         match (stay.first(), come_and_go.as_slice()) {
             (Some(space), _) => Some(space.clone()),
             (None, [space]) => Some(space.clone()),

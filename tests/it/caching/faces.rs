@@ -266,7 +266,11 @@ fn another_services_core_cache_is_there_for_those_it_lets() {
          [services.b]\nhosts = [\"b\"]\nmodule = \"{wasm}\"\nservice_id = \"id-b\"\n\
          [services.c]\nhosts = [\"c\"]\nmodule = \"{wasm}\"\nservice_id = \"id-c\"\n"
     );
-    let sidelight = Setup::host(&host).start();
+    // Previews of one service have one id: of those that let it in, whoever asks gets always the same one's.
+    let previews: String = (1..=8)
+        .map(|index| format!("[services.p{index}]\nhosts = [\"p{index}\"]\nmodule = \"{wasm}\"\nservice_id = \"id-p\"\nsidelight.cache.open_to = [\"b\"]\n"))
+        .collect();
+    let sidelight = Setup::host(&(host + &previews)).start();
     let of = |host: &str, path: &str| {
         client::send(sidelight.addr, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
             .text()
@@ -276,6 +280,10 @@ fn another_services_core_cache_is_there_for_those_it_lets() {
     assert_eq!(of("b", "/core/service?key=k&id=id-a"), "filled by a");
     assert_eq!(of("c", "/core/service?key=k&id=id-a"), "Unsupported");
     assert_eq!(of("a", "/core/service?key=k&id=id-b"), "Unsupported");
+    for index in (1..=8).rev() {
+        of(&format!("p{index}"), &format!("/core/fill?key=k&who=p{index}"));
+    }
+    assert_eq!(of("b", "/core/service?key=k&id=id-p"), "filled by p1");
     // Purges of one are not of the other.
     of("c", "/core/fill?key=k&keys=same&who=c");
     of("a", "/core/fill?key=m&keys=same&who=a");

@@ -26,7 +26,8 @@ class Network:
         linux.mount("netns", NAMESPACES, "tmpfs")
         linux.ip(
             "link set lo up",
-            f"link add {BRIDGE} type bridge",
+            # With an address of its own: else it has the lowest of its Pods', which changes as they come and go, and who knew the one before is heard no more.
+            f"link add {BRIDGE} address 02:00:0a:f4:00:01 type bridge",
             f"addr add {NODE_ADDRESS}/16 dev {BRIDGE}",
             f"link set {BRIDGE} up",
             f"route add local {SERVICES} dev lo",
