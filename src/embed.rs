@@ -41,6 +41,7 @@ use crate::http::{Body, wire};
 use crate::runtime::{Current, Runtime};
 use crate::server::{Edge, Hops, local};
 use crate::services::Platform;
+use crate::telemetry::throttle::Throttle;
 use crate::telemetry::{Telemetry, clock};
 
 /// Largest head an [`Origin`] reads.
@@ -146,6 +147,7 @@ impl Builder {
             runtime,
             limits: host.limits,
             hops,
+            refused: Throttle::default(),
             access: None,
             unserved: telemetry.metrics.service("_none"),
             telemetry: telemetry.clone(),

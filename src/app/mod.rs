@@ -47,6 +47,7 @@ use crate::server::tls::Secure;
 use crate::server::{Edge, Hops, Plain};
 use crate::services::{BuildError, Platform, Services, data, descriptors};
 use crate::telemetry::access::AccessLog;
+use crate::telemetry::throttle::Throttle;
 use crate::telemetry::trace::export::Exporter;
 use crate::telemetry::{Telemetry, logs};
 
@@ -313,6 +314,7 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
         runtime,
         limits: host.limits.clone(),
         hops,
+        refused: Throttle::default(),
         telemetry: telemetry.clone(),
         access: AccessLog::new(&host.access, logs::format()),
         unserved: telemetry.metrics.service("_none"),

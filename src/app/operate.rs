@@ -22,6 +22,7 @@ use crate::server::admin::{AdminRequest, AdminResponse, Operate};
 use crate::services::Platform;
 use crate::services::kv_store::Error as StoreError;
 use crate::telemetry::secrets;
+use crate::telemetry::trace::head::redacted;
 
 /// A document that was read, and what it is now.
 fn document(path: &Path) -> Value {
@@ -44,7 +45,12 @@ fn readable(value: &mut Value) {
             table.values_mut().for_each(readable);
         }
         Value::Array(list) => list.iter_mut().for_each(readable),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        Value::String(text) => {
+            if let Some((path, query)) = text.split_once('?') {
+                *text = format!("{path}?{}", redacted(query));
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

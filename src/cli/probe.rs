@@ -70,7 +70,7 @@ pub fn run(asked: &Probe) -> ExitCode {
 fn work(asked: &Probe) -> Result<(), Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(internal)?;
     runtime.block_on(async {
-        let client = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none()).build().map_err(internal)?;
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().map_err(internal)?;
         let deadline = clock::now() + asked.timeout;
         for url in &asked.urls {
             until(&client, asked, url, deadline).await?;
@@ -81,7 +81,8 @@ fn work(asked: &Probe) -> Result<(), Exit> {
 
 async fn until(client: &reqwest::Client, asked: &Probe, url: &str, deadline: Instant) -> Result<(), Exit> {
     loop {
-        let request = client.get(url);
+        let left = deadline.saturating_duration_since(clock::now()).max(AGAIN);
+        let request = client.get(url).timeout(left.min(PATIENCE));
         let request = match &asked.host {
             Some(host) => request.header("host", host),
             None => request,

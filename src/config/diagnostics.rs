@@ -1,7 +1,7 @@
 //! What is wrong with a configuration, said so that it can be mended: file, line, column, what
 //! was expected, and a hint. All faults of one document are reported together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,11 @@ impl Problem {
 /// Documents that are read together. Each has the bytes behind those of the one before, so that a span tells its
 /// document, too.
 #[derive(Debug, Clone, Default)]
-pub struct Sources(Vec<Source>);
+pub struct Sources {
+    all: Vec<Source>,
+    /// Where the last one read from a file is in `all`.
+    of_file: HashMap<PathBuf, usize>,
+}
 
 #[derive(Debug, Clone)]
 struct Source {
@@ -54,16 +58,20 @@ struct Source {
 }
 
 impl Sources {
-    /// One more; gives where its bytes begin.
+    /// One more, unless it is there already, as a manifest of several services is; gives where its bytes begin.
     pub fn add(&mut self, file: &Path, text: &str) -> usize {
+        if let Some(there) = self.of_file.get(file).map(|&index| &self.all[index]).filter(|there| *there.text == *text) {
+            return there.base;
+        }
         // The end of a document is a place, too.
-        let base = self.0.last().map_or(0, |last| last.base + last.text.len() + 1);
-        self.0.push(Source { file: file.to_owned(), text: text.into(), base });
+        let base = self.all.last().map_or(0, |last| last.base + last.text.len() + 1);
+        self.of_file.insert(file.to_owned(), self.all.len());
+        self.all.push(Source { file: file.to_owned(), text: text.into(), base });
         base
     }
 
     fn of(&self, place: usize) -> Option<&Source> {
-        self.0.iter().rev().find(|source| source.base <= place)
+        self.all.iter().rev().find(|source| source.base <= place)
     }
 
     /// The document that a span is in.
@@ -102,9 +110,11 @@ pub struct Report {
 }
 
 impl ConfigError {
-    /// Faults of documents; `problems` must not be empty. They are told in the order of their places.
+    /// Faults of documents; `problems` must not be empty. They are told in the order of their places, and once, whoever reads the document.
     pub fn new(sources: Sources, mut problems: Vec<Problem>) -> Self {
         debug_assert!(!problems.is_empty());
+        let mut told = HashSet::new();
+        problems.retain(|problem| told.insert((problem.span.clone(), problem.message.clone())));
         problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
         if problems.len() > MOST {
             let more = problems.len() - MOST;
@@ -225,11 +235,11 @@ fn part(line: &str, at: usize) -> (String, usize) {
 const PRIVATE: [&str; 7] = ["secret", "redis", "password", "authorization", "headers", "client_certificate", "fastly_keys"];
 
 /// Whether values of a line, counted from 0, may be secrets: it, or a line between it and the head of its table, has such
-/// a word, or it has a URL with a password.
+/// a word, or it has a URL with a password or a query.
 fn is_private(text: &str, line: usize) -> bool {
     let lines: Vec<&str> = text.lines().take(line + 1).collect();
     let Some(own) = lines.last() else { return false };
-    if own.contains("://") && own.contains('@') {
+    if own.contains("://") && own.contains(['@', '?']) {
         return true;
     }
     for line in lines.iter().rev() {
@@ -367,6 +377,7 @@ mod tests {
             ("[[local_server.secret_stores.x]]\ndata = hunter2\n", "data"),
             ("[[local_server.secret_stores.x]]\ndata =\n  hunter2\n", "hunter2"),
             ("[[local_server.secret_stores.x]]\ndata = hunter2/hunter2@hunter2\n", "data"),
+            ("[local_server.backends.a]\nurl = \"http://a/?api_key=hunter2\"\n", "http://a"),
             ("[local_server.backends.a]\nkey = \"\"\"\nhunter2\\I\"\"\"\n", "\\I"),
         ] {
             let shown = shown(text, mark);
@@ -384,7 +395,7 @@ mod tests {
         let lines: Vec<&str> = error.lines().collect();
         let column = |line: &str, what: char| line.chars().position(|c| c == what);
         assert_eq!(column(lines[2], 'b'), column(lines[3], '^'));
-        let many = (0..200_000).map(|at| Problem::at(at % 1000..at % 1000 + 1, "it is bad")).collect();
+        let many = (0..200_000).map(|at| Problem::at(at % 1000..at % 1000 + 1, format!("it is bad {at}"))).collect();
         let error = ConfigError::of(Path::new("f.toml"), &text, many);
         assert_eq!(error.problems().len(), MOST + 1);
         assert!(error.to_string().contains("199900 more faults") && error.reports().len() == MOST + 1);
@@ -410,6 +421,20 @@ mod tests {
         assert_eq!(error.to_string(), "a.toml:1:1: one\n  |\n1 | a = 1\n  | ^\nb.toml:2:5: two\n  |\n2 | b = 2\n  |     ^");
         let reports = error.reports();
         assert_eq!((reports[1].file.as_path(), reports[1].line, reports[1].column), (Path::new("b.toml"), Some(2), Some(5)));
+    }
+
+    #[test]
+    fn what_several_read_is_told_once() {
+        let mut sources = Sources::default();
+        let base = sources.add(Path::new("a.toml"), "a = 1\n");
+        let other = sources.add(Path::new("b.toml"), "a = 1\n");
+        assert_eq!(sources.add(Path::new("a.toml"), "a = 1\n"), base);
+        let changed = sources.add(Path::new("a.toml"), "a = 2\n");
+        let faults = [(base, "x"), (other, "x"), (base, "y"), (base, "x"), (changed, "x"), (other, "x")];
+        let error = ConfigError::new(sources, faults.map(|(at, text)| Problem::at(at..at + 1, text)).into());
+        let told: Vec<_> = error.reports().into_iter().map(|told| (told.file, told.message)).collect();
+        let expected = [("a.toml", "x"), ("a.toml", "y"), ("b.toml", "x"), ("a.toml", "x")];
+        assert_eq!(told, expected.map(|(file, text)| (PathBuf::from(file), text.to_owned())));
     }
 
     #[test]

@@ -134,6 +134,9 @@ fn look(settings: &TlsListener) -> [u8; 32] {
     digest.finalize().into()
 }
 
+/// What their troubles are told as.
+const PART: &str = "certificates";
+
 /// Reads certificates again when their files have changed, by whatever means: writing, renaming, or the links of a
 /// mounted Kubernetes Secret.
 pub struct Renewal {
@@ -151,10 +154,12 @@ impl Renewal {
                 current.store(Arc::new(material));
                 tracing::info!("certificates read again");
                 self.certificates.tell(&self.telemetry);
+                self.telemetry.troubles.set(PART, None);
                 "ok"
             }
             Err(error) => {
                 tracing::error!(%error, "the changed certificates cannot be used; those from before are served on");
+                self.telemetry.troubles.set(PART, Some(format!("certificates cannot be used, those from before are served on: {error}")));
                 "error"
             }
         };

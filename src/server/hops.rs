@@ -12,6 +12,7 @@ use pingora::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::Edge;
+use super::listener::TELL_AGAIN;
 use crate::sandbox::Client;
 
 /// `X-Forwarded-For`.
@@ -45,8 +46,18 @@ pub struct Ends {
     pub server: SocketAddr,
 }
 
+/// Sockets for both kinds of addresses have IPv4's within IPv6 (RFC 4291 §2.5.5.2): who knows them by the one form means the other, too.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// The ends of a fresh connection; `None` when it cannot be served.
 pub async fn ends(edge: &Edge, stream: &mut Stream) -> Option<Ends> {
+    let Ends { client, server } = as_told(edge, stream).await?;
+    Some(Ends { client: canonical(client), server: canonical(server) })
+}
+
+async fn as_told(edge: &Edge, stream: &mut Stream) -> Option<Ends> {
     let digest = stream.get_socket_digest()?;
     let here = digest.local_addr();
     // Who comes by a Unix socket is on this machine.
@@ -58,18 +69,22 @@ pub async fn ends(edge: &Edge, stream: &mut Stream) -> Option<Ends> {
     if !edge.hops.proxy_protocol {
         return Some(direct);
     }
+    let refused = |why: &dyn std::fmt::Display| {
+        edge.telemetry.metrics.refusals.with_label_values(&["proxy"]).inc();
+        if edge.refused.is_due(TELL_AGAIN) {
+            tracing::warn!(target: "sidelight::client", %client, error = %why, "a connection without a PROXY header from a trusted proxy was closed");
+        }
+    };
     if !edge.hops.trusts(client.ip()) {
-        tracing::warn!(target: "sidelight::client", %client, "a connection that is not a trusted proxy's was closed: with --proxy-protocol, nobody else may connect");
+        refused(&"it is no trusted proxy's: with --proxy-protocol, nobody else may connect");
         return None;
     }
     match timeout(edge.limits.head_timeout, announced(stream)).await {
-        Ok(Ok(told)) => Some(told.unwrap_or(direct)),
-        Ok(Err(error)) => {
-            tracing::warn!(target: "sidelight::client", %client, %error, "no PROXY header from a trusted proxy");
-            None
-        }
-        Err(_) => None,
+        Ok(Ok(told)) => return Some(told.unwrap_or(direct)),
+        Ok(Err(error)) => refused(&error),
+        Err(_) => refused(&"it did not come in time"),
     }
+    None
 }
 
 /// Why there is no PROXY header.
@@ -202,10 +217,10 @@ fn last_untrusted(hops: &Hops, nearest_first: impl Iterator<Item = Option<Socket
 /// An address with or without a port and brackets.
 fn node(text: &str) -> Option<SocketAddr> {
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some(address);
+        return Some(canonical(address));
     }
     let ip = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok()?;
-    Some(SocketAddr::new(ip, 0))
+    Some(canonical(SocketAddr::new(ip, 0)))
 }
 
 #[cfg(test)]
@@ -233,6 +248,7 @@ mod tests {
         assert_eq!(seen(&[(FOR, "10.0.0.3, 10.0.0.2")]), is("10.0.0.3", false));
         assert_eq!(seen(&[(FOR, "192.0.2.1, unknown, 10.0.0.2")]), is("10.0.0.1", false));
         assert_eq!(seen(&[(FOR, "2001:db8::1")]), is("2001:db8::1", false));
+        assert_eq!(seen(&[(FOR, "::ffff:192.0.2.7, [::ffff:10.0.0.2]:80")]), is("192.0.2.7", false));
         let forwarded = "for=192.0.2.43;proto=http, for=\"[2001:db8::17]:4711\";proto=https";
         assert_eq!(seen(&[(header::FORWARDED, forwarded), (FOR, "1.1.1.1")]), is("2001:db8::17", true));
     }

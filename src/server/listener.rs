@@ -39,7 +39,7 @@ const AT_ONCE: usize = 32;
 const BACKLOG: i32 = 4096;
 
 /// How often the log says so.
-const TELL_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const TELL_AGAIN: Duration = Duration::from_secs(5);
 
 /// A bound socket.
 pub struct Bound {

@@ -32,6 +32,7 @@ use crate::runtime::{Current, Runtime};
 use crate::telemetry::Telemetry;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::service::ServiceMetrics;
+use crate::telemetry::throttle::Throttle;
 
 pub use hops::Hops;
 use places::Place;
@@ -46,6 +47,8 @@ pub struct Edge {
     pub limits: Limits,
     /// Proxies in front.
     pub hops: Hops,
+    /// When it was last said that a connection is from nobody who is trusted.
+    pub refused: Throttle,
     /// Counters.
     pub telemetry: Telemetry,
     /// Gets a line for each request, if there is one.

@@ -176,7 +176,7 @@ impl Platform {
             Shortage::Large => Some("memory is short: large guests get no more"),
             Shortage::All => Some("memory is nearly used up: guests get no more, and new ones wait"),
         };
-        away.chain(short.map(str::to_owned)).chain(self.files.troubles()).collect()
+        away.chain(short.map(str::to_owned)).chain(self.files.troubles()).chain(self.telemetry.troubles.all()).collect()
     }
 }
 

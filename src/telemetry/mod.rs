@@ -13,6 +13,7 @@ pub mod service;
 pub mod sharded;
 pub mod throttle;
 pub mod trace;
+pub mod troubles;
 
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ pub struct Telemetry {
     pub tracer: Tracer,
     /// Gets every record of a log endpoint, beside where it goes.
     pub log_tap: Option<LogTap>,
+    /// What operators are told as long as it is so.
+    pub troubles: Arc<troubles::Troubles>,
 }
 
 /// Takes endpoint, request id and content of a record.
@@ -39,7 +42,7 @@ impl Telemetry {
     /// A fresh registry; nothing is exported yet.
     pub fn new() -> Self {
         let metrics = Arc::new(Metrics::new());
-        Self { tracer: Tracer::off(&metrics), metrics, log_tap: None }
+        Self { tracer: Tracer::off(&metrics), metrics, log_tap: None, troubles: Arc::default() }
     }
 
     /// With traces as the settings say.

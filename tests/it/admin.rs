@@ -372,10 +372,12 @@ fn no_secret_is_shown() {
          [local_server]\nfake_valid_fastly_keys = [\"{fastly}\"]\n\
          [local_server.backends.origin]\nurl = \"{origin}\"\n\
          [local_server.secret_stores]\nsecrets = [{{ key = \"inline\", data = \"{inline}\" }}, {{ key = \"file\", file = \"secret.txt\" }}, {{ key = \"env\", env = \"MARKED\" }}]\n\
+         [sidelight.backends.origin]\nhealth_check = {{ path = \"/?token={check}\" }}\n\
          [sidelight.logs.events]\nkind = \"http\"\nurl = \"http://127.0.0.1:1/x\"\nheaders = {{ authorization = \"{header}\" }}\n",
         fastly = mark("fastly-key"),
         origin = origin.url(),
         inline = mark("inline"),
+        check = mark("health-check"),
         header = mark("log-header"),
     );
     let host = format!(

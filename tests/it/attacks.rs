@@ -338,6 +338,41 @@ fn interim_responses_without_end() {
     sidelight.log.wait_for(&["a request to a backend failed", "interim responses without end"]);
 }
 
+/// The same over HTTP/2, where what comes after the request is over is nobody's: the connection ends, also while others use it.
+#[test]
+fn interim_responses_without_end_over_http2() {
+    let origin = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = origin.local_addr().expect("an address");
+    let (ended, ends) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in origin.incoming() {
+            let mut stream = stream.expect("a connection");
+            let ended = ended.clone();
+            std::thread::spawn(move || {
+                let mut reads = stream.try_clone().expect("the other half");
+                std::thread::spawn(move || std::io::copy(&mut reads, &mut std::io::sink()));
+                stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).expect("SETTINGS");
+                // Whoever asks is there when the first of them come.
+                std::thread::sleep(Duration::from_millis(300));
+                // HEADERS of stream 1, `:status: 103` (RFC 7541 §6.2.2).
+                let frames = [0, 0, 5, 1, 4, 0, 0, 0, 1, 8, 3, b'1', b'0', b'3'].repeat(1000);
+                let mut sent = 0;
+                while stream.write_all(&frames).is_ok() {
+                    sent += frames.len();
+                }
+                let _ = ended.send(sent);
+            });
+        }
+    });
+    let manifest = format!("[local_server.backends.origin]\nurl = \"http://{address}\"\ngrpc = true\n");
+    let sidelight = Setup::new(guest("rust", "passthrough")).manifest(&manifest).start();
+    assert!(sidelight.get("/").status >= 500);
+    sidelight.log.wait_for(&["a request to a backend failed", "interim responses without end"]);
+    let sent = ends.recv_timeout(Duration::from_secs(60)).expect("its connection ends");
+    assert!(sent > 100_000, "{sent}");
+    sidelight.log.wait_for(&["sends what is of no use to anybody"]);
+}
+
 /// Without a file descriptor to spare: connections that are there are served, and new ones as soon as there is room.
 #[test]
 fn no_file_descriptors() {

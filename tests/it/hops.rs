@@ -62,7 +62,24 @@ fn the_proxy_protocol() {
     let mut connection = Connection::open(sidelight.addr);
     connection.write(b"GET /client HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(connection.closed());
-    sidelight.log.wait_for(&["no PROXY header from a trusted proxy"]);
+    sidelight.log.wait_for(&["without a PROXY header from a trusted proxy"]);
+    // Each is counted, and it is not said of each.
+    for _ in 0..20 {
+        let mut connection = Connection::open(sidelight.addr);
+        connection.write(b"GET /client HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(connection.closed());
+    }
+    sidelight.wait_metric("sidelight_refusals_total{reason=\"proxy\"}", 21.0);
+    assert!(sidelight.log.text().matches("without a PROXY header").count() < 10);
+}
+
+/// A socket for both kinds of addresses: its clients of IPv4 have addresses of IPv4.
+#[test]
+fn one_reading_of_an_address() {
+    let sidelight = Setup::behaviours("rust").arg("--addr").arg("[::]:0").start();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], sidelight.addr.port()));
+    let text = client::send(address, "GET /client HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").text();
+    assert!(text.starts_with("127.0.0.1\n"), "{text}");
 }
 
 #[test]

@@ -193,6 +193,8 @@ fn certificates_that_change() {
     std::fs::write(&certificate, &second.pem).expect("a certificate");
     sidelight.wait_until("a refusal", renewals("error"));
     sidelight.log.wait_for(&["those from before are served on", "renewed.pem"]);
+    let ready = sidelight.operate("GET", "/readyz");
+    assert!(ready.status == 200 && ready.text().contains("certificates cannot be used"), "{}", ready.text());
     Client::new(&old, "edge.test").ask(&sidelight).expect("answers");
     std::fs::remove_file(&key).expect("no key");
     sidelight.log.wait_for(&["those from before are served on", "renewed.key"]);
@@ -202,5 +204,6 @@ fn certificates_that_change() {
     std::fs::rename(aside, &key).expect("a key");
     sidelight.wait_until("the new certificate", renewals("ok"));
     Client::new(&new, "edge.test").ask(&sidelight).expect("answers");
+    assert_eq!(sidelight.operate("GET", "/readyz").text(), "ok\n");
     assert!(Client::new(&old, "edge.test").ask(&sidelight).is_err());
 }

@@ -44,7 +44,7 @@ use crate::telemetry::trace::context::TRACEPARENT;
 use crate::telemetry::trace::{Attempt, Origin, Outgoing};
 
 /// Interim responses (RFC 9110 §15.2) in front of one that is final.
-const MAX_INTERIM: u32 = 64;
+pub(super) const MAX_INTERIM: u32 = 64;
 
 /// How often it is looked whether there is a place for one more connection.
 const LOOK: Duration = Duration::from_millis(100);

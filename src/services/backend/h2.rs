@@ -5,8 +5,10 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -24,12 +26,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::Backend;
-use super::client::{Failed, Prepared, Response, UPLOAD_PATIENCE};
+use super::client::{Failed, MAX_INTERIM, Prepared, Response, UPLOAD_PATIENCE};
 use super::error::SendError;
+use super::flood::{Counted, Use, Watch};
 use super::pool::Loans;
 use super::room::Place;
 use crate::http::framing::{self, BodyFraming};
-use crate::http::message::MAX_HEAD;
+use crate::http::message::{MAX_HEAD, ReadError};
 use crate::http::{Body, BodyError, BodyStream, ResponseHead, h2_stream};
 use crate::telemetry::clock;
 
@@ -69,6 +72,7 @@ pub struct Shared {
     since: Instant,
     last: Mutex<Instant>,
     uses: AtomicU32,
+    counts: Arc<Use>,
     end: Arc<End>,
     /// Its copies count the exchanges.
     busy: Arc<()>,
@@ -168,6 +172,8 @@ impl Backend {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS as u32)
             .max_header_list_size(MAX_HEAD as u32);
+        let counts = Arc::new(Use::default());
+        let stream = Counted::new(stream, counts.clone());
         let (send, connection) = builder.handshake::<_, Bytes>(stream).await.map_err(|error| SendError::h2(&error))?;
         let end = Arc::new(End::default());
         let now = clock::now();
@@ -178,11 +184,12 @@ impl Backend {
             since: now,
             last: Mutex::new(now),
             uses: AtomicU32::new(0),
+            counts: counts.clone(),
             end: end.clone(),
             busy: Arc::default(),
         });
         self.multiplexed.open.lock().push(shared.clone());
-        tokio::spawn(drive(connection, place, (end, Arc::downgrade(&shared)), Arc::downgrade(self)));
+        tokio::spawn(drive((connection, counts), place, (end, Arc::downgrade(&shared)), Arc::downgrade(self)));
         Ok(shared)
     }
 
@@ -195,6 +202,7 @@ impl Backend {
     ) -> Result<Response, Failed> {
         let busy = shared.busy.clone();
         shared.uses.fetch_add(1, Ordering::Relaxed);
+        shared.counts.begins(u64::from(STREAM_WINDOW) + MAX_HEAD as u64);
         let mut send = shared.send.clone();
         let failed = async |error: h2::Error, unanswered: bool| {
             if error.is_io() || error.is_go_away() {
@@ -224,6 +232,19 @@ impl Backend {
             }
         };
         let first_byte = self.config().first_byte_timeout;
+        let mut interim = 0;
+        let mut answer = poll_fn(|cx| {
+            // Nobody is told of them, but there are as many as with HTTP/1.1.
+            while let Poll::Ready(Some(one)) = answer.poll_informational(cx) {
+                interim += 1;
+                match one {
+                    Ok(_) if interim > MAX_INTERIM => return Poll::Ready(None),
+                    Ok(_) => {}
+                    Err(error) => return Poll::Ready(Some(Err(error))),
+                }
+            }
+            Pin::new(&mut answer).poll(cx).map(Some)
+        });
         let answered = loop {
             match &mut upload {
                 // The clock starts when the request is out.
@@ -245,8 +266,13 @@ impl Backend {
             }
         };
         let answered = match answered {
-            Ok(answered) => answered,
-            Err(error) => return Err(failed(error, false).await),
+            Some(Ok(answered)) => answered,
+            Some(Err(error)) => return Err(failed(error, false).await),
+            None => {
+                shared.end.close();
+                let many = ReadError::Malformed("interim responses without end".to_owned());
+                return Err(Failed::answered(SendError::reading(&many)));
+            }
         };
         let (parts, stream) = answered.into_parts();
         let mut headers = parts.headers;
@@ -266,11 +292,16 @@ impl Backend {
 }
 
 /// Keeps a connection going until it ends or nobody wants it.
-async fn drive(connection: Connection<Stream, Bytes>, place: Place, (end, shared): (Arc<End>, Weak<Shared>), backend: Weak<Backend>) {
+async fn drive(
+    (connection, counts): (Connection<Counted, Bytes>, Arc<Use>),
+    place: Place,
+    (end, shared): (Arc<End>, Weak<Shared>),
+    backend: Weak<Backend>,
+) {
     // Behind the place, which it has as long as it is there.
     let _place = place;
     let mut connection = std::pin::pin!(connection);
-    let mut unused = Duration::ZERO;
+    let (mut unused, mut watch) = (Duration::ZERO, Watch::default());
     loop {
         tokio::select! {
             ended = &mut connection => {
@@ -283,6 +314,12 @@ async fn drive(connection: Connection<Stream, Bytes>, place: Place, (end, shared
                 break;
             }
             () = tokio::time::sleep(SWEEP) => {
+                if watch.is_flooded(&counts, MAX_STREAMS as u64 * u64::from(STREAM_WINDOW)) {
+                    let backend = backend.upgrade();
+                    let backend = backend.as_ref().map(|backend| &*backend.config().name);
+                    tracing::warn!(target: "sidelight::backend", backend, "a backend sends what is of no use to anybody: its HTTP/2 connection is closed");
+                    break;
+                }
                 // What is still to be written when nobody wants it any more, the backend may not take.
                 unused = if shared.strong_count() > 0 { Duration::ZERO } else { unused + SWEEP };
                 if unused > AT_LAST {
@@ -375,6 +412,7 @@ impl BodyStream for Coming {
         let error = match timeout(self.patience, h2_stream::read(stream)).await {
             Ok(Ok(h2_stream::Piece::Bytes(bytes))) => {
                 self.remaining = self.remaining.map(|left| left.saturating_sub(bytes.len() as u64));
+                self.shared.counts.taken(bytes.len());
                 self.ended = stream.is_end_stream();
                 return Ok(Some(bytes));
             }

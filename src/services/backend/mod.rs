@@ -7,6 +7,7 @@ pub mod ciphers;
 pub mod client;
 pub mod error;
 pub mod faults;
+mod flood;
 pub mod h2;
 pub mod health;
 pub mod operators;
