@@ -74,9 +74,15 @@ pub async fn read(stream: &mut RecvStream) -> Result<Piece, BodyError> {
 }
 
 /// Writes a body and its end; returns its bytes. Whatever goes wrong, the peer sees that it is not whole. `patience`
-/// bounds each wait for the peer.
-pub async fn write(stream: &mut SendStream<Bytes>, framing: BodyFraming, body: &mut Body, patience: Duration) -> Result<u64, Unsent> {
-    let sent = write_pieces(stream, framing, body, patience).await;
+/// bounds each wait for the peer; `tell` hears of each piece, how many bytes it has.
+pub async fn write(
+    stream: &mut SendStream<Bytes>,
+    framing: BodyFraming,
+    body: &mut Body,
+    patience: Duration,
+    tell: &(dyn Fn(usize) + Send + Sync),
+) -> Result<u64, Unsent> {
+    let sent = write_pieces(stream, framing, body, patience, tell).await;
     if let Err(error) = &sent {
         if matches!(error, Unsent::Body(_) | Unsent::Length) {
             // A reset throws away what is queued; the peer is to have what there was.
@@ -90,7 +96,13 @@ pub async fn write(stream: &mut SendStream<Bytes>, framing: BodyFraming, body: &
     sent
 }
 
-async fn write_pieces(stream: &mut SendStream<Bytes>, framing: BodyFraming, body: &mut Body, patience: Duration) -> Result<u64, Unsent> {
+async fn write_pieces(
+    stream: &mut SendStream<Bytes>,
+    framing: BodyFraming,
+    body: &mut Body,
+    patience: Duration,
+    tell: &(dyn Fn(usize) + Send + Sync),
+) -> Result<u64, Unsent> {
     let mut written = 0;
     let gone = |error: h2::Error| Unsent::Gone(error.to_string());
     let mut left = match framing {
@@ -118,6 +130,7 @@ async fn write_pieces(stream: &mut SendStream<Bytes>, framing: BodyFraming, body
                 more.ok_or_else(|| Unsent::Gone("closed".to_owned()))?.map_err(gone)?;
             }
             let piece = chunk.split_to(stream.capacity().min(chunk.len()));
+            tell(piece.len());
             stream.send_data(piece, is_last && chunk.is_empty()).map_err(gone)?;
         }
         if is_last {

@@ -422,7 +422,7 @@ async fn write(shared: &Shared, id: &str, method: &Method, response: DownstreamR
     let bodiless = matches!(framing, BodyFraming::None | BodyFraming::Length(0));
     let sent = match respond.send_response(response, bodiless) {
         Ok(_) if bodiless => Ok(0),
-        Ok(mut stream) => h2_stream::write(&mut stream, framing, &mut body, edge.limits.client_timeout).await,
+        Ok(mut stream) => h2_stream::write(&mut stream, framing, &mut body, edge.limits.client_timeout, &|_| ()).await,
         Err(error) => Err(h2_stream::Unsent::Gone(error.to_string())),
     };
     edge.telemetry.metrics.response_bytes.inc_by(sent.as_ref().copied().unwrap_or_default());

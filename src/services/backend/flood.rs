@@ -16,6 +16,9 @@ const STRETCH: usize = 128 << 10;
 /// What one byte of a body may cost with its frame, in bytes.
 const FRAMED: u64 = 16;
 
+/// What may come for a piece of a body that is sent, beside a part of its bytes.
+const ANSWERED: u64 = 64;
+
 /// What may be of no use in a second, in bytes, and in all beyond that.
 const IDLE: u64 = 64 << 10;
 const MOST: i64 = 1 << 20;
@@ -31,6 +34,11 @@ impl Use {
     /// An exchange begins, in which so much may come that nobody takes.
     pub(super) fn begins(&self, bytes: u64) {
         self.useful.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So much of a body is sent: whoever takes it says so, for the connection and for the stream (RFC 9113 §6.9).
+    pub(super) fn sent(&self, bytes: usize) {
+        self.useful.fetch_add(ANSWERED + bytes as u64 / FRAMED, Ordering::Relaxed);
     }
 
     /// Somebody has had so much of a body.
@@ -130,6 +138,17 @@ mod tests {
         assert!((0..100).all(|_| !second(10 << 20, 1 << 20)));
         assert!(!second(3 << 20, 0) && !second(0, 3 << 20));
         assert!((0..1000).all(|_| !second(IDLE, 0)));
+        // Two frames of 13 bytes for each that is sent, of one byte or of 16 KiB.
+        for (pieces, bytes) in [(1 << 20, 1), (100, 1 << 20)] {
+            (0..pieces).for_each(|_| counts.sent(bytes));
+            counts.read.fetch_add(pieces * (bytes as u64).div_ceil(16 << 10) * 26, Ordering::Relaxed);
+        }
+        assert!(!watch.is_flooded(&counts, 4 << 20));
+        let mut second = |read: u64, taken: usize| {
+            counts.read.fetch_add(read, Ordering::Relaxed);
+            counts.taken(taken);
+            watch.is_flooded(&counts, 4 << 20)
+        };
         // It had some credit.
         assert!((0..5).all(|_| !second(1 << 20, 0)) && second(1 << 20, 0));
     }

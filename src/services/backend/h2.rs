@@ -223,12 +223,12 @@ impl Backend {
             true => None,
             false if body.framed_length().is_some_and(|length| length <= SMALL) && body.duplicate().is_some() => {
                 // It is all here, and fits into the stream's window.
-                send_body(&mut stream, prepared.framing, &mut body).await.map_err(Failed::answered)?;
+                send_body(&mut stream, prepared.framing, &mut body, &shared.counts).await.map_err(Failed::answered)?;
                 None
             }
             false => {
-                let framing = prepared.framing;
-                Some(Upload(tokio::spawn(async move { send_body(&mut stream, framing, &mut body).await })))
+                let (framing, counts) = (prepared.framing, shared.counts.clone());
+                Some(Upload(tokio::spawn(async move { send_body(&mut stream, framing, &mut body, &counts).await })))
             }
         };
         let first_byte = self.config().first_byte_timeout;
@@ -369,8 +369,8 @@ fn request(prepared: &Prepared, secure: bool) -> Result<Request<()>, SendError> 
 }
 
 /// Writes a request's body; the backend sees it if that fails.
-async fn send_body(stream: &mut SendStream<Bytes>, framing: BodyFraming, body: &mut Body) -> Result<(), SendError> {
-    match h2_stream::write(stream, framing, body, UPLOAD_PATIENCE).await {
+async fn send_body(stream: &mut SendStream<Bytes>, framing: BodyFraming, body: &mut Body, counts: &Use) -> Result<(), SendError> {
+    match h2_stream::write(stream, framing, body, UPLOAD_PATIENCE, &|bytes| counts.sent(bytes)).await {
         Ok(_) => Ok(()),
         Err(error @ (h2_stream::Unsent::Body(_) | h2_stream::Unsent::Length)) => Err(SendError::RequestBody(error.to_string())),
         Err(error) => Err(SendError::Terminated(error.to_string())),
