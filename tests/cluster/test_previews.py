@@ -236,7 +236,7 @@ class Together(Permissions):
 
     def test_expires(self) -> None:
         self.apply(
-            self.preview("short", "short", annotations={"sidelight.dev/ttl": "4s"}),
+            self.preview("short", "short", annotations={"sidelight.dev/ttl": "10s"}),
             self.preview("long", "long", annotations={"sidelight.dev/ttl": "1h"}),
         )
         self.everywhere("short", "short")
