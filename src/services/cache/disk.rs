@@ -421,6 +421,14 @@ impl Disk {
         // Too late is too late.
         let _ = wait.recv_timeout(limit);
     }
+
+    /// Nothing is written until what is returned is dropped.
+    #[cfg(test)]
+    pub(super) fn hold_up(&self) -> mpsc::Sender<()> {
+        let (go_on, wait) = mpsc::channel::<()>();
+        self.send(Work::Flush(Box::new(move || drop(wait.recv()))));
+        go_on
+    }
 }
 
 fn body_path(folder: &Path, id: u64) -> PathBuf {

@@ -434,6 +434,29 @@ async fn what_leaves_memory_is_on_disk_and_what_leaves_the_disk_is_gone() {
     assert!(bytes <= 4 << 20, "{bytes}");
 }
 
+/// The memory is not held for a disk that is behind: what leaves it before it has been written is counted, and gone.
+#[tokio::test]
+async fn what_a_slow_disk_has_no_time_for_is_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = on_disk(folder.path(), 1 << 20, 64 << 20);
+    let behind = cache.store().disk.as_ref().expect("a disk").hold_up();
+    for index in 0..100 {
+        fill(&cache, &format!("{index}"), seconds(100), vec![b'x'; 30_000]).await;
+    }
+    let totals = cache.store().totals();
+    assert!(totals.bytes <= 1 << 20 && totals.disk_objects == 0, "{totals:?}");
+    drop(behind);
+    cache.store().flush(Duration::from_secs(30));
+    let (skipped, written) = (cache.store().telemetry_of_tests().metrics.cache_disk_skipped.get(), cache.store().totals().disk_objects);
+    assert!(skipped >= 60 && written >= 20, "{skipped} {written}");
+    assert_eq!(skipped + written as u64, 100);
+    let mut there = 0;
+    for index in 0..100 {
+        there += u64::from(read(&cache, &format!("{index}")).await.is_some_and(|text| text.len() == 30_000));
+    }
+    assert_eq!(there, 100 - skipped);
+}
+
 #[tokio::test]
 async fn damage_is_found_and_never_served() {
     let folder = tempfile::tempdir().expect("a folder");
