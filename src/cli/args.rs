@@ -379,7 +379,7 @@ struct LimitArgs {
     h2_streams: Option<u32>,
 
     /// Time for a whole request head [default: 10s].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_HEAD_TIMEOUT", value_parser = time)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_HEAD_TIMEOUT", value_parser = some_time)]
     head_timeout: Option<Duration>,
 
     /// How long an idle connection stays open [default: 60s].
@@ -387,11 +387,11 @@ struct LimitArgs {
     idle_timeout: Option<Duration>,
 
     /// Longest pause a client may make in sending a body or taking a response [default: 60s].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CLIENT_TIMEOUT", value_parser = time)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_CLIENT_TIMEOUT", value_parser = some_time)]
     client_timeout: Option<Duration>,
 
     /// How long nothing may come either way of a WebSocket that a backend has taken over [default: 10m].
-    #[arg(long, value_name = "TIME", env = "SIDELIGHT_TUNNEL_IDLE", value_parser = time)]
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_TUNNEL_IDLE", value_parser = some_time)]
     tunnel_idle: Option<Duration>,
 
     /// How long requests in flight may take to end after SIGTERM [default: 30s].

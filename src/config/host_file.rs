@@ -658,10 +658,10 @@ impl Decide<'_> {
             head: kib(from.head_kib),
             uri: from.uri.map(|bytes| bytes as usize),
             h2_streams: from.h2_streams,
-            head_timeout: self.time(from.head_timeout.as_ref()),
+            head_timeout: self.some_time(from.head_timeout.as_ref()),
             idle_timeout: self.time(from.idle_timeout.as_ref()),
-            client_timeout: self.time(from.client_timeout.as_ref()),
-            tunnel_idle: self.time(from.tunnel_idle.as_ref()),
+            client_timeout: self.some_time(from.client_timeout.as_ref()),
+            tunnel_idle: self.some_time(from.tunnel_idle.as_ref()),
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::secrets;
 use super::trace::spans;
@@ -167,9 +167,12 @@ impl Write for Records {
 /// Standard error, whether or not it takes anything.
 struct Lossy;
 
+/// Whether the last line got no further than into its middle.
+static TORN: AtomicBool = AtomicBool::new(false);
+
 impl Write for Lossy {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if io::stderr().lock().write_all(line).is_err() {
+        if put(&mut io::stderr().lock(), line, &TORN).is_err() {
             LOST.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -177,5 +180,72 @@ impl Write for Lossy {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Writes a line. One that is torn (the disk is full) ends before the next one begins, so that it spoils no other.
+fn put(out: &mut impl Write, line: &[u8], torn: &AtomicBool) -> io::Result<()> {
+    if torn.load(Ordering::Relaxed) {
+        out.write_all(b"\n")?;
+        torn.store(false, Ordering::Relaxed);
+    }
+    let mut left = line;
+    while !left.is_empty() {
+        match out.write(left) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(taken) => {
+                left = &left[taken..];
+                torn.store(!left.is_empty(), Ordering::Relaxed);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file on a disk that has room for so many bytes.
+    struct File {
+        has: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for File {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room - self.has.len());
+            if taken == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.has.extend(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_torn_line_spoils_no_other() {
+        let torn = AtomicBool::new(false);
+        let mut file = File { has: Vec::new(), room: 10 };
+        put(&mut file, b"first\n", &torn).expect("has room");
+        for _ in 0..3 {
+            put(&mut file, b"second\n", &torn).expect_err("has none");
+        }
+        file.room = 100;
+        put(&mut file, b"third\n", &torn).expect("has room");
+        put(&mut file, b"fourth\n", &torn).expect("has room");
+        assert_eq!(String::from_utf8_lossy(&file.has), "first\nseco\nthird\nfourth\n");
+        // Nothing of a line is no torn line.
+        file.room = file.has.len();
+        put(&mut file, b"fifth\n", &torn).expect_err("has none");
+        file.room = 100;
+        put(&mut file, b"sixth\n", &torn).expect("has room");
+        assert!(file.has.ends_with(b"fourth\nsixth\n"));
     }
 }

@@ -162,10 +162,15 @@ fn faults_of_all_files_are_told_together() {
     {
         assert!(log.contains(part), "no {part:?} in\n{log}");
     }
-    let host = "[limits]\ncpu = \"0s\"\n[services.a]\nmodule = \"a.wat\"\nhosts = [\"a.test:80\", \"[::1]\"]\n";
+    let host = "[limits]\ncpu = \"0s\"\nhead_timeout = \"0s\"\n[services.a]\nmodule = \"a.wat\"\nhosts = [\"a.test:80\", \"[::1]\"]\n";
     let (_, log) = Setup::host(host).file("a.wat", &saying("a")).fails();
-    for part in ["sidelight.toml:2:7: this time must be more than nothing", "sidelight.toml:5:10: `a.test:80` is no host"] {
-        assert!(log.contains(part), "no {part:?} in\n{log}");
+    let nothing = "this time must be more than nothing";
+    for part in [
+        format!("sidelight.toml:2:7: {nothing}"),
+        format!("sidelight.toml:3:16: {nothing}"),
+        "sidelight.toml:6:10: `a.test:80` is no host".to_owned(),
+    ] {
+        assert!(log.contains(&part), "no {part:?} in\n{log}");
     }
     assert!(!log.contains("[::1]` is no host"), "{log}");
     let host = [service("a", "hosts = [\"x.test\"]"), service("b", "hosts = [\"x.test\"]\npaths = [\"/\"]")].concat();
