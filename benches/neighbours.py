@@ -87,6 +87,7 @@ ATTACKS = {
     "nobody": nobody,
     "loops to the CPU limit (50 ms), 8 at once": lambda port: programs(port, "/loop", 8),
     "takes all memory, 2 at once": lambda port: programs(port, "/memory", 2),
+    "writes 100 MiB with one instruction, 2 at once": lambda port: programs(port, "/fill", 2),
     "traps, one after another": lambda port: programs(port, "/trap", 1),
     "never answers, 8 at once": lambda port: programs(port, "/silent", 8),
     "200 clients whose heads drip": lambda port: clients(port, b"GET / HTTP/1.1\r\nHost: loud.test\r\nX: ", b"x", 200),

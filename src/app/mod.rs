@@ -301,9 +301,11 @@ pub fn serve(launch: Launch, watch: bool) -> Result<(), Exit> {
     platform.connector.operators().are_at(admin.iter().chain(&probed).filter_map(Bound::tcp).collect());
     let platform = Arc::new(platform);
     let reloader = Arc::new(Reloader::new(launch, host.clone(), runtime.clone(), platform.clone(), current.clone()));
+    // Programs may take their time to be fetched.
+    let shutdown_signal = Box::new(Shutdown::listen(&platform.background()));
     reloader.start(Some(START))?;
     // Before anybody is told that it serves.
-    let shutdown_signal = Box::new(Shutdown::listen(&platform.background()));
+    shutdown_signal.serves();
 
     let mut server = Server::new_with_opt_and_conf(None, server_conf(&host));
     server.bootstrap();

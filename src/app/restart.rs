@@ -24,6 +24,7 @@ pub fn needed(now: &HostConfig, wanted: &HostConfig) -> Vec<&'static str> {
         ("cache", now.cache != wanted.cache || (now.cache.disk > 0 && now.state.data_dir != wanted.state.data_dir)),
         ("cache_dir", now.cache_dir != wanted.cache_dir),
         ("insecure_registries", now.insecure_registries != wanted.insecure_registries),
+        ("fetch_timeout", now.fetch_timeout != wanted.fetch_timeout),
         ("registry_auth", now.registry_auth != wanted.registry_auth),
         ("services_dir", now.dropins.as_ref().map(|from| &from.folder) != wanted.dropins.as_ref().map(|from| &from.folder)),
         ("kubernetes", now.kubernetes != wanted.kubernetes),

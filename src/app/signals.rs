@@ -1,5 +1,8 @@
 //! Signals: SIGTERM and SIGINT finish what is in flight and stop; SIGHUP reloads.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use tokio::runtime::Handle;
@@ -44,11 +47,15 @@ impl Stops {
 }
 
 /// Tells pingora when to stop.
-pub struct Shutdown(watch::Receiver<bool>);
+pub struct Shutdown {
+    told: watch::Receiver<bool>,
+    serving: Arc<AtomicBool>,
+}
 
 impl Shutdown {
     /// Listens from now on, on a thread of `background`: a signal that comes before pingora asks is not lost, and no longer
-    /// ends the process at once. One that asks for a reload does not do that either, from now on.
+    /// ends the process by itself; before [`Self::serves`] nothing is in flight, and the process ends with 0. (As the first process of a
+    /// container it would not have ended at all.) One that asks for a reload does not end it either, from now on.
     pub fn listen(background: &Handle) -> Self {
         let _within = background.enter();
         drop(listen(SignalKind::hangup()));
@@ -57,19 +64,30 @@ impl Shutdown {
             drop(listen(kind));
         }
         let mut stops = Stops::listen();
-        let (sender, receiver) = watch::channel(false);
+        let (sender, told) = watch::channel(false);
+        let serving = Arc::new(AtomicBool::new(false));
+        let begun = serving.clone();
         background.spawn(async move {
             stops.next().await;
+            if !begun.load(Ordering::Relaxed) {
+                tracing::info!("stopped before anything was served");
+                std::process::exit(0);
+            }
             sender.send_replace(true);
         });
-        Self(receiver)
+        Self { told, serving }
+    }
+
+    /// From now on what is in flight is finished first.
+    pub fn serves(&self) {
+        self.serving.store(true, Ordering::Relaxed);
     }
 }
 
 #[async_trait]
 impl ShutdownSignalWatch for Shutdown {
     async fn recv(&self) -> ShutdownSignal {
-        if self.0.clone().wait_for(|stop| *stop).await.is_err() {
+        if self.told.clone().wait_for(|stop| *stop).await.is_err() {
             // Whoever listened has ended: the process is ending.
             tracing::debug!("nobody listens for signals");
         }

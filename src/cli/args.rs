@@ -163,6 +163,10 @@ pub struct Serve {
     #[arg(long, value_name = "REGISTRIES", env = "SIDELIGHT_INSECURE_REGISTRIES", value_delimiter = ',')]
     insecure_registry: Option<Vec<String>>,
 
+    /// Time in which a program has to be fetched, of https://… and oci://… [default: 2m].
+    #[arg(long, value_name = "TIME", env = "SIDELIGHT_FETCH_TIMEOUT", value_parser = some_time)]
+    fetch_timeout: Option<Duration>,
+
     /// Folder of services that come and go: each of its folders with a service.toml is one.
     #[arg(long, value_name = "FOLDER", env = "SIDELIGHT_SERVICES_DIR")]
     services_dir: Option<PathBuf>,
@@ -606,6 +610,7 @@ impl Serve {
             cache_dir: if self.no_cache { Some(None) } else { self.cache_dir.clone().map(Some) },
             registry_auth: self.registry_auth.clone(),
             insecure_registries: self.insecure_registry.clone(),
+            fetch_timeout: self.fetch_timeout,
             services_dir: self.services_dir.clone(),
             data_dir: self.data_dir.clone().filter(|folder| !folder.as_os_str().is_empty()),
             redis: redis(self.redis.as_deref())?,

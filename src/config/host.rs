@@ -45,6 +45,8 @@ pub struct HostConfig {
     pub registry_auth: Option<PathBuf>,
     /// Registries that are spoken to without TLS: `HOST:PORT`.
     pub insecure_registries: Vec<String>,
+    /// Time in which a program has to be fetched.
+    pub fetch_timeout: Duration,
     /// What there is to keep the state of services in.
     pub state: State,
     /// How much the cache of all services takes.

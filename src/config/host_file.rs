@@ -67,6 +67,9 @@ pub struct HostFile {
     registry_auth: Option<Spanned<String>>,
     /// Registries that are spoken to without TLS, `HOST:PORT`, beside those on this machine.
     insecure_registries: Option<Vec<String>>,
+    /// Time in which a program has to be fetched; "2m" unless told otherwise.
+    #[schemars(with = "Option<String>")]
+    fetch_timeout: Option<Spanned<String>>,
     /// Folder of the stores of services that are kept on disk, a file for each service; none by default.
     #[schemars(with = "Option<String>")]
     data_dir: Option<Spanned<String>>,
@@ -569,6 +572,7 @@ impl Decide<'_> {
             cache_dir: file.cache_dir.as_ref().map(|folder| Some(self.path(folder)).filter(|_| !folder.get_ref().is_empty())),
             registry_auth: file.registry_auth.as_ref().map(|file| self.path(file)),
             insecure_registries: file.insecure_registries.clone(),
+            fetch_timeout: self.some_time(file.fetch_timeout.as_ref()),
             services_dir: None,
             data_dir: file.data_dir.as_ref().filter(|folder| !folder.get_ref().is_empty()).map(|folder| self.path(folder)),
             redis: file.redis.as_ref().and_then(|redis| self.redis(redis)),

@@ -89,6 +89,8 @@ pub struct Settings {
     pub cache_dir_size: Option<u64>,
     pub registry_auth: Option<PathBuf>,
     pub insecure_registries: Option<Vec<String>>,
+    /// Time in which a program has to be fetched.
+    pub fetch_timeout: Option<Duration>,
     /// Of `services_dir`, without the host file's rules for it.
     pub services_dir: Option<PathBuf>,
     pub data_dir: Option<PathBuf>,
@@ -268,6 +270,7 @@ impl Settings {
             cache_dir_size: self.cache_dir_size.or(other.cache_dir_size),
             registry_auth: self.registry_auth.or(other.registry_auth),
             insecure_registries: self.insecure_registries.or(other.insecure_registries),
+            fetch_timeout: self.fetch_timeout.or(other.fetch_timeout),
             services_dir: self.services_dir.or(other.services_dir),
             data_dir: self.data_dir.or(other.data_dir),
             redis: self.redis.or(other.redis),
@@ -305,6 +308,7 @@ impl Settings {
             cache_dir_size: self.cache_dir_size.unwrap_or(4 << 30),
             registry_auth: self.registry_auth.or_else(|| machine.registry_auth.clone()),
             insecure_registries: self.insecure_registries.unwrap_or_default(),
+            fetch_timeout: self.fetch_timeout.unwrap_or(Duration::from_secs(120)),
             state: State { data_dir: self.data_dir, redis: self.redis },
             cache: self.cache.decide(),
             drain_timeout: self.drain_timeout.unwrap_or(Duration::from_secs(30)),

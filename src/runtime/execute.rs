@@ -38,6 +38,9 @@ use crate::telemetry::service::ServiceMetrics;
 /// its kind share: one tick of the epoch.
 const LIGHT: Duration = Duration::from_millis(5);
 
+/// A stretch without a tick in which it made way: one instruction or hostcall that takes long.
+const LONG: Duration = Duration::from_millis(10);
+
 /// Frames of a guest's stack that the log shows.
 const MAX_FRAMES: usize = 16;
 
@@ -215,6 +218,7 @@ impl Runtime {
         let mut running = OnCpu {
             work: Box::pin(async move { stay.runtime.run(&stay.snapshot, store, recording).await }),
             meter: meter.clone(),
+            stay: kept.clone(),
             leave_after: (!heavy_from_the_start).then_some(LIGHT),
         };
         let (mut moved, mut has_moved) = (None, false);
@@ -248,8 +252,8 @@ impl Runtime {
                 Outcome::WallLimit
             }
         };
-        // One that was reused and now waits has forgotten; that it has moved is known.
-        let computed = heavy_from_the_start && meter.request_cpu() > LIGHT;
+        // One that was reused and now waits has forgotten; that it has moved is known. One that never waited had no occasion to move.
+        let computed = !has_moved && meter.request_cpu() > LIGHT;
         if computed {
             self.telemetry.metrics.guests_heavy.inc();
         }
@@ -545,6 +549,7 @@ enum Stretch<T> {
 struct OnCpu<F> {
     work: Pin<Box<F>>,
     meter: Arc<Meter>,
+    stay: Arc<Stay>,
     leave_after: Option<Duration>,
 }
 
@@ -554,7 +559,10 @@ impl<F: Future> Future for OnCpu<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.meter.resume();
         let polled = self.work.as_mut().poll(context);
-        self.meter.pause();
+        let stretch = self.meter.pause();
+        if stretch > LONG && self.leave_after.is_some() {
+            self.stay.snapshot.tendency.kept_a_thread(stretch);
+        }
         match (polled, self.leave_after) {
             (Poll::Ready(output), _) => Poll::Ready(Stretch::Done(output)),
             (Poll::Pending, Some(limit)) if self.meter.request_cpu() > limit => Poll::Ready(Stretch::Heavy),

@@ -3,7 +3,8 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::services::Services;
 use crate::services::memory::ServiceMemory;
 use crate::services::share::is_due;
+use crate::telemetry::clock;
 use crate::telemetry::trace::record::Service;
 
 /// One generation of a service. Immutable.
@@ -71,27 +73,63 @@ impl Snapshot {
     }
 }
 
-/// How many of a program's last guests have computed for long: a mean in which the last counts for an eighth.
+/// Whether a program's guests hold up the threads they begin on.
 #[derive(Debug, Default)]
-pub struct Tendency(AtomicU32);
+pub struct Tendency {
+    /// How many of its last guests have computed for long: a mean in which the last counts for an eighth.
+    mean: AtomicU32,
+    /// When one last kept a thread that serves to itself for long, and until when others begin elsewhere for that: milliseconds of the
+    /// process, plus one; 0: never.
+    kept: AtomicU64,
+    until: AtomicU64,
+}
 
 impl Tendency {
     const ALL: u32 = 1 << 16;
 
-    /// Whether it was more than a quarter of them.
+    /// What comes less often than this has happened to a guest, on a machine that pauses for example; it is not what its program does.
+    const SELDOM: Duration = Duration::from_secs(10);
+
+    /// So many times as long as they were kept, threads that serve are spared: what waits behind them is less than half of a hundredth.
+    const SPARED: u32 = 250;
+
+    /// Whether its guests are to begin among those that compute: more than a quarter of the last did, or some could not be made to make way.
     pub fn is_heavy(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > Self::ALL / 4
+        let until = self.until.load(Ordering::Relaxed);
+        self.mean.load(Ordering::Relaxed) > Self::ALL / 4 || (until != 0 && until > Self::now())
     }
 
     /// Notes how a guest was. Two at once may count as one.
     pub fn note(&self, heavy: bool) {
-        let before = self.0.load(Ordering::Relaxed);
+        let before = self.mean.load(Ordering::Relaxed);
         let after = if heavy { before + (Self::ALL - before) / 8 } else { before - before.div_ceil(8) };
         // Most are light, and this is not to be written by every thread with every request then.
         if after != before {
-            self.0.store(after, Ordering::Relaxed);
+            self.mean.store(after, Ordering::Relaxed);
         }
     }
+
+    /// Notes that a guest has kept a thread that serves from all others for so long: within one instruction, or one hostcall, there is no
+    /// making way.
+    pub fn kept_a_thread(&self, stretch: Duration) {
+        self.kept_at(Self::now(), stretch);
+    }
+
+    fn kept_at(&self, now: u64, stretch: Duration) {
+        let last = self.kept.swap(now, Ordering::Relaxed);
+        if last != 0 && now.saturating_sub(last) < millis(Self::SELDOM) {
+            self.until.fetch_max(now + millis((stretch * Self::SPARED).max(Self::SELDOM)), Ordering::Relaxed);
+        }
+    }
+
+    fn now() -> u64 {
+        static BEGUN: LazyLock<Instant> = LazyLock::new(clock::now);
+        millis(clock::now().saturating_duration_since(*BEGUN)) + 1
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A new generation that takes some of its service's requests until it is known to be good.
@@ -326,6 +364,25 @@ mod tests {
         });
         assert_eq!(needed, Some(11));
         (0..200).for_each(|_| tendency.note(false));
-        assert_eq!(tendency.0.load(Ordering::Relaxed), 0);
+        assert_eq!(tendency.mean.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_keeps_threads_is_elsewhere_for_longer() {
+        let tendency = Tendency::default();
+        let until = || tendency.until.load(Ordering::Relaxed);
+        let long = Duration::from_millis(100);
+        for at in [1, 20_000, 40_000] {
+            tendency.kept_at(at, long);
+            assert_eq!(until(), 0);
+        }
+        tendency.kept_at(45_000, long);
+        assert_eq!(until(), 70_000);
+        tendency.kept_at(46_000, Duration::from_millis(12));
+        assert_eq!(until(), 70_000);
+        // A process of now is younger than that.
+        assert!(tendency.is_heavy());
+        tendency.kept_at(80_000, long);
+        assert_eq!(until(), 70_000);
     }
 }

@@ -32,6 +32,9 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Time for a registry or server to answer, and between two pieces of what it sends.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A fetch that takes longer is worth a word.
+const SLOW: Duration = Duration::from_secs(10);
+
 /// Media types of layers that are a module as it is.
 const WASM_LAYERS: [&str; 4] = [
     "application/wasm",
@@ -122,7 +125,12 @@ impl Store {
     /// As a host's settings have it.
     pub fn of(host: &HostConfig) -> Self {
         let insecure = host.insecure_registries.clone();
-        Self { insecure, most: host.cache_dir_size, ..Self::new(host.cache_dir.as_deref(), host.registry_auth.clone()) }
+        Self {
+            insecure,
+            most: host.cache_dir_size,
+            time: Some(host.fetch_timeout),
+            ..Self::new(host.cache_dir.as_deref(), host.registry_auth.clone())
+        }
     }
 
     /// That keeps nothing: to publish programs.
@@ -166,7 +174,7 @@ impl Store {
                     return self.unpack(kept);
                 }
                 tracing::info!(url, "fetching a program");
-                let fetched = block_on(self.within(fetch(url, self.largest, self.careful.as_ref())))?;
+                let fetched = block_on(self.within(url, fetch(url, self.largest, self.careful.as_ref())))?;
                 let actual = digest(&fetched);
                 if actual != *sha256 {
                     let what = format!("what is there has the SHA-256 {actual}, not {sha256}");
@@ -192,7 +200,7 @@ impl Store {
     }
 
     /// Fetches within the time there is for it.
-    async fn within<T>(&self, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
+    async fn within<T>(&self, what: &str, work: impl Future<Output = Result<T, SourceError>>) -> Result<T, SourceError> {
         let late = async {
             match self.time {
                 Some(time) => tokio::time::sleep(time).await,
@@ -211,8 +219,14 @@ impl Store {
                 None => std::future::pending().await,
             }
         };
+        let slow = async {
+            tokio::time::sleep(SLOW).await;
+            tracing::warn!("{what} is still being fetched");
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             biased;
+            () = slow => Err(SourceError::Late(SLOW)),
             () = late => Err(SourceError::Late(self.time.unwrap_or_default())),
             () = short => Err(SourceError::short_of_memory()),
             done = work => done,
@@ -235,7 +249,7 @@ impl Store {
             return Err(SourceError::Content { what: Operators::refusal(address), hint: "a registry is somewhere else" });
         }
         let auth = self.credentials(reference.registry());
-        let found = block_on(self.within(async {
+        let found = block_on(self.within(text, async {
             let client = Client::new(self.client_config(reference.registry()));
             let (manifest, digest) = client.pull_image_manifest(&reference, &auth).await.map_err(|error| failed(&error))?;
             let layer = choose(&manifest.layers)?;

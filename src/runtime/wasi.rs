@@ -8,11 +8,13 @@ use bytes::Bytes;
 use rand::Rng;
 use tokio::io::AsyncWrite;
 use wasmtime::error::Context as _;
-use wasmtime::{Caller, Extern, Linker, bail, ensure};
+use wasmtime::{Caller, Extern, Linker, Memory, ensure};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p1::wasi_snapshot_preview1::{self, WasiSnapshotPreview1 as _};
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{HostMonotonicClock, WasiCtxBuilder, async_trait};
+use wiggle::GuestMemory;
 
 use super::Snapshot;
 use super::execute::Stay;
@@ -32,6 +34,12 @@ const MAX_LINE: usize = 16 << 10;
 /// Most that a program gets of `random_get` at once, in bytes; more is a trap.
 const MAX_RANDOM: usize = 64 << 20;
 
+/// Most that a program waits for at once, in `poll_oneoff`; more is `inval`. Each takes memory of the host, for as long as it waits.
+const MAX_POLL: u32 = 1024;
+
+/// More than so many of them and of their answers have, in bytes.
+const POLL_BYTES: usize = 128 << 10;
+
 // Of the witx documents: `errno` and `clockid`.
 const SUCCESS: u32 = 0;
 const BAD_DESCRIPTOR: u32 = 8;
@@ -48,6 +56,7 @@ pub fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     linker.func_wrap("wasi_snapshot_preview1", "random_get", random_get)?;
     linker.func_wrap("wasi_snapshot_preview1", "clock_time_get", clock_time_get)?;
+    linker.func_wrap_async("wasi_snapshot_preview1", "poll_oneoff", |caller, call| Box::new(poll_oneoff(caller, call)))?;
     linker.allow_shadowing(false);
     Ok(())
 }
@@ -74,12 +83,33 @@ fn clock_time_get(mut caller: Caller<'_, GuestState>, clock: u32, _precision: u6
     Ok(SUCCESS)
 }
 
+/// WASI's own, for no more than a program has use for.
+async fn poll_oneoff(
+    mut caller: Caller<'_, GuestState>,
+    (subscriptions, events, count, told): (u32, u32, u32, u32),
+) -> wasmtime::Result<u32> {
+    if count > MAX_POLL {
+        return Ok(INVALID);
+    }
+    let memory = memory_of(&mut caller, "poll_oneoff")?;
+    let (bytes, state) = memory.data_and_store_mut(&mut caller);
+    let context = state.wasi.get();
+    context.set_hostcall_fuel(POLL_BYTES);
+    let [subscriptions, events, count, told] = [subscriptions, events, count, told].map(u32::cast_signed);
+    let polled =
+        wasi_snapshot_preview1::poll_oneoff(context, &mut GuestMemory::Unshared(bytes), subscriptions, events, count, told).await?;
+    Ok(polled.cast_unsigned())
+}
+
+/// A module's start function runs before its memory is known to us.
+fn memory_of(caller: &mut Caller<'_, GuestState>, call: &str) -> wasmtime::Result<Memory> {
+    let memory = caller.data().memory.or_else(|| caller.get_export("memory").and_then(Extern::into_memory));
+    memory.with_context(|| format!("{call} in a program without a memory"))
+}
+
 /// What a program's call has to fill.
 fn memory<'a>(caller: &'a mut Caller<'_, GuestState>, call: &str, ptr: u32, len: usize) -> wasmtime::Result<&'a mut [u8]> {
-    // A module's start function runs before its memory is known to us.
-    let Some(memory) = caller.data().memory.or_else(|| caller.get_export("memory").and_then(Extern::into_memory)) else {
-        bail!("{call} in a program without a memory");
-    };
+    let memory = memory_of(caller, call)?;
     let begin = ptr as usize;
     let end = begin.saturating_add(len);
     memory.data_mut(caller).get_mut(begin..end).with_context(|| format!("{call} to {begin:#x}..{end:#x}, which is not in memory"))

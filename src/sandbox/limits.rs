@@ -79,10 +79,12 @@ impl Meter {
         self.thread.store(nanos(clock::thread_cpu_lately(now)), Ordering::Relaxed);
     }
 
-    /// The guest gives its thread up.
-    pub fn pause(&self) {
-        self.cpu.fetch_add(self.stretch(), Ordering::Relaxed);
+    /// The guest gives its thread up, which it had for so much CPU time.
+    pub fn pause(&self) -> Duration {
+        let stretch = self.stretch();
+        self.cpu.fetch_add(stretch, Ordering::Relaxed);
         self.running.store(0, Ordering::Relaxed);
+        Duration::from_nanos(stretch)
     }
 
     /// CPU time so far, the running stretch included.

@@ -46,7 +46,7 @@ pub struct Redis {
 }
 
 enum Link {
-    Single(ConnectionManager),
+    Single { client: Client, config: Box<ConnectionManagerConfig>, connection: parking_lot::Mutex<ConnectionManager> },
     Cluster { client: Box<::redis::cluster::ClusterClient>, connection: Mutex<Option<ClusterConnection>> },
 }
 
@@ -153,7 +153,8 @@ impl Redis {
                     .set_connection_timeout(Some(settings.timeout))
                     .set_response_timeout(Some(settings.timeout));
                 let _within = background.enter();
-                Link::Single(ConnectionManager::new_lazy_with_config(client, config).map_err(fail)?)
+                let connection = ConnectionManager::new_lazy_with_config(client.clone(), config.clone()).map_err(fail)?;
+                Link::Single { client, config: Box::new(config), connection: parking_lot::Mutex::new(connection) }
             }
             _ => {
                 let builder = ClusterClientBuilder::new(nodes)
@@ -181,6 +182,9 @@ impl Redis {
             // Until nobody uses it.
             while let Some(redis) = probed.upgrade() {
                 let well = redis.ask(cmd("PING")).await;
+                if well.is_err() {
+                    redis.connect_anew().await;
+                }
                 redis.note(well.err());
                 let pause = if redis.is_up() { PROBE } else { PROBE_AWAY };
                 drop(redis);
@@ -235,7 +239,7 @@ impl Redis {
 
     async fn connection(&self) -> Result<Connection, RedisError> {
         match &self.link {
-            Link::Single(connection) => Ok(Connection::Single(connection.clone())),
+            Link::Single { connection, .. } => Ok(Connection::Single(connection.lock().clone())),
             Link::Cluster { client, connection } => {
                 let mut slot = connection.lock().await;
                 if let Some(connection) = &*slot {
@@ -245,6 +249,20 @@ impl Redis {
                 *slot = Some(new.clone());
                 Ok(Connection::Cluster(new))
             }
+        }
+    }
+
+    /// What is asked from now on is asked on a connection of its own. One that is silent need not be lost: what is between it and the server may
+    /// have forgotten it, or an answer may have no end. What has been asked on it may still be answered.
+    async fn connect_anew(&self) {
+        match &self.link {
+            Link::Single { client, config, connection } => {
+                match ConnectionManager::new_lazy_with_config(client.clone(), (**config).clone()) {
+                    Ok(new) => *connection.lock() = new,
+                    Err(error) => tracing::debug!(target: "sidelight::state", place = self.shown, %error, "no new connection"),
+                }
+            }
+            Link::Cluster { connection, .. } => *connection.lock().await = None,
         }
     }
 
@@ -381,6 +399,90 @@ pub mod testing {
         pub fn link(&self, cluster: bool) -> Arc<Redis> {
             let settings = Settings { cluster, ..Settings::parse(&self.url).expect("a URL") };
             Redis::new(&settings, None, &Handle::current(), &Telemetry::new()).expect("a link")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::testing::Server;
+    use super::*;
+
+    /// Something between a link and its server. It can forget the connections it has, without a word to either side.
+    #[derive(Default)]
+    struct Between {
+        connections: AtomicUsize,
+        forgotten: AtomicUsize,
+    }
+
+    impl Between {
+        async fn start(server: SocketAddr) -> (Arc<Self>, SocketAddr) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let between = Arc::new(Self::default());
+            let here = between.clone();
+            tokio::spawn(async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    let index = here.connections.fetch_add(1, Ordering::Relaxed);
+                    let Ok(server) = TcpStream::connect(server).await else { continue };
+                    let ((client_reads, client_writes), (server_reads, server_writes)) = (client.into_split(), server.into_split());
+                    for (mut from, mut to) in [(client_reads, server_writes), (server_reads, client_writes)] {
+                        let here = here.clone();
+                        tokio::spawn(async move {
+                            let mut piece = [0; 4096];
+                            while let Ok(read @ 1..) = from.read(&mut piece).await {
+                                if index >= here.forgotten.load(Ordering::Relaxed) && to.write_all(&piece[..read]).await.is_err() {
+                                    return;
+                                }
+                            }
+                        });
+                    }
+                }
+            });
+            (between, address)
+        }
+
+        fn forget(&self) {
+            self.forgotten.store(self.connections.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_forgotten_is_made_anew() {
+        for cluster in [false, true] {
+            let server = Server::start(cluster);
+            let address: SocketAddr = server.url.trim_start_matches("redis://").parse().expect("an address");
+            let (between, address) = Between::start(address).await;
+            if cluster {
+                // Nodes of a cluster say where they are.
+                let client = Client::open(server.url.as_str()).expect("a URL");
+                let mut connection = client.get_multiplexed_async_connection().await.expect("connects");
+                for (name, value) in
+                    [("cluster-announce-ip", "127.0.0.1".to_owned()), ("cluster-announce-port", address.port().to_string())]
+                {
+                    let _: () = cmd("CONFIG").arg("SET").arg(name).arg(value).query_async(&mut connection).await.expect("is set");
+                }
+            }
+            let settings =
+                Settings { cluster, timeout: Duration::from_millis(300), ..Settings::parse(&format!("redis://{address}")).expect("a URL") };
+            let link = Redis::new(&settings, None, &Handle::current(), &Telemetry::new()).expect("a link");
+            let ask = || link.command(cmd("INCR").arg("x").clone());
+            ask().await.expect("answers");
+            let before = between.connections.load(Ordering::Relaxed);
+            between.forget();
+            ask().await.expect_err("nobody answers");
+            let deadline = crate::telemetry::clock::now() + Duration::from_secs(30);
+            while ask().await.is_err() {
+                assert!(crate::telemetry::clock::now() < deadline, "cluster: {cluster}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert!(before > 0 && between.connections.load(Ordering::Relaxed) > before);
         }
     }
 }

@@ -478,3 +478,65 @@ fn early_heads_without_end() {
         assert!(grown < 80 * MIB, "{grown}");
     }
 }
+
+/// CPU time of threads, by name.
+fn cpu_by_thread(sidelight: &Sidelight) -> std::collections::HashMap<String, u64> {
+    let mut all = std::collections::HashMap::new();
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", sidelight.pid())).expect("threads");
+    for task in tasks.flatten() {
+        let read = |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let stat = read("stat");
+        let fields: Vec<u64> = stat.rsplit(')').next().expect("fields").split_whitespace().filter_map(|field| field.parse().ok()).collect();
+        // utime and stime, the 14th and 15th of all; state is no number.
+        *all.entry(read("comm").trim().to_owned()).or_insert(0) += fields.get(10..12).map_or(0, |both| both.iter().sum());
+    }
+    all
+}
+
+/// One instruction that takes long: nothing makes way within it, so those who have it begin where they are in nobody's way.
+#[test]
+fn instructions_that_take_long() {
+    let program = r#"(module (memory (export "memory") 1600)
+        (func (export "_start") (memory.fill (i32.const 0) (i32.const 1) (i32.const 104857600))))"#;
+    let sidelight = Setup::wat(program).start();
+    for _ in 0..40 {
+        assert_eq!(sidelight.get("/").status, 500);
+    }
+    let cpu = cpu_by_thread(&sidelight);
+    let heavy = *cpu.get("heavy guests").expect("their threads");
+    let all: u64 = cpu.values().sum();
+    assert!(heavy > 2 * (all - heavy), "{cpu:?}");
+    // Each, wherever it was.
+    sidelight.wait_metric("sidelight_guests_heavy_total", 40.0);
+}
+
+/// A hostcall whose cost a program chooses has a bound: what each of these waits for is the host's memory.
+#[test]
+fn what_a_program_waits_for_at_once() {
+    let program = |count: u32| {
+        format!(
+            r#"(module
+            (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+            (import "fastly_http_body" "new" (func $body (param i32) (result i32)))
+            (import "fastly_http_resp" "new" (func $new (param i32) (result i32)))
+            (import "fastly_http_resp" "status_set" (func $status (param i32 i32) (result i32)))
+            (import "fastly_http_resp" "send_downstream" (func $send (param i32 i32 i32) (result i32)))
+            (memory (export "memory") 10)
+            (func (export "_start") (local $index i32) (local $errno i32)
+                (loop $next
+                    ;; The clock that is monotonic, after a millisecond.
+                    (i32.store (i32.add (i32.const 1016) (i32.mul (local.get $index) (i32.const 48))) (i32.const 1))
+                    (i64.store (i32.add (i32.const 1024) (i32.mul (local.get $index) (i32.const 48))) (i64.const 1000000))
+                    (local.set $index (i32.add (local.get $index) (i32.const 1)))
+                    (br_if $next (i32.lt_u (local.get $index) (i32.const {count}))))
+                (local.set $errno (call $poll (i32.const 1000) (i32.const 200000) (i32.const {count}) (i32.const 400000)))
+                (drop (call $new (i32.const 8)))
+                (drop (call $body (i32.const 12)))
+                (drop (call $status (i32.load (i32.const 8)) (i32.add (i32.const 200) (local.get $errno))))
+                (drop (call $send (i32.load (i32.const 8)) (i32.load (i32.const 12)) (i32.const 0)))))"#
+        )
+    };
+    for (count, errno) in [(1, 0), (1024, 0), (1025, 28)] {
+        assert_eq!(Setup::wat(&program(count)).start().get("/").status, 200 + errno, "{count}");
+    }
+}

@@ -220,6 +220,33 @@ fn operators_are_answered_while_a_program_is_fetched() {
     assert_eq!(sidelight.get("/").text(), "one");
 }
 
+/// One that comes byte by byte holds it up no longer than it may.
+#[test]
+fn a_program_that_drips_is_given_up() {
+    let sidelight = service("one").arg("--no-watch").arg("--fetch-timeout").arg("1s").start();
+    let slow = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let module = format!("http://{}/x#sha256={}", slow.local_addr().expect("an address"), "0".repeat(64));
+    sidelight.write("sidelight.toml", &format!("[services.it]\nmodule = \"{module}\"\n"));
+    let dripping = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = slow.accept().expect("the fetch");
+        assert!(stream.read(&mut [0; 4096]).expect("a request") > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n").expect("a head");
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let verdict = sidelight.reload();
+    assert_eq!(verdict["result"], "failed");
+    assert!(verdict["error"].as_str().is_some_and(|error| error.contains("it takes more than 1 s")), "{verdict}");
+    assert_eq!(sidelight.get("/").text(), "one");
+    dripping.join().expect("it is let go");
+    sidelight.write("sidelight.toml", "[services.it]\nmodule = \"app.wat\"\n");
+    sidelight.write("app.wat", &saying("two"));
+    assert_eq!(sidelight.reload()["result"], "ok");
+    assert_eq!(sidelight.get("/").text(), "two");
+}
+
 #[test]
 fn by_request_and_by_signal() {
     let sidelight = service("one").arg("--no-watch").start();

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 
 use crate::client::Connection;
-use crate::harness::Setup;
+use crate::harness::{Log, Setup};
 
 #[test]
 fn an_idle_server_ends_at_once() {
@@ -15,6 +15,23 @@ fn an_idle_server_ends_at_once() {
         sidelight.signal(signal);
         assert!(idle.closed());
         assert_eq!(sidelight.end().code(), Some(0));
+    }
+}
+
+/// Also one that serves nothing yet, since its program does not come: the first process of a container has to see to that itself.
+#[test]
+fn one_that_still_starts_ends_too() {
+    let slow = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let module = format!("http://{}/x#sha256={}", slow.local_addr().expect("an address"), "0".repeat(64));
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut child = Setup::host(&format!("[services.it]\nmodule = \"{module}\"\n")).spawn(folder.path());
+        let log = Log::default();
+        log.follow(child.stderr.take().expect("a pipe"));
+        let _fetching = slow.accept().expect("the fetch");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id().cast_signed()), signal).expect("is sent");
+        assert_eq!(child.wait().expect("a status").code(), Some(0));
+        log.wait_for(&["stopped before anything was served"]);
     }
 }
 

@@ -34,7 +34,10 @@ fn main() -> io::Result<()> {
             let _body = first_piece()?;
             trap()
         }
-        _ => {
+        path => {
+            if path == "/fill" {
+                black_box(vec![1_u8; 100 * MIB]);
+            }
             plain().with_body("ok\n").send_to_client();
             Ok(())
         }
