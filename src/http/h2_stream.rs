@@ -140,7 +140,11 @@ async fn write_pieces(
     if left.is_some_and(|left| left > 0) {
         return Err(Unsent::Length);
     }
-    match body.take_trailers() {
+    let trailers = body.take_trailers().map(|mut trailers| {
+        framing::strip_from_trailers(&mut trailers);
+        trailers
+    });
+    match trailers {
         Some(trailers) if !trailers.is_empty() => stream.send_trailers(*trailers).map_err(gone)?,
         _ => stream.send_data(Bytes::new(), true).map_err(gone)?,
     }

@@ -122,11 +122,12 @@ pub fn reread(raw: &Bytes) -> Option<RequestHead> {
     let mut words = raw[start..end].split(|byte| *byte == b' ');
     let method = Method::from_bytes(words.next()?).ok()?;
     let uri = Uri::try_from(words.next()?).ok()?;
+    let version = if words.next()?.starts_with(b"HTTP/1.0") { Version::HTTP_10 } else { Version::HTTP_11 };
     let fields = raw.slice(end..);
     let mut parsed = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let Ok(Status::Complete((_, parsed))) = httparse::parse_headers(&fields, &mut parsed) else { return None };
     let lines = lines_of(&fields, parsed);
-    Some(RequestHead { method, uri, headers: fields_of(&fields, &lines).ok()?, ..RequestHead::default() })
+    Some(RequestHead { method, uri, version, headers: fields_of(&fields, &lines).ok()?, ..RequestHead::default() })
 }
 
 fn parse_head<R>(message: &mut MessageReader<R>, max: usize) -> Result<Option<RequestLine>, ReadError> {

@@ -86,10 +86,16 @@ fn delimit(method: &Method, status: StatusCode, version: Version, headers: &mut 
     let says = |word: &str| names(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case(word));
     let mut persistent = if version == Version::HTTP_11 { !says("close") } else { says("keep-alive") && !says("close") };
     let length = content_length(headers)?;
-    let last_coding = names(headers, &header::TRANSFER_ENCODING).last().map(|coding| coding.eq_ignore_ascii_case("chunked"));
+    let codings: Vec<&str> = names(headers, &header::TRANSFER_ENCODING).collect();
+    let chunked = codings.last().map(|coding| coding.eq_ignore_ascii_case("chunked"));
+    // `identity`, which is none, was one in RFC 2616.
+    let understood =
+        codings.len() <= 1 && codings.iter().all(|coding| ["chunked", "identity"].iter().any(|known| coding.eq_ignore_ascii_case(known)));
     let bodiless = *method == Method::HEAD || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
-    let state = match (last_coding, length) {
+    let state = match (chunked, length) {
         _ if bodiless => State::Done,
+        // Without its coding, a body is what nobody can read.
+        _ if !understood => return Err(malformed("a transfer coding other than chunked")),
         (Some(chunked), _) => {
             // Both at once may be an attempt to smuggle: the length does not count, and the connection ends.
             if headers.remove(header::CONTENT_LENGTH).is_some() || version != Version::HTTP_11 {
@@ -212,7 +218,7 @@ mod tests {
 
     #[tokio::test]
     async fn chunks() {
-        let wire = "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, Chunked\r\n\r\n3\r\nabc\r\n2;x=\"y\"\r\nde\r\n0\r\nx-t: 1\r\n\r\n";
+        let wire = "HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n3\r\nabc\r\n2;x=\"y\"\r\nde\r\n0\r\nx-t: 1\r\n\r\n";
         assert_eq!(body(wire).await, ("abcde".to_owned(), true));
         let both = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 2\r\n\r\n1\r\na\r\n0\r\n\r\n";
         assert_eq!(body(both).await, ("a".to_owned(), false));
@@ -223,7 +229,7 @@ mod tests {
     #[tokio::test]
     async fn until_close() {
         assert_eq!(body("HTTP/1.1 200 OK\r\n\r\nabc").await, ("abc".to_owned(), false));
-        assert_eq!(body("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nabc").await, ("abc".to_owned(), false));
+        assert_eq!(body("HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\n\r\nabc").await, ("abc".to_owned(), false));
         assert_eq!(body("HTTP/1.0 200 OK\r\n\r\nabc").await, ("abc".to_owned(), false));
     }
 
@@ -291,6 +297,9 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: +3\r\n\r\nabc",
             "HTTP/1.1 200 OK\r\ncontent-length: \r\n\r\nabc",
             "HTTP/1.1 200 OK\r\na b: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nabc",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         ] {
             assert!(matches!(read(Method::GET, wire).await, Err(ReadError::Malformed(_))), "{wire:?}");
         }

@@ -11,7 +11,7 @@ use pingora::prelude::timeout;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::body::{Body, BodyError};
-use super::framing::BodyFraming;
+use super::framing::{self, BodyFraming};
 
 /// Pieces below this are copied into one buffer; above, they are written by themselves.
 const GATHER: usize = 16 << 10;
@@ -164,8 +164,9 @@ pub async fn write_message<W: AsyncWrite + Unpin>(
         }
         BodyFraming::Chunked => {
             out.put(b"0\r\n");
-            if let Some(trailers) = body.trailers() {
-                fields(&mut out.buffer, trailers);
+            if let Some(mut trailers) = body.take_trailers() {
+                framing::strip_from_trailers(&mut trailers);
+                fields(&mut out.buffer, &trailers);
             }
             out.put(b"\r\n");
         }

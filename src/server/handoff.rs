@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use ::http::HeaderMap;
 use ::http::header::{self, HeaderName, HeaderValue};
 use ::http::uri::PathAndQuery;
+use ::http::{HeaderMap, Version};
 use bytes::Bytes;
 use pingora::prelude::timeout;
 use tokio::io::AsyncWriteExt;
@@ -49,7 +49,8 @@ pub async fn send(received: &Received, trace: Option<&Arc<Trace>>, handed: HandO
     let Some(original) = reread(&received.raw_head) else {
         return Err(SendError::Internal("the request's head cannot be read again".to_owned()));
     };
-    let upgrade = framing::websocket(&original.headers);
+    // RFC 9110 §7.8: HTTP/1.0 has no upgrades.
+    let upgrade = framing::websocket(&original.headers).filter(|_| original.version == Version::HTTP_11);
     let mut head = merge(original, head);
     if let Some(route) = route {
         head.headers.insert(ROUTE, route);

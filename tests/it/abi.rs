@@ -225,3 +225,111 @@ fn the_old_names() {
     assert_eq!((answer.status, answer.values("x-old")), (201, vec!["yes"]));
     assert_eq!(answer.text(), "it said: /there 12 [\"yes\"]");
 }
+
+/// A program that sends a request as `prepare` has made it, and answers with 200 and what became of it, with trailers of its own.
+fn sending(prepare: &str) -> String {
+    let texts = [
+        (1000, "http://a.test/x"),
+        (1020, "origin"),
+        (1030, "host"),
+        (1040, "one"),
+        (1050, "content-length"),
+        (1070, "3"),
+        (1080, "transfer-encoding"),
+        (1100, "chunked"),
+        (1110, "x-ok"),
+        (1120, "hihihi"),
+        (1130, "POST"),
+    ];
+    let data: String = texts.map(|(at, text)| format!("(data (i32.const {at}) {text:?})")).concat();
+    let field = |call: &str, handle: u32, (name, length): (u32, u32), (value, size): (u32, u32)| {
+        format!(
+            "(call $must (call ${call} (i32.load (i32.const {handle})) (i32.const {name}) (i32.const {length}) (i32.const {value}) (i32.const {size})))"
+        )
+    };
+    let trailers = |handle: u32| {
+        let fields = [((1050, 14), (1070, 1)), ((1080, 17), (1100, 7)), ((1030, 4), (1040, 3)), ((1110, 4), (1070, 1))];
+        fields.map(|(name, value)| field("trailer", handle, name, value)).concat()
+    };
+    let prepare: String = prepare
+        .split_whitespace()
+        .map(|step| match step {
+            "host" => field("field", 0, (1030, 4), (1040, 3)),
+            "short" => {
+                let mode = "(call $must (call $mode (i32.load (i32.const 0)) (i32.const 1)))";
+                [mode, &field("field", 0, (1050, 14), (1070, 1))].concat()
+            }
+            "trailers" => trailers(4),
+            other => panic!("{other}"),
+        })
+        .collect();
+    format!(
+        r#"(module
+        (import "fastly_http_req" "new" (func $request (param i32) (result i32)))
+        (import "fastly_http_req" "uri_set" (func $uri (param i32 i32 i32) (result i32)))
+        (import "fastly_http_req" "method_set" (func $method (param i32 i32 i32) (result i32)))
+        (import "fastly_http_req" "header_append" (func $field (param i32 i32 i32 i32 i32) (result i32)))
+        (import "fastly_http_req" "framing_headers_mode_set" (func $mode (param i32 i32) (result i32)))
+        (import "fastly_http_req" "send" (func $send (param i32 i32 i32 i32 i32 i32) (result i32)))
+        (import "fastly_http_body" "new" (func $body (param i32) (result i32)))
+        (import "fastly_http_body" "write" (func $write (param i32 i32 i32 i32 i32) (result i32)))
+        (import "fastly_http_body" "trailer_append" (func $trailer (param i32 i32 i32 i32 i32) (result i32)))
+        (import "fastly_http_resp" "new" (func $response (param i32) (result i32)))
+        (import "fastly_http_resp" "status_set" (func $status (param i32 i32) (result i32)))
+        (import "fastly_http_resp" "send_downstream" (func $answer (param i32 i32 i32) (result i32)))
+        (memory (export "memory") 1) {data}
+        (func $must (param i32) (if (local.get 0) (then unreachable)))
+        (func (export "_start") (local $sent i32)
+            (call $must (call $request (i32.const 0)))
+            (call $must (call $body (i32.const 4)))
+            (call $must (call $uri (i32.load (i32.const 0)) (i32.const 1000) (i32.const 15)))
+            (call $must (call $method (i32.load (i32.const 0)) (i32.const 1130) (i32.const 4)))
+            (call $must (call $write (i32.load (i32.const 4)) (i32.const 1120) (i32.const 6) (i32.const 0) (i32.const 8)))
+            {prepare}
+            (local.set $sent (call $send (i32.load (i32.const 0)) (i32.load (i32.const 4)) (i32.const 1020) (i32.const 6) (i32.const 12) (i32.const 16)))
+            (call $must (call $response (i32.const 20)))
+            (call $must (call $body (i32.const 24)))
+            (call $must (call $write (i32.load (i32.const 24)) (i32.const 1120) (i32.const 6) (i32.const 0) (i32.const 8)))
+            {answered}
+            (call $must (call $status (i32.load (i32.const 20)) (i32.add (i32.const 200) (local.get $sent))))
+            (call $must (call $answer (i32.load (i32.const 20)) (i32.load (i32.const 24)) (i32.const 0)))))"#,
+        answered = trailers(24),
+    )
+}
+
+/// Whatever a program makes of a message, there is one reading of it: one host, one length, and nothing behind the body that frames or routes.
+#[test]
+fn there_is_one_reading_of_what_a_guest_sends() {
+    let origin = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = origin.local_addr().expect("an address");
+    let (seen, requests) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in origin.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut text = Vec::new();
+            let mut piece = [0; 4096];
+            // Of one that ends as it should.
+            while !(text.ends_with(b"\r\n\r\n") && text.windows(6).any(|window| window == b"hihihi")) {
+                match std::io::Read::read(&mut stream, &mut piece) {
+                    Ok(read @ 1..) => text.extend(&piece[..read]),
+                    _ => break,
+                }
+            }
+            seen.send(String::from_utf8_lossy(&text).to_lowercase()).expect("a test");
+            // Who is not there any more is not answered.
+            let _ = std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+        }
+    });
+    let ask = |prepare: &str| Setup::wat(&sending(prepare)).backend("origin", format_args!("http://{address}")).start().get("/");
+    let answer = ask("host trailers");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hihihi"));
+    assert_eq!(answer.trailers, [("x-ok".to_owned(), "3".to_owned())]);
+    let request = requests.recv().expect("a request");
+    assert_eq!(request.matches("host:").count(), 1, "{request}");
+    assert!(request.ends_with("6\r\nhihihi\r\n0\r\nx-ok: 3\r\n\r\n"), "{request}");
+    // FASTLY_STATUS_INVALID_ARGUMENT of a request that is none, and the end of one whose body is longer than it says.
+    assert_ne!(ask("host host").status, 200);
+    assert_ne!(ask("short").status, 200);
+    let request = requests.recv().expect("a request");
+    assert!(!request.contains("hihihi"), "{request}");
+}

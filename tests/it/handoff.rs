@@ -435,3 +435,41 @@ fn listens(sidelight: &Sidelight, pushpin: &Pushpin) {
         until(&format!("data: {message}\n\n"));
     }
 }
+
+/// What a backend goes over to is what the client asked for, and HTTP/1.0 asks for nothing (RFC 9110 §7.8).
+#[test]
+fn what_is_no_websocket() {
+    let backend = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = backend.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        for stream in backend.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut head = [0; 4096];
+            let read = stream.read(&mut head).expect("a head");
+            let head = String::from_utf8_lossy(&head[..read]).to_ascii_lowercase();
+            let upgrade = match () {
+                () if head.contains("/h2c") => "Connection: Upgrade\r\nUpgrade: h2c\r\n",
+                () if head.contains("/nothing") => "",
+                () if head.contains("upgrade: websocket") => "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+                () => {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain").expect("writes");
+                    continue;
+                }
+            };
+            stream.write_all(format!("HTTP/1.1 101 Switching Protocols\r\n{upgrade}\r\n").as_bytes()).expect("writes");
+        }
+    });
+    let sidelight = handing("rust", address).start();
+    let ask = |path: &str, version: &str| {
+        let mut connection = crate::client::Connection::open(sidelight.addr);
+        let upgrade =
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        connection.write(format!("GET /ws/ws{path} HTTP/{version}\r\nHost: edge.test\r\n{upgrade}\r\n").as_bytes());
+        connection.head().status
+    };
+    assert_eq!(ask("/x", "1.1"), 101);
+    assert_eq!(ask("/x", "1.0"), 200);
+    assert_eq!(ask("/h2c", "1.1"), 502);
+    assert_eq!(ask("/nothing", "1.1"), 502);
+}

@@ -356,6 +356,10 @@ impl Backend {
             .map_err(|error| SendError::BadRequest(error.to_string()))?;
         let host = match &self.config.override_host {
             Some(host) => Some(host.clone()),
+            // RFC 9112 §3.2: whoever gets two refuses them, or takes either.
+            None if head.headers.get_all(header::HOST).iter().count() > 1 => {
+                return Err(SendError::BadRequest("it has several hosts".to_owned()));
+            }
             None if head.headers.contains_key(header::HOST) => None,
             None => Some(self.host_field(&head.uri)),
         };
@@ -490,8 +494,10 @@ impl Backend {
                         writing = None;
                         match done {
                             Ok(_) => {}
-                            // The guest or client gave its body up: the backend sees it truncated.
-                            Err(WriteError::Body(error)) => return Err(Failed::answered(SendError::RequestBody(error.to_string()))),
+                            // The guest or client gave its body up, or it is not what its head says: the backend sees it truncated.
+                            Err(error @ (WriteError::Body(_) | WriteError::Length { .. })) => {
+                                return Err(Failed::answered(SendError::RequestBody(error.to_string())));
+                            }
                             // The backend may have answered early; look before giving up.
                             Err(error) => upload = Some(error),
                         }
@@ -505,7 +511,7 @@ impl Backend {
             };
             match (arrived, &upload) {
                 (Ok(head), _) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                    if prepared.upgrades && writing.is_none() {
+                    if prepared.upgrades && writing.is_none() && framing::websocket(&head.headers).is_some() {
                         let (io, read) = reader.into_parts();
                         let switched = Some(Box::new(Switched { io, read: read.freeze(), place: life.place }));
                         return Ok(Response { head, body: Body::empty(), peer, switched });
