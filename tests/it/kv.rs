@@ -465,15 +465,41 @@ fn disk_full() {
     let ready = sidelight.operate("GET", "/readyz").text();
     assert!(ready.starts_with("degraded\nKV stores of service `") && ready.contains("cannot be written: "), "{ready}");
     sidelight.log.wait_for(&["cannot be written", "service="]);
-    // What was there is there, and the host serves on.
+    // What was there is there, what has failed is not, and the host serves on.
     sidelight.wait_until("a reading", |it| it.get("/kv?store=empty&key=small").text() == "before");
     for i in &acknowledged {
         assert_eq!(sidelight.get(&format!("/kv?store=empty&key=k{i}")).body.len(), 500_000);
+    }
+    let failed: Vec<i32> =
+        (100..110).filter(|i| put(&sidelight, &format!("/kv?store=empty&key=k{i}"), &"x".repeat(400_000)).0 != 200).collect();
+    for i in full.into_iter().chain(failed) {
+        sidelight.wait_until("a reading", |it| it.get("/kv?store=empty&key=small").text() == "before");
+        assert_eq!(sidelight.get(&format!("/kv?store=empty&key=k{i}")).status, 404, "{i}");
     }
     // Room makes writes possible again.
     assert!(mount(&["-o", "remount,size=64m"]));
     sidelight.wait_until("a write", |it| put(it, "/kv?store=empty&key=after", "x") == ok());
     assert_eq!(sidelight.operate("GET", "/readyz").text(), "ok\n");
+    drop(sidelight);
+    assert!(Command::new("umount").arg(folder.path()).status().expect("umount").success());
+}
+
+/// What is missing may be room for what comes after all was written: then it has been.
+#[test]
+fn what_fails_on_a_full_disk_has_not_happened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mount = |args: &[&str]| Command::new("mount").args(args).arg(folder.path()).status().expect("mount").success();
+    assert!(mount(&["-t", "tmpfs", "-o", "size=64m", "tmpfs"]), "a file system in memory, which takes root");
+    let sidelight = setup("rust").arg(&format!("--data-dir {}", folder.path().display())).start();
+    let statuses: Vec<u16> = (0..16).map(|i| put(&sidelight, &format!("/kv?store=empty&key=b{i}"), &"x".repeat(5_000_000)).0).collect();
+    assert!(statuses.contains(&500), "it never gets full");
+    for (i, status) in statuses.iter().enumerate() {
+        let path = format!("/kv?store=empty&key=b{i}");
+        sidelight.wait_until("a reading", |it| it.get(&path).status != 500);
+        let answer = sidelight.get(&path);
+        let expected = if *status == 200 { (200, 5_000_000) } else { (404, answer.body.len()) };
+        assert_eq!((answer.status, answer.body.len()), expected, "b{i} of {statuses:?}");
+    }
     drop(sidelight);
     assert!(Command::new("umount").arg(folder.path()).status().expect("umount").success());
 }

@@ -43,6 +43,9 @@ const SWEEP: Duration = Duration::from_secs(600);
 /// Facts about the file.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
+/// In it, the number of the last transaction.
+const NUMBER: &str = "transaction";
+
 /// The table of a store's entries, and that of its seeds.
 const ENTRIES: &str = "kv:";
 const SEEDS: &str = "seeds:";
@@ -282,6 +285,21 @@ impl File {
         *self.database.write() = None;
     }
 
+    /// Whether the last transaction is this one, as far as that can be found out.
+    fn has_reached(&self, number: u64) -> bool {
+        let last = |database: &Database| -> Result<Option<u64>, redb::Error> {
+            Ok(database.begin_read()?.open_table(META)?.get(NUMBER)?.map(|number| number.value()))
+        };
+        for _ in 0..20 {
+            match self.database() {
+                Ok(database) => return last(&database).is_ok_and(|last| last == Some(number)),
+                // Somebody still reads from the one before.
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+        false
+    }
+
     fn is_well(&self, what: usize) {
         let mut trouble = self.troubles[what].lock();
         if trouble.is_some() {
@@ -419,13 +437,25 @@ fn write(file: &Weak<File>, queue: &mpsc::Receiver<Write>) {
                 // A receiver that is gone did not want to know.
                 batch.into_iter().zip(results).for_each(|(write, result)| drop(write.reply.send(result)));
             }
-            Err(error) => {
+            Err(Unapplied { error, perhaps }) => {
+                let full = is_full(&error);
                 let error = unavailable(error);
                 file.failed(WRITES, &error);
-                batch.into_iter().for_each(|write| drop(write.reply.send(Err(error.clone()))));
+                // On a full disk what fails may be what comes after all was written.
+                let results = match perhaps.filter(|(number, _)| full && file.has_reached(*number)) {
+                    Some((_, results)) => results,
+                    None => vec![Err(error); batch.len()],
+                };
+                batch.into_iter().zip(results).for_each(|(write, result)| drop(write.reply.send(result)));
             }
         }
     }
+}
+
+/// Whether it is room that is missing. (After any other failure, what can be read need not be on the disk.)
+fn is_full(error: &redb::Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error, redb::Error::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge))
 }
 
 /// How much may be written.
@@ -457,17 +487,41 @@ struct Counts {
     bytes: u64,
 }
 
-/// All of them in one transaction. An error: none of them has happened.
-fn apply(database: &Database, batch: &[Write], room: &Room) -> Result<Vec<Result<Done, Error>>, redb::Error> {
-    let transaction = database.begin_write()?;
+type Results = Vec<Result<Done, Error>>;
+
+/// Why a transaction has failed.
+struct Unapplied {
+    error: redb::Error,
+    /// Its number, and what has come of it, if it has happened all the same.
+    perhaps: Option<(u64, Results)>,
+}
+
+/// All of them in one transaction.
+fn apply(database: &Database, batch: &[Write], room: &Room) -> Result<Results, Unapplied> {
+    let begun = || {
+        let transaction = database.begin_write()?;
+        let (number, results) = fill(&transaction, batch, room)?;
+        Ok((transaction, number, results))
+    };
+    let (transaction, number, results) = begun().map_err(|error| Unapplied { error, perhaps: None })?;
+    match transaction.commit() {
+        Ok(()) => Ok(results),
+        Err(error) => Err(Unapplied { error: error.into(), perhaps: Some((number, results)) }),
+    }
+}
+
+/// What a transaction is to do, and its number.
+fn fill(transaction: &redb::WriteTransaction, batch: &[Write], room: &Room) -> Result<(u64, Results), redb::Error> {
     let mut results = Vec::with_capacity(batch.len());
+    let transaction_number;
     {
         let mut meta = transaction.open_table(META)?;
         let number = |name: &str| -> Result<u64, redb::Error> { Ok(meta.get(name)?.map_or(0, |number| number.value())) };
         let mut counts = Counts { generation: number("generation")?, bytes: number("bytes")? };
         let before = counts;
+        transaction_number = number(NUMBER)? + 1;
         for write in batch {
-            results.push(one(&transaction, &mut counts, write, room)?);
+            results.push(one(transaction, &mut counts, write, room)?);
         }
         if counts.generation != before.generation {
             meta.insert("generation", counts.generation)?;
@@ -475,9 +529,9 @@ fn apply(database: &Database, batch: &[Write], room: &Room) -> Result<Vec<Result
         if counts.bytes != before.bytes {
             meta.insert("bytes", counts.bytes)?;
         }
+        meta.insert(NUMBER, transaction_number)?;
     }
-    transaction.commit()?;
-    Ok(results)
+    Ok((transaction_number, results))
 }
 
 fn one(transaction: &redb::WriteTransaction, counts: &mut Counts, write: &Write, room: &Room) -> Result<Result<Done, Error>, redb::Error> {
