@@ -596,7 +596,7 @@ ROWS = [
             ),
             Panel(
                 "Heavy guests",
-                "Executions that computed for more than 5 ms and moved to threads of their own, so that others go on. Many: the machine needs "
+                "Executions that computed for more than 5 ms; they go on, or those after them begin, on threads of their own. Many: the machine needs "
                 "processors more than anything else.",
                 [Target(total(process("sidelight_guests_heavy_total"), "instance"), "{{instance}}")],
                 unit="ops",

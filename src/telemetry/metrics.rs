@@ -203,7 +203,7 @@ families! {
     instantiate: Times("sidelight_guest_instantiate_seconds", "Time to make a sandbox from a compiled module.", [], INSTANTIATIONS);
     guest_cpu: HistogramVec("sidelight_guest_cpu_seconds", "CPU time of a guest for one request, without the time it waited for a processor.", ["service" = "as above"], DURATIONS);
     guest_memory: HistogramVec("sidelight_guest_memory_bytes", "Linear memory of a guest when it was through with a request.", ["service" = "as above"], MEMORY);
-    guests_heavy: IntCounter("sidelight_guests_heavy_total", "Guest executions that computed for more than 5 ms and moved to the threads of such guests.", [], NONE);
+    guests_heavy: IntCounter("sidelight_guests_heavy_total", "Guest executions that computed for more than 5 ms; they go on, or those after them begin, on threads of their own.", [], NONE);
     guest_cpu_over: IntCounter("sidelight_guest_cpu_over_production_total", "Requests above production's CPU limit (`--cpu-report`).", [], NONE);
     guest_sends_over: IntCounter("sidelight_guest_backend_requests_over_production_total", "Requests that led to more requests to backends than production allows (32).", [], NONE);
     guest_backends_over: IntCounter("sidelight_guest_dynamic_backends_over_production_total", "Requests that made more dynamic backends than production allows (200).", [], NONE);
