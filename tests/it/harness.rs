@@ -446,3 +446,35 @@ impl Drop for Sidelight {
         }
     }
 }
+
+/// A file system in memory, of so many MiB; gone with this. It takes root.
+pub struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    pub fn new(mib: u32) -> Self {
+        let disk = Self(tempfile::tempdir().expect("a folder"));
+        disk.mount(&["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]);
+        disk
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Has so much room from now on.
+    pub fn resize(&self, mib: u32) {
+        self.mount(&["-o", &format!("remount,size={mib}m")]);
+    }
+
+    fn mount(&self, args: &[&str]) {
+        let mounted = Command::new("mount").args(args).arg(self.path()).status().expect("mount");
+        assert!(mounted.success(), "a file system in memory, which takes root");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Whoever still has files there keeps it until then.
+        drop(Command::new("umount").arg("-l").arg(self.path()).status());
+    }
+}

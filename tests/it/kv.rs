@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::client::{self, Answer, Connection};
-use crate::harness::{PATIENCE, Setup, Sidelight, binary, guest};
+use crate::harness::{PATIENCE, Setup, Sidelight, SmallDisk, binary, guest};
 use crate::languages;
 use crate::origin::{Origin, text};
 use crate::redis::Redis;
@@ -447,10 +447,7 @@ fn a_check_leaves_stores_alone() {
 
 #[test]
 fn disk_full() {
-    // A small file system of its own, where the harness may make one.
-    let folder = tempfile::tempdir().expect("a folder");
-    let mount = |args: &[&str]| Command::new("mount").args(args).arg(folder.path()).status().expect("mount").success();
-    assert!(mount(&["-t", "tmpfs", "-o", "size=6m", "tmpfs"]), "a file system in memory, which takes root");
+    let folder = SmallDisk::new(6);
     let sidelight = setup("rust").arg(&format!("--data-dir {}", folder.path().display())).start();
     assert_eq!(put(&sidelight, "/kv?store=empty&key=small", "before"), ok());
     let mut acknowledged = Vec::new();
@@ -477,19 +474,15 @@ fn disk_full() {
         assert_eq!(sidelight.get(&format!("/kv?store=empty&key=k{i}")).status, 404, "{i}");
     }
     // Room makes writes possible again.
-    assert!(mount(&["-o", "remount,size=64m"]));
+    folder.resize(64);
     sidelight.wait_until("a write", |it| put(it, "/kv?store=empty&key=after", "x") == ok());
     assert_eq!(sidelight.operate("GET", "/readyz").text(), "ok\n");
-    drop(sidelight);
-    assert!(Command::new("umount").arg(folder.path()).status().expect("umount").success());
 }
 
 /// What is missing may be room for what comes after all was written: then it has been.
 #[test]
 fn what_fails_on_a_full_disk_has_not_happened() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mount = |args: &[&str]| Command::new("mount").args(args).arg(folder.path()).status().expect("mount").success();
-    assert!(mount(&["-t", "tmpfs", "-o", "size=64m", "tmpfs"]), "a file system in memory, which takes root");
+    let folder = SmallDisk::new(64);
     let sidelight = setup("rust").arg(&format!("--data-dir {}", folder.path().display())).start();
     let statuses: Vec<u16> = (0..16).map(|i| put(&sidelight, &format!("/kv?store=empty&key=b{i}"), &"x".repeat(5_000_000)).0).collect();
     assert!(statuses.contains(&500), "it never gets full");
@@ -500,8 +493,6 @@ fn what_fails_on_a_full_disk_has_not_happened() {
         let expected = if *status == 200 { (200, 5_000_000) } else { (404, answer.body.len()) };
         assert_eq!((answer.status, answer.body.len()), expected, "b{i} of {statuses:?}");
     }
-    drop(sidelight);
-    assert!(Command::new("umount").arg(folder.path()).status().expect("umount").success());
 }
 
 #[test]
@@ -517,9 +508,7 @@ fn stores_on_disk_have_a_bound() {
 /// What services that come and go have written is theirs: not a later one's of the same name; and the last of the disk is not for them.
 #[test]
 fn of_services_that_come_and_go() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let mount = |args: &[&str]| Command::new("mount").args(args).arg(folder.path()).status().expect("mount").success();
-    assert!(mount(&["-t", "tmpfs", "-o", "size=40m", "tmpfs"]), "a file system in memory, which takes root");
+    let folder = SmallDisk::new(40);
     let program = guest("rust", "stores");
     let host = format!(
         "services_dir = \"services\"\ndata_dir = \"{}\"\n[services.own]\nhosts = [\"own.test\"]\nmodule = \"{}\"\nkv_stores.empty = []\n",
@@ -558,8 +547,6 @@ fn of_services_that_come_and_go() {
     assert!(full.is_some_and(|full| full > 4), "{full:?}");
     sidelight.log.wait_for(&["service=\"pr\"", "nearly full"]);
     assert_eq!(put("own.test", "k", &[b'x'; 500_000]), 200);
-    drop(sidelight);
-    assert!(Command::new("umount").arg(folder.path()).status().expect("umount").success());
 }
 
 /// The request that a program is tried with finds nothing of an earlier service of the same name, which is still served then.

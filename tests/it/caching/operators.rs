@@ -5,7 +5,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use crate::client::{self, Answer};
-use crate::harness::{Setup, Sidelight, binary, guest};
+use crate::harness::{Setup, Sidelight, SmallDisk, binary, guest};
 use crate::redis::Redis;
 
 use super::script::Origin;
@@ -236,20 +236,7 @@ fn a_purge_outlives_a_kill() {
 #[test]
 fn a_disk_without_room_is_said_and_the_cache_goes_on_in_memory() {
     let origin = Origin::start();
-    let folder = tempfile::tempdir().expect("a folder");
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder.path()).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        assert!(std::env::var_os("CI").is_none(), "CI may mount a small file system");
-        eprintln!("skipped: no right to mount a small file system");
-        return;
-    }
-    struct Unmount(std::path::PathBuf);
-    impl Drop for Unmount {
-        fn drop(&mut self) {
-            drop(Command::new("umount").arg("-l").arg(&self.0).status());
-        }
-    }
-    let _unmount = Unmount(folder.path().to_owned());
+    let folder = SmallDisk::new(1);
     let sidelight = setup(&origin).arg(&format!("--data-dir {} --cache-disk 64", folder.path().display())).start();
     let large: &'static str = Box::leak("x".repeat(600_000).into_boxed_str());
     for index in 0..5 {
